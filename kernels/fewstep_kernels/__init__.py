@@ -1,0 +1,35 @@
+"""Fused ops for diffusion sampling. They know tensors, not models: `reference` defines them in plain torch."""
+
+from fewstep_kernels.ops import (
+    add_noise,
+    attention,
+    begin_step,
+    cfg_combine,
+    denoise_step,
+    group_norm_silu,
+    normal,
+    posterior_update,
+    step_statistics,
+)
+from fewstep_kernels.philox import STREAM_FORWARD, STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP
+from fewstep_kernels.row import COLUMN, COLUMNS, IDLE_ROW, MAX_HISTORY
+
+__all__ = [
+    "COLUMN",
+    "COLUMNS",
+    "IDLE_ROW",
+    "MAX_HISTORY",
+    "STREAM_FORWARD",
+    "STREAM_INITIAL",
+    "STREAM_KNOWN",
+    "STREAM_STEP",
+    "add_noise",
+    "attention",
+    "begin_step",
+    "cfg_combine",
+    "denoise_step",
+    "group_norm_silu",
+    "normal",
+    "posterior_update",
+    "step_statistics",
+]

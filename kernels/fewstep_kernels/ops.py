@@ -1,0 +1,128 @@
+"""Registration of every op with torch.library, and the one place that chooses an implementation by device.
+
+Each op is `torch.ops.fewstep.<name>`: a schema, the implementation per device, and a fake one that knows only shapes,
+so that torch.compile(fullgraph=True) and torch.export see through it. The functions below are what callers import.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep_kernels import reference
+from fewstep_kernels.attention import torch_attention
+
+_LIBRARY = torch.library.Library("fewstep", "DEF")
+
+
+def _register(schema: str, definition: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Define an op. Every device runs the twin; a device with a kernel of its own gets a second `impl` here."""
+    name = schema.split("(", 1)[0]
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, definition, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fewstep::{name}", fake, lib=_LIBRARY)
+    getattr(torch.ops.fewstep, name).default.__doc__ = definition.__doc__
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """The fake of an op that writes its arguments in place."""
+
+
+def _like_first(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+_register(
+    "normal(Tensor seed, Tensor step, int stream, SymInt[] shape) -> Tensor",
+    reference.normal,
+    lambda seed, step, stream, shape: seed.new_empty((seed.shape[0], *shape), dtype=torch.float32),
+)
+_register(
+    "add_noise(Tensor x_0, Tensor signal_scale, Tensor noise_scale, Tensor noise) -> Tensor",
+    reference.add_noise,
+    _like_first,
+)
+_register(
+    "cfg_combine(Tensor cond, Tensor uncond, Tensor w, Tensor phi) -> Tensor",
+    reference.cfg_combine,
+    _like_first,
+)
+_register(
+    "posterior_update(Tensor x, Tensor x_0, Tensor m, Tensor row, Tensor? z=None, Tensor? v=None) -> Tensor",
+    reference.posterior_update,
+    _like_first,
+)
+_register(
+    "begin_step(Tensor table, Tensor(a!) index, Tensor(b!) row, Tensor(c!) step, Tensor(d!) t, Tensor cond_row, "
+    "Tensor uncond_row) -> ()",
+    reference.begin_step,
+    _nothing,
+)
+_register(
+    "step_statistics(Tensor(a!) statistics, Tensor x, Tensor model_output, Tensor row, Tensor cond_row, "
+    "Tensor uncond_row, Tensor? gradient=None) -> ()",
+    reference.step_statistics,
+    _nothing,
+)
+_register(
+    "denoise_step(Tensor(a!) x, Tensor(b!) x_in, Tensor(c!)? history, Tensor(d!)? preview, Tensor model_output, "
+    "Tensor row, Tensor step, Tensor seed, Tensor cond_row, Tensor uncond_row, Tensor? statistics=None, "
+    "Tensor? noise=None, Tensor? gradient=None, Tensor? known=None, Tensor? mask=None, bool learned_variance=False, "
+    "bool stochastic=True) -> ()",
+    reference.denoise_step,
+    _nothing,
+)
+_register(
+    "group_norm_silu(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? shift_before=None, "
+    "Tensor? scale=None, Tensor? shift=None, bool silu=True) -> Tensor",
+    reference.group_norm_silu,
+    _like_first,
+)
+_register(
+    "attention(Tensor q, Tensor k, Tensor v, float? scale=None) -> Tensor",
+    torch_attention,
+    lambda q, k, v, scale=None: q.new_empty(q.shape),
+)
+
+normal: Callable[[Tensor, Tensor, int, Sequence[int]], Tensor] = torch.ops.fewstep.normal.default
+add_noise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = torch.ops.fewstep.add_noise.default
+cfg_combine: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = torch.ops.fewstep.cfg_combine.default
+posterior_update: Callable[..., Tensor] = torch.ops.fewstep.posterior_update.default
+begin_step: Callable[..., None] = torch.ops.fewstep.begin_step.default
+step_statistics: Callable[..., None] = torch.ops.fewstep.step_statistics.default
+denoise_step: Callable[..., None] = torch.ops.fewstep.denoise_step.default
+
+
+def group_norm_silu(
+    x: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [C]
+    bias: Tensor,  # [C]
+    groups: int,
+    eps: float,
+    *,
+    shift_before: Tensor | None = None,  # [B, C]
+    scale: Tensor | None = None,  # [B, C]
+    shift: Tensor | None = None,  # [B, C]
+    silu: bool = True,
+) -> Tensor:  # [B, C, H, W]
+    """silu(group_norm(x + shift_before) (1 + scale) + shift); training differentiates the twin."""
+    call = reference.group_norm_silu if _needs_grad(x, weight, scale) else torch.ops.fewstep.group_norm_silu.default
+    result: Tensor = call(x, weight, bias, groups, eps, shift_before, scale, shift, silu)
+    return result
+
+
+def attention(
+    q: Tensor,  # [B, Lq, H, D]
+    k: Tensor,  # [B, Lk, H, D]
+    v: Tensor,  # [B, Lk, H, D]
+    scale: float | None = None,  # 1 / sqrt(D) unless given
+) -> Tensor:  # [B, Lq, H, D] contiguous
+    """softmax(scale q k^T) v for every head; training differentiates torch's own."""
+    call = torch_attention if _needs_grad(q, k, v) else torch.ops.fewstep.attention.default
+    result: Tensor = call(q, k, v, scale)
+    return result
+
+
+def _needs_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

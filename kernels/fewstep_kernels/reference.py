@@ -1,0 +1,314 @@
+"""The twins: every op in plain torch, same name and signature as its kernel. The definition, and the CPU path.
+
+Shapes: B samples of C, H, W; R U-Net rows (R >= B: a guided sample owns two); K = len(COLUMNS); D history depth.
+Everything is computed in the dtype of `row`, or in float32 (float64 for float64 inputs); only results are rounded.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fewstep_kernels.philox import STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP, normals_from_words, philox4x32
+from fewstep_kernels.row import COLUMN, MAX_HISTORY
+
+
+def normal(
+    seed: Tensor,  # [B] int64
+    step: Tensor,  # [B] int64
+    stream: int,
+    shape: Sequence[int],  # of one sample: (C, H, W)
+) -> Tensor:  # [B, *shape] float32
+    """Standard normals that are a function of (seed, step, stream, element): see `fewstep_kernels.philox`."""
+    size = 1
+    for extent in shape:
+        size *= extent
+    batch, blocks = seed.shape[0], (size + 3) // 4
+    key = torch.stack((seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))[:, :, None]
+    counter = torch.empty(4, batch, blocks, dtype=torch.int64, device=seed.device)
+    counter[0] = torch.arange(blocks, device=seed.device)
+    counter[1] = (step & 0xFFFFFFFF)[:, None]
+    counter[2], counter[3] = stream, 0
+    z = normals_from_words(philox4x32(counter, key)).reshape(batch, blocks * 4)
+    return z[:, :size].contiguous().view(batch, *shape)
+
+
+def add_noise(
+    x_0: Tensor,  # [B, C, H, W]
+    signal_scale: Tensor,  # [B]
+    noise_scale: Tensor,  # [B]
+    noise: Tensor,  # [B, C, H, W]
+) -> Tensor:  # [B, C, H, W] in x_0's dtype
+    """x_t = signal_scale x_0 + noise_scale z: q(x_t | x_0) in closed form (Ho et al. 2020, eq. 4)."""
+    wide = _compute_dtype(x_0)
+    x_t = _spread(signal_scale, wide) * x_0.to(wide) + _spread(noise_scale, wide) * noise.to(wide)
+    return x_t.to(x_0.dtype)
+
+
+def cfg_combine(
+    cond: Tensor,  # [B, C, H, W]
+    uncond: Tensor,  # [B, C, H, W]
+    w: Tensor,  # [B] guidance scale
+    phi: Tensor,  # [B] guidance rescale
+) -> Tensor:  # [B, C, H, W] in cond's dtype
+    """m = uncond + w (cond - uncond), Ho and Salimans 2022; then m (phi std(cond) / std(m) + 1 - phi), Lin et al. 2023.
+
+    w = 1 selects cond and w = 0 selects uncond: they do not combine, so the other half may hold anything.
+    """
+    wide = _compute_dtype(cond)
+    cond_wide = cond.to(wide)
+    m = _guided(cond_wide, uncond.to(wide), _spread(w, wide))
+    factor = _rescale_factor(_std(cond_wide), _std(m), phi.to(wide))
+    return (m * _spread(factor, wide)).to(cond.dtype)
+
+
+def posterior_update(
+    x: Tensor,  # [B, C, H, W]
+    x_0: Tensor,  # [B, C, H, W]
+    m: Tensor,  # [B, C, H, W]
+    row: Tensor,  # [B, K]
+    z: Tensor | None = None,  # [B, C, H, W] standard normals
+    v: Tensor | None = None,  # [B, C, H, W] learned variance in [-1, 1]
+) -> Tensor:  # [B, C, H, W] in x's dtype
+    """x' = a x + b x_0 + e m + s sigma z, with sigma = 1, or learned between two bounds.
+
+    log sigma^2 = (1 + v)/2 log_var_max + (1 - v)/2 log_var_min (Nichol and Dhariwal 2021, eq. 15).
+    """
+    wide = row.dtype
+    updated = _column(row, "a") * x.to(wide) + _column(row, "b") * x_0.to(wide) + _column(row, "e") * m.to(wide)
+    if z is not None:
+        std = _column(row, "s")
+        if v is not None:
+            low, high = _column(row, "log_var_min"), _column(row, "log_var_max")
+            std = std * torch.exp(0.5 * torch.lerp(low, high, (v.to(wide) + 1) / 2))
+        updated = torch.addcmul(updated, std, z.to(wide))
+    return updated.to(x.dtype)
+
+
+def begin_step(
+    table: Tensor,  # [B, N + 1, K] the plan of each slot; row N is idle
+    index: Tensor,  # [B] int64, advanced in place up to N
+    row: Tensor,  # [B, K] written
+    step: Tensor,  # [B] int64, written: the index of the row gathered
+    t: Tensor,  # [R] float32, written: the time of every U-Net row
+    cond_row: Tensor,  # [B] int64
+    uncond_row: Tensor,  # [B] int64; equal to cond_row where a sample owns one U-Net row
+) -> None:
+    """Gather each slot's row and time, and advance its index. A slot past its end gathers the idle row, x' = x."""
+    last = table.shape[1] - 1
+    step.copy_(index.clamp(max=last))
+    row.copy_(table[torch.arange(table.shape[0], device=table.device), step])
+    now = row[:, COLUMN["t"]].to(t.dtype)
+    t.index_copy_(0, uncond_row, now).index_copy_(0, cond_row, now)
+    index.copy_((step + 1).clamp_(max=last))
+
+
+def step_statistics(
+    statistics: Tensor,  # [B, 2], written: the rescale factor of m, the quantile of |x_0|
+    x: Tensor,  # [B, C, H, W]
+    model_output: Tensor,  # [R, C or 2C, H, W]
+    row: Tensor,  # [B, K]
+    cond_row: Tensor,  # [B] int64
+    uncond_row: Tensor,  # [B] int64
+    gradient: Tensor | None = None,  # [B, C, H, W]
+) -> None:
+    """The two numbers a sample's update needs from the whole of it: for guidance rescale and dynamic thresholding."""
+    channels, wide = x.shape[1], row.dtype
+    cond = model_output[cond_row, :channels].to(wide)
+    m = _prediction(model_output, row, cond_row, uncond_row, None, None, channels)
+    factor = _rescale_factor(_std(cond), _std(m), row[:, COLUMN["phi"]])
+    m = m * _spread(factor, wide)
+    if gradient is not None:
+        m = m + _column(row, "g") * gradient.to(wide)
+    x_0 = (_column(row, "k_x") * x.to(wide) + _column(row, "k_m") * m).abs().flatten(1)
+    ratio = row[:, COLUMN["clip_ratio"]]
+    statistics[:, 0] = factor
+    statistics[:, 1] = _quantile(x_0, ratio)
+
+
+def denoise_step(
+    x: Tensor,  # [B, C, H, W] the state, updated in place
+    x_in: Tensor,  # [R, C or more, H, W] the next model input; its first C channels are written
+    history: Tensor | None,  # [D, B, C, H, W] a ring over steps, updated in place
+    preview: Tensor | None,  # [B, C, H, W] written with x_0
+    model_output: Tensor,  # [R, C or 2C, H, W]
+    row: Tensor,  # [B, K] from `begin_step`
+    step: Tensor,  # [B] int64 from `begin_step`
+    seed: Tensor,  # [B] int64
+    cond_row: Tensor,  # [B] int64
+    uncond_row: Tensor,  # [B] int64
+    statistics: Tensor | None = None,  # [B, 2] from `step_statistics`, where a row rescales or thresholds
+    noise: Tensor | None = None,  # [N + 1, B, C, H, W] given instead of Philox: initial, then row by row
+    gradient: Tensor | None = None,  # [B, C, H, W] added to m with weight g
+    known: Tensor | None = None,  # [B, C, H, W] the known image
+    mask: Tensor | None = None,  # [B, 1 or C, H, W] 1 where the sample is generated, 0 where it is known
+    learned_variance: bool = False,
+    stochastic: bool = True,  # False promises that every s is 0 and no known region is drawn afresh
+) -> None:
+    """All that happens between two U-Net calls, for a batch whose samples may be at different rows of different plans.
+
+    guide, estimate, clip, update, history, re-noise, and the next model input for every U-Net row a sample owns: the
+    formulas are those of `fewstep_kernels.row`. A zero coefficient masks its operand, so what a slot's last sample left
+    behind cannot reach the next one.
+    """
+    channels, wide = x.shape[1], row.dtype
+    m = _prediction(model_output, row, cond_row, uncond_row, statistics, gradient, channels)
+    x_0 = _clip(torch.addcmul(_column(row, "k_x") * x, _column(row, "k_m"), m), row, statistics)
+    v = model_output[cond_row, channels:].to(wide) if learned_variance else None
+    z = _step_noise(x, seed, step, noise) if stochastic else None
+    updated = posterior_update(x, x_0, m, row, z, v)
+    if history is not None:
+        updated = updated + _past(history, row, step)
+        _remember(history, torch.where(_column(row, "history_m") == 0, x_0, m), step)
+    if known is not None and mask is not None:
+        updated = _renoise(updated, known, mask, row, step, seed, noise, stochastic)
+    x.copy_(updated)
+    if preview is not None:
+        preview.copy_(x_0)
+    scaled = (_column(row, "c_in_next") * updated).to(x_in.dtype)
+    x_in[:, :channels].index_copy_(0, cond_row, scaled)
+    if x_in.shape[0] > x.shape[0]:
+        x_in[:, :channels].index_copy_(0, uncond_row, scaled)
+
+
+def group_norm_silu(
+    x: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [C]
+    bias: Tensor,  # [C]
+    groups: int,
+    eps: float,
+    shift_before: Tensor | None = None,  # [B, C]
+    scale: Tensor | None = None,  # [B, C]
+    shift: Tensor | None = None,  # [B, C]
+    silu: bool = True,
+) -> Tensor:  # [B, C, H, W] in x's dtype and memory format
+    """silu(group_norm(x + shift_before) (1 + scale) + shift) (Wu and He 2018; the scale and shift of Dhariwal 2021)."""
+    wide = _compute_dtype(x)
+    h = x.to(wide)
+    if shift_before is not None:
+        h = h + shift_before.to(wide)[:, :, None, None]
+    h = functional.group_norm(h, groups, weight.to(wide), bias.to(wide), eps)
+    if scale is not None and shift is not None:
+        h = torch.addcmul(shift.to(wide)[:, :, None, None], h, 1 + scale.to(wide)[:, :, None, None])
+    return (functional.silu(h) if silu else h).to(x.dtype)
+
+
+def attention(
+    q: Tensor,  # [B, Lq, H, D]
+    k: Tensor,  # [B, Lk, H, D]
+    v: Tensor,  # [B, Lk, H, D]
+    scale: float | None = None,  # 1 / sqrt(D) unless given
+) -> Tensor:  # [B, Lq, H, D] contiguous, in q's dtype
+    """softmax(scale q k^T) v for every head (Vaswani et al. 2017, eq. 1)."""
+    wide = _compute_dtype(q)
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    logits = torch.einsum("bqhd,bkhd->bhqk", q.to(wide) * factor, k.to(wide))
+    return torch.einsum("bhqk,bkhd->bqhd", logits.softmax(-1), v.to(wide)).to(q.dtype).contiguous()
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _spread(per_sample: Tensor, dtype: torch.dtype) -> Tensor:
+    return per_sample.to(dtype)[:, None, None, None]
+
+
+def _column(row: Tensor, name: str) -> Tensor:
+    return row[:, COLUMN[name], None, None, None]
+
+
+def _std(x: Tensor) -> Tensor:
+    return x.flatten(1).std(1)
+
+
+def _quantile(magnitude: Tensor, ratio: Tensor) -> Tensor:
+    """The `ratio` quantile of each row, linearly interpolated; magnitude [B, n], ratio [B] -> [B]."""
+    ordered = magnitude.sort(1).values
+    place = ratio * (magnitude.shape[1] - 1)
+    below = place.floor()
+    low = ordered.gather(1, below.long()[:, None])
+    high = ordered.gather(1, place.ceil().long()[:, None])
+    return torch.lerp(low, high, (place - below)[:, None])[:, 0]
+
+
+def _guided(cond: Tensor, uncond: Tensor, w: Tensor) -> Tensor:
+    combined = uncond + w * (cond - uncond)
+    return torch.where(w == 1, cond, torch.where(w == 0, uncond, combined))
+
+
+def _rescale_factor(std_cond: Tensor, std_guided: Tensor, phi: Tensor) -> Tensor:
+    return torch.where(phi == 0, 1.0, phi * std_cond / std_guided + (1 - phi))
+
+
+def _prediction(
+    model_output: Tensor,
+    row: Tensor,
+    cond_row: Tensor,
+    uncond_row: Tensor,
+    statistics: Tensor | None,
+    gradient: Tensor | None,
+    channels: int,
+) -> Tensor:
+    m = model_output[cond_row, :channels].to(row.dtype)
+    if model_output.shape[0] > row.shape[0]:
+        m = _guided(m, model_output[uncond_row, :channels].to(row.dtype), _column(row, "w"))
+    if statistics is not None:
+        m = m * _spread(statistics[:, 0], row.dtype)
+    if gradient is not None:
+        g = _column(row, "g")
+        m = m + torch.where(g == 0, 0.0, g * gradient.to(row.dtype))
+    return m
+
+
+def _clip(x_0: Tensor, row: Tensor, statistics: Tensor | None) -> Tensor:
+    limit = _column(row, "clip")
+    if statistics is None:
+        return torch.clamp(x_0, -limit, limit)
+    dynamic = _column(row, "clip_ratio") > 0
+    threshold = torch.clamp(_spread(statistics[:, 1], row.dtype), torch.ones_like(limit), limit.clamp(min=1))
+    limit = torch.where(dynamic, threshold, limit)
+    clipped = torch.clamp(x_0, -limit, limit)
+    return torch.where(dynamic, clipped / threshold, clipped)
+
+
+def _step_noise(x: Tensor, seed: Tensor, step: Tensor, noise: Tensor | None) -> Tensor:
+    if noise is None:
+        return normal(seed, step, STREAM_STEP, x.shape[1:])
+    drawn = (step + 1).clamp(max=noise.shape[0] - 1)
+    return noise[drawn, torch.arange(x.shape[0], device=x.device)]
+
+
+def _past(history: Tensor, row: Tensor, step: Tensor) -> Tensor:
+    depth, batch = history.shape[:2]
+    samples = torch.arange(batch, device=history.device)
+    total = torch.zeros_like(history[0])
+    for j in range(1, min(depth, MAX_HISTORY) + 1):
+        c = _column(row, f"c_{j}")
+        total += torch.where(c == 0, 0.0, c * history[(step - j) % depth, samples])
+    return total
+
+
+def _remember(history: Tensor, kept: Tensor, step: Tensor) -> None:
+    depth, batch = history.shape[:2]
+    history[step % depth, torch.arange(batch, device=history.device)] = kept
+
+
+def _renoise(
+    x: Tensor,
+    known: Tensor,
+    mask: Tensor,
+    row: Tensor,
+    step: Tensor,
+    seed: Tensor,
+    noise: Tensor | None,
+    stochastic: bool,
+) -> Tensor:
+    """mask x + (1 - mask) (known_signal known + known_noise z'); a row whose known_signal is 0 keeps x everywhere."""
+    fresh, signal = _column(row, "known_fresh"), _column(row, "known_signal")
+    z = normal(seed, torch.zeros_like(step), STREAM_INITIAL, x.shape[1:]) if noise is None else noise[0]
+    if stochastic:
+        z = torch.where(fresh == 0, z, normal(seed, step, STREAM_KNOWN, x.shape[1:]).to(z.dtype))
+    target = signal * known.to(x.dtype) + _column(row, "known_noise") * z.to(x.dtype)
+    return torch.where(signal == 0, x, torch.lerp(target, x, mask.to(x.dtype)))

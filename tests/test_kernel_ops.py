@@ -1,0 +1,139 @@
+"""Every op as torch sees it: schema, fake, torch.compile; and the two ops of the U-Net against float64."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fewstep_kernels import COLUMNS, attention, group_norm_silu, reference
+
+OPS = torch.ops.fewstep
+
+
+def step_arguments() -> tuple[Tensor, ...]:
+    x, row = torch.randn(2, 3, 5, 7), torch.rand(2, len(COLUMNS))
+    x_in, output = torch.zeros(3, 3, 5, 7).to(memory_format=torch.channels_last), torch.randn(3, 3, 5, 7)
+    step, seed = torch.tensor([0, 1]), torch.tensor([3, 4])
+    return (
+        x,
+        x_in,
+        torch.zeros(2, 2, 3, 5, 7),
+        x.clone(),
+        output,
+        row,
+        step,
+        seed,
+        torch.tensor([0, 1]),
+        torch.tensor([2, 1]),
+    )
+
+
+def samples() -> dict[str, tuple[Tensor | int | float | list[int] | None, ...]]:
+    x, row = torch.randn(2, 3, 5, 7), torch.rand(2, len(COLUMNS))
+    two, index = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.int64)
+    q, k = torch.randn(2, 9, 3, 8), torch.randn(2, 77, 3, 8)
+    table, t = torch.rand(2, 4, len(COLUMNS)), torch.zeros(3)
+    return {
+        "normal": (two, index, 1, [3, 5, 7]),
+        "add_noise": (x, torch.rand(2), torch.rand(2), torch.randn_like(x)),
+        "cfg_combine": (x, torch.randn_like(x), torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.5])),
+        "posterior_update": (x, torch.randn_like(x), torch.randn_like(x), row, torch.randn_like(x), None),
+        "begin_step": (table, index, row, two.clone(), t, two, torch.tensor([2, 1])),
+        "step_statistics": (torch.zeros(2, 2), x, torch.randn(3, 3, 5, 7), row, two, torch.tensor([2, 1])),
+        "denoise_step": step_arguments(),
+        "group_norm_silu": (torch.randn(2, 6, 5, 7), torch.rand(6), torch.rand(6), 3, 1e-5),
+        "attention": (q, k, torch.randn_like(k), None),
+    }
+
+
+@pytest.mark.parametrize("name", samples())
+def test_opcheck(name: str) -> None:
+    """Schema, fake and dispatch agree with what the op does."""
+    torch.library.opcheck(getattr(OPS, name).default, samples()[name])
+
+
+@pytest.mark.parametrize("name", samples())
+def test_compiles_without_a_graph_break(name: str) -> None:
+    def clone(arguments: tuple[object, ...]) -> list[object]:
+        return [each.clone() if isinstance(each, Tensor) else each for each in arguments]
+
+    op, arguments = getattr(OPS, name).default, samples()[name]
+
+    def call(*given: object) -> list[Tensor]:
+        result = op(*given)
+        return [result] if isinstance(result, Tensor) else [each for each in given if isinstance(each, Tensor)]
+
+    torch.compiler.reset()  # each case its own cache, not one shared recompile limit
+    eager = call(*clone(arguments))
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)(*clone(arguments))
+    for ours, theirs in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+NORM_SHAPES = {
+    "one element a group": (1, 4, 1, 1, 2),
+    "channels == groups": (2, 32, 8, 8, 32),
+    "63x21": (2, 64, 63, 21, 32),
+    "one group": (1, 6, 5, 3, 1),
+}
+
+
+@pytest.mark.parametrize("size", NORM_SHAPES.values(), ids=NORM_SHAPES.keys())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("form", ["plain", "no silu", "scale and shift", "shift before"])
+def test_group_norm_silu_is_as_good_as_torch(size: tuple[int, ...], dtype: torch.dtype, form: str) -> None:
+    """Against float64: at most twice torch's own error in the same dtype, plus one eps."""
+    batch, channels, height, width, groups = size
+    generator = torch.Generator().manual_seed(channels)
+    x = (torch.randn(batch, channels, height, width, generator=generator) * 3 + 5).to(dtype)
+    x = x.to(memory_format=torch.channels_last)
+    weight, bias = torch.rand(channels, generator=generator) + 0.5, torch.randn(channels, generator=generator)
+    extra = [torch.randn(batch, channels, generator=generator).to(dtype) for _ in range(3)]
+
+    def composed(wide: torch.dtype) -> Tensor:
+        before, scale, shift = (each.to(wide)[:, :, None, None] for each in extra)
+        h = x.to(wide) + before if form == "shift before" else x.to(wide)
+        h = functional.group_norm(h, groups, weight.to(wide), bias.to(wide), 1e-5)
+        h = h * (1 + scale) + shift if form == "scale and shift" else h
+        return h if form == "no silu" else functional.silu(h)
+
+    options = {
+        "no silu": {"silu": False},
+        "scale and shift": {"scale": extra[1], "shift": extra[2]},
+        "shift before": {"shift_before": extra[0]},
+    }.get(form, {})
+    ours = group_norm_silu(x, weight.to(dtype), bias.to(dtype), groups, 1e-5, **options)
+    weight, bias = weight.to(dtype), bias.to(dtype)
+    exact = composed(torch.float64)
+    theirs = (composed(dtype).double() - exact).abs().max()
+    mine = (ours.double() - exact).abs().max()
+    print(f"ours {mine:.2e}, torch {theirs:.2e}")
+    assert mine <= 2 * theirs + torch.finfo(dtype).eps * max(1.0, float(exact.abs().max()))
+    assert ours.dtype == dtype
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1), (64, 64), (130, 77), (7, 257)], ids=str)
+@pytest.mark.parametrize("head_dim", [8, 40, 64])
+def test_attention_is_its_definition(lengths: tuple[int, int], head_dim: int) -> None:
+    queries, keys = lengths
+    packed = torch.randn(2, max(lengths), 3, 2, head_dim, generator=torch.Generator().manual_seed(queries))
+    q, k, v = (
+        packed[:, :queries, 0],
+        packed[:, :keys, 1],
+        packed[:, :keys, 2],
+    )  # views with strides, as a packed qkv gives
+    exact = reference.attention(q.double(), k.double(), v.double())
+    theirs = (reference.attention(q, k, v).double() - exact).abs().max()
+    ours = attention(q, k, v)
+    assert (ours.double() - exact).abs().max() <= 2 * theirs + torch.finfo(torch.float32).eps * 4
+    assert ours.is_contiguous()
+    assert attention(q, k, v, scale=0.3).allclose(reference.attention(q, k, v, scale=0.3), atol=1e-5)
+
+
+def test_training_differentiates_the_unet_ops() -> None:
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda *a: group_norm_silu(*a, 4, 1e-5), (x, weight, bias))
+    q, k, v = (torch.randn(1, 5, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    assert torch.autograd.gradcheck(attention, (q, k, v))
