@@ -1,0 +1,29 @@
+"""The errors a user can cause. Each message is one line that names the argument, the value and what is allowed."""
+
+
+class FewstepError(Exception):
+    """Base of every error that is the caller's to mend; the CLI prints it as one line and exits with 2."""
+
+
+class ArgumentError(FewstepError, ValueError):
+    """An argument outside what is allowed.
+
+    `ArgumentError("steps", 0, "an integer from 1 to 1000")` reads "steps: got 0; allowed: an integer from 1 to 1000".
+    """
+
+    def __init__(self, argument: str, value: object, allowed: str) -> None:
+        self.argument, self.value, self.allowed = argument, value, allowed
+        super().__init__(f"{argument}: got {_shown(value)}; allowed: {allowed}")
+
+
+class ModelError(FewstepError):
+    """A model file or folder that cannot be loaded; the message names the file and the reason."""
+
+
+class OutputError(FewstepError):
+    """A result that cannot be written; the message names the path and the reason, and nothing is left behind."""
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) and " " in value else repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
