@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewstep.buffers import Signature, State, StaticBuffers
+from fewstep.buffers import Signature, Slot, State, StaticBuffers
 from fewstep.guidance import UNetRows, assign_rows
 from fewstep.loop import sample_loop
 from fewstep.plan import Plan
@@ -67,7 +67,7 @@ def allocate(wished: Sequence[Wish], slots: int) -> tuple[StaticBuffers, UNetRow
     rows = assign_rows([wish.plan for wish in wished])
     signature = Signature(
         samples=slots, rows=2 * slots + 3, shape=SHAPE, steps=6, dtype=torch.float32, device=torch.device("cpu"),
-        history=2, statistics=True, preview=True,
+        history=2, statistics=True, preview=True, conditioning=(("shift", (), torch.float32),),
     )  # fmt: skip
     buffers = StaticBuffers.allocate(signature)
     shifts = [0.5 if conditional else -0.5 for conditional in rows.conditional]
@@ -82,10 +82,14 @@ def beginning(wish: Wish) -> State:
 
 def fill(wished: Sequence[Wish], slots: int | None = None, at: Sequence[State] | None = None) -> StaticBuffers:
     buffers, rows = allocate(wished, slots or len(wished))
-    for slot, wish in enumerate(wished):
-        buffers.admit(slot, wish.plan, wish.seed, rows.cond_row[slot], rows.uncond_row[slot])
-        buffers.start(slot, at[slot] if at else beginning(wish))
+    states = at or [beginning(wish) for wish in wished]
+    buffers.fill(slots_of(wished, rows, states))
     return buffers
+
+
+def slots_of(wished: Sequence[Wish], rows: UNetRows, states: Sequence[State]) -> list[Slot]:
+    owned = zip(rows.cond_row, rows.uncond_row, strict=True)
+    return [Slot(wish.plan, wish.seed, state, *mine) for wish, state, mine in zip(wished, states, owned, strict=True)]
 
 
 def finish(buffers: StaticBuffers, steps: int = 6) -> Tensor:
@@ -160,17 +164,13 @@ def test_a_slot_is_reused_after_a_nan(wished: list[Wish], newcomer: Wish, slot: 
     buffers.history[:, slot] = float("nan")
     # two rows that nobody owns, before the scratch row of idle slots
     buffers.conditioning["shift"][-3:-1] = torch.tensor([-0.5, 0.5])
-    both = assign_rows([newcomer.plan])
-    uncond_only = not both.conditional[0]
-    cond_row = buffers.signature.rows - (3 if uncond_only else 2)
-    buffers.admit(
-        slot,
-        newcomer.plan,
-        newcomer.seed,
-        cond_row,
-        buffers.signature.rows - 3 if len(both) == 2 else cond_row,
-    )
-    buffers.start(slot, beginning(newcomer))
+    owned = assign_rows([newcomer.plan])
+    uncond_row, cond_row = buffers.signature.rows - 3, buffers.signature.rows - 2
+    if not owned.conditional[0]:
+        cond_row = uncond_row
+    elif len(owned) == 1:
+        uncond_row = cond_row
+    buffers.fill([Slot(newcomer.plan, newcomer.seed, beginning(newcomer), cond_row, uncond_row)], first=slot)
     finish(buffers, 6)
     assert torch.equal(buffers.x[others], undisturbed[others])
     assert torch.equal(buffers.x[slot], alone)
@@ -184,9 +184,7 @@ def test_two_runs_of_one_signature_share_their_buffers() -> None:
     pointers = [tensor.data_ptr() for tensor in (buffers.x, buffers.table, buffers.conditioning["shift"])]
     finish(buffers)
     _, rows = allocate(second, 2)
-    for slot, wish in enumerate(second):
-        buffers.admit(slot, wish.plan, wish.seed, rows.cond_row[slot], rows.uncond_row[slot])
-        buffers.start(slot, beginning(wish))
+    buffers.fill(slots_of(second, rows, [beginning(wish) for wish in second]))
     buffers.condition({"shift": buffers.conditioning["shift"].clone()})
     assert torch.equal(finish(buffers), finish(fill(second)))
     assert pointers == [tensor.data_ptr() for tensor in (buffers.x, buffers.table, buffers.conditioning["shift"])]

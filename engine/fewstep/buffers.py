@@ -4,7 +4,7 @@ Whatever may differ between two runs of the same signature is a tensor here, nev
 graph serves every sampler, schedule, seed, guidance scale and label, and a slot can be given away at any step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,7 @@ class Signature:
     preview: bool = False
     given_noise: bool = False
     known: bool = False
+    conditioning: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()  # name, shape of a row, dtype
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -54,6 +55,20 @@ class State:
     x: Tensor
     history: Tensor | None
     index: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One sample as it takes its place in the buffers."""
+
+    plan: Plan
+    seed: int
+    state: State  # where it begins
+    cond_row: int  # the U-Net row that carries its condition
+    uncond_row: int  # and the one that goes without; the same where it owns one row
+    noise: Tensor | None = None  # [N + 1, C, H, W] given noise: initial, then row by row
+    known: Tensor | None = None  # [C, H, W]
+    mask: Tensor | None = None  # [1, H, W]
 
 
 @dataclass
@@ -104,7 +119,7 @@ class StaticBuffers:
             t=zeros(rows, dtype=torch.float32),
             x_in=zeros(rows, *signature.shape, dtype=signature.dtype).to(memory_format=torch.channels_last),
             x=zeros(*per_sample),
-            conditioning={},
+            conditioning={name: zeros(rows, *row, dtype=dtype) for name, row, dtype in signature.conditioning},
             history=zeros(signature.history, *per_sample) if signature.history else None,
             preview=zeros(*per_sample) if signature.preview else None,
             statistics=zeros(samples, 2) if signature.statistics else None,
@@ -113,26 +128,43 @@ class StaticBuffers:
             mask=zeros(samples, 1, *signature.shape[1:]) if signature.known else None,
         )
 
-    def admit(self, slot: int, plan: Plan, seed: int, cond_row: int, uncond_row: int) -> None:
-        """Give a slot to a sample: its plan, its seed, its U-Net rows. `start` then says where it begins."""
-        rows = plan.table(dtype=self.table.dtype, device=self.table.device)
-        self.table[slot, : len(plan)].copy_(rows[:-1])
-        self.table[slot, len(plan) :].copy_(rows[-1])
-        self.seed[slot] = seed if seed < 2**63 else seed - 2**64
-        self.cond_row[slot], self.uncond_row[slot] = cond_row, uncond_row
+    def clear(self) -> None:
+        """Let every slot idle."""
+        self.index.fill_(self.signature.steps)
+        self.cond_row.fill_(self.signature.rows - 1)
+        self.uncond_row.fill_(self.signature.rows - 1)
 
-    def start(self, slot: int, state: State) -> None:
-        """Put a slot at a state and write the model input of its next row."""
-        self.x[slot].copy_(state.x)
-        self.index[slot] = state.index
-        if self.history is not None and state.history is not None:
-            for age, kept in enumerate(state.history[: self.signature.history], start=1):
-                self.history[(state.index - age) % self.signature.history, slot].copy_(kept)
-        c_in = self.table[slot, state.index, COLUMN["c_in"]]
-        scaled = (c_in * self.x[slot]).to(self.x_in.dtype)
-        channels = scaled.shape[0]
-        for row in {int(self.cond_row[slot]), int(self.uncond_row[slot])}:
-            self.x_in[row, :channels].copy_(scaled)
+    def fill(self, slots: Sequence[Slot], first: int = 0) -> None:
+        """Give slots `first`, `first` + 1, ... to samples, and write the model input of their next rows.
+
+        The other slots are left as they are, so this may happen between any two steps of a run.
+        """
+        here = slice(first, first + len(slots))
+        plans = [slot.plan.table(self.table.dtype) for slot in slots]
+        padded = [torch.cat([plan, plan[-1:].expand(self.table.shape[1] - len(plan), -1)]) for plan in plans]
+        self.table[here].copy_(torch.stack(padded))
+        self.index[here].copy_(torch.tensor([slot.state.index for slot in slots]))
+        self.seed[here].copy_(torch.tensor([as_int64(slot.seed) for slot in slots]))
+        self.cond_row[here].copy_(torch.tensor([slot.cond_row for slot in slots]))
+        self.uncond_row[here].copy_(torch.tensor([slot.uncond_row for slot in slots]))
+        self.x[here].copy_(torch.stack([slot.state.x for slot in slots]))
+        for place, slot in enumerate(slots, start=first):
+            self._fill_optional(place, slot)
+        c_in = torch.stack([plan[slot.state.index, COLUMN["c_in"]] for plan, slot in zip(padded, slots, strict=True)])
+        scaled = (c_in.to(self.x.device)[:, None, None, None] * self.x[here]).to(self.x_in.dtype)
+        for rows in (self.cond_row[here], self.uncond_row[here]):
+            self.x_in[:, : scaled.shape[1]].index_copy_(0, rows, scaled)
+
+    def _fill_optional(self, place: int, slot: Slot) -> None:
+        for age, kept in enumerate([] if slot.state.history is None else slot.state.history, start=1):
+            if self.history is not None and age <= self.signature.history:
+                self.history[(slot.state.index - age) % self.signature.history, place].copy_(kept)
+        if self.noise is not None and slot.noise is not None:
+            rows = min(len(slot.noise), len(self.noise))
+            self.noise[:rows, place].copy_(slot.noise[:rows])
+        if self.known is not None and self.mask is not None:
+            self.known[place] = 0 if slot.known is None else slot.known.to(self.known)
+            self.mask[place] = 1 if slot.mask is None else slot.mask.to(self.mask)
 
     def cancel(self, slot: int) -> None:
         """Let a slot idle from the next step on; the others are unchanged."""
@@ -146,10 +178,11 @@ class StaticBuffers:
         return State(self.x[slot].clone(), history, index)
 
     def condition(self, conditioning: Mapping[str, Tensor]) -> None:
-        """Set the conditioning of every U-Net row; tensors already here are refilled, not replaced."""
+        """Refill the conditioning of every U-Net row; the names, shapes and dtypes are the signature's."""
         for name, rows in conditioning.items():
-            held = self.conditioning.get(name)
-            if held is not None and held.shape == rows.shape and held.dtype == rows.dtype:
-                held.copy_(rows)
-            else:
-                self.conditioning[name] = rows.to(self.x.device).clone()
+            self.conditioning[name].copy_(rows)
+
+
+def as_int64(seed: int) -> int:
+    """The 64 bits of a seed as the signed integer a tensor can hold."""
+    return seed if seed < 2**63 else seed - 2**64

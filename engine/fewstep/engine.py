@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.buffers import Signature, State, StaticBuffers
+from fewstep.buffers import Signature, Slot, State, StaticBuffers
 from fewstep.callbacks import Callback, Step
 from fewstep.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
 from fewstep.errors import ArgumentError
-from fewstep.guidance import assign_rows, condition_rows, halves_of
+from fewstep.guidance import UNetRows, assign_rows, condition_rows, halves_of
 from fewstep.labels import LabelSpec, labels_from_config
 from fewstep.plan import Plan
 from fewstep.request import Request, build_request, resolve_seeds, sample_count, starting_noise
@@ -280,7 +280,7 @@ class Engine:
                     unfinished = samples if i < total - 1 else []
                     cancelled.update(unfinished, range(samples[-1] + 1, len(request)))
                     break
-            parts.append(buffers.x[: len(samples)].to(torch.float32))
+            parts.append(buffers.x[: len(samples)].to(torch.float32, copy=True))
         return torch.cat(parts), calls
 
     def _denoiser(self, signature: Signature) -> ModuleDenoiser:
@@ -308,9 +308,17 @@ class Engine:
     def _fill(self, request: Request, samples: list[int], z: Tensor, preview: bool) -> StaticBuffers:
         plans = [request.plans[sample] for sample in samples]
         rows = assign_rows(plans)
+        total = self.max_batch + 1 if self.batch_invariant else len(rows)  # the last row is the idle slots' scratch
+        place = torch.tensor(samples)
+        conditioning = condition_rows(
+            rows,
+            total,
+            {name: tensor[place.to(tensor.device)] for name, tensor in request.conditioning.items()},
+            {name: tensor[place.to(tensor.device)] for name, tensor in request.negative.items()},
+        )
         signature = Signature(
             samples=self.max_batch if self.batch_invariant else len(samples),
-            rows=self.max_batch + 1 if self.batch_invariant else len(rows),  # the last row is the idle slots' scratch
+            rows=total,
             shape=self.shape,
             steps=max(len(plan) for plan in plans),
             dtype=self.dtype,
@@ -322,26 +330,24 @@ class Engine:
             preview=preview,
             given_noise=request.noise is not None,
             known=request.mask is not None,
+            conditioning=tuple((name, tuple(t.shape[1:]), t.dtype) for name, t in sorted(conditioning.items())),
         )
         buffers = StaticBuffers.allocate(signature)
-        place = torch.tensor(samples)
-        conditioning = {name: tensor[place.to(tensor.device)] for name, tensor in request.conditioning.items()}
-        negative = {name: tensor[place.to(tensor.device)] for name, tensor in request.negative.items()}
-        buffers.condition(condition_rows(rows, signature.rows, conditioning, negative))
-        for slot, sample in enumerate(samples):
-            buffers.admit(slot, plans[slot], request.seeds[sample], rows.cond_row[slot], rows.uncond_row[slot])
-            if buffers.noise is not None and request.noise is not None:
-                buffers.noise[: request.noise.shape[0], slot].copy_(request.noise[: signature.steps + 1, sample])
-            if (
-                buffers.known is not None
-                and buffers.mask is not None
-                and request.image is not None
-                and request.mask is not None
-            ):
-                buffers.known[slot].copy_(request.image[sample])
-                buffers.mask[slot].copy_(request.mask[sample])
-            buffers.start(slot, self._state(request, sample, z[sample].to(buffers.x.dtype)))
+        buffers.condition(conditioning)
+        buffers.fill([self._slot(request, rows, slot, sample, z[sample]) for slot, sample in enumerate(samples)])
         return buffers
+
+    def _slot(self, request: Request, rows: UNetRows, slot: int, sample: int, z: Tensor) -> Slot:
+        return Slot(
+            plan=request.plans[sample],
+            seed=request.seeds[sample],
+            state=self._state(request, sample, z),
+            cond_row=rows.cond_row[slot],
+            uncond_row=rows.uncond_row[slot],
+            noise=None if request.noise is None else request.noise[:, sample],
+            known=None if request.mask is None or request.image is None else request.image[sample],
+            mask=None if request.mask is None else request.mask[sample],
+        )
 
     def _state(self, request: Request, sample: int, z: Tensor) -> State:
         if request.resume:

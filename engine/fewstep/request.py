@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.buffers import State
+from fewstep.buffers import State, as_int64
 from fewstep.errors import ArgumentError
 from fewstep.guidance import halves_of
 from fewstep.labels import LabelSpec
@@ -128,7 +128,7 @@ def resolve_noise(
     if noise is None:
         return None
     if noise.is_floating_point() and tuple(noise.shape) == (count, *shape):
-        seed = torch.tensor([s if s < 2**63 else s - 2**64 for s in seeds], dtype=torch.int64)
+        seed = torch.tensor([as_int64(each) for each in seeds], dtype=torch.int64)
         rows = [normal(seed, torch.full_like(seed, i), STREAM_STEP, list(shape)) for i in range(steps)]
         return torch.stack([noise, *(row.to(noise) for row in rows)])
     if noise.is_floating_point() and tuple(noise.shape) == (steps + 1, count, *shape):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.buffers import as_int64
 from fewstep.errors import ArgumentError
 from fewstep.plan import Plan
 from fewstep_kernels import STREAM_INITIAL, add_noise, normal
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
     """z of each sample: [B, C, H, W] float32, a function of the sample's own seed."""
-    signed = [seed if seed < 2**63 else seed - 2**64 for seed in seeds]
+    signed = [as_int64(seed) for seed in seeds]
     seed = torch.tensor(signed, dtype=torch.int64, device=device)
     return normal(seed, torch.zeros_like(seed), STREAM_INITIAL, list(shape))
 
