@@ -327,7 +327,8 @@ BAD_CALLS: dict[str, tuple[Callable[[Engine], object], str]] = {
     ),
     "label too large": (lambda e: e.sample(labels=[10]), "labels: got 10; allowed: integers from 0 to 9"),
     "label a fraction": (lambda e: e.sample(labels=[1.5]), "labels: got 1.5; allowed"),
-    "label a word": (lambda e: e.sample(labels=["cat"]), "labels: got 'cat'; allowed: numbers"),  # type: ignore[list-item]
+    "label a word": (lambda e: e.sample(labels=["cat"]), "labels: got 'cat'; allowed: finite numbers"),  # type: ignore[list-item]
+    "label not a number": (lambda e: e.sample(labels=[float("nan")]), "labels: got nan; allowed: finite numbers"),
     "no samples": (lambda e: e.sample(n=0), "n: got 0; allowed"),
     "two counts": (
         lambda e: e.sample(labels=[1, 2], seeds=[1]),
@@ -444,6 +445,8 @@ def test_constructor_names_its_arguments() -> None:
         ({"labels": {"kind": "words"}}, "labels.kind"),
         ({"prediction": "noise"}, "prediction"),
         ({"plan": {"sampler": "dimm"}}, "sampler"),
+        ({"device": "gpu"}, "device"),
+        ({"runner": "fast"}, "runner"),
     ):
         with pytest.raises(ArgumentError, match=message):
             small_engine(**options).sample(labels=[1])

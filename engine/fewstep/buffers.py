@@ -18,7 +18,7 @@ from fewstep_kernels import COLUMN, COLUMNS, IDLE_ROW
 class Signature:
     """What the shapes and the work of a step depend on. Two runs of one signature differ only in values.
 
-    `samples` slots share `rows` U-Net rows; `steps` is the longest plan that fits.
+    `samples` slots share `rows` U-Net rows; `steps` is the longest plan that fits (see `table_capacity`).
     """
 
     samples: int
@@ -181,6 +181,11 @@ class StaticBuffers:
         """Refill the conditioning of every U-Net row; the names, shapes and dtypes are the signature's."""
         for name, rows in conditioning.items():
             self.conditioning[name].copy_(rows)
+
+
+def table_capacity(steps: int) -> int:
+    """Rows to make room for: a power of two from 8 up, so that plans of like length share a signature."""
+    return max(8, 1 << (steps - 1).bit_length())
 
 
 def as_int64(seed: int) -> int:

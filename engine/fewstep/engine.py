@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.buffers import Signature, Slot, State, StaticBuffers
+from fewstep.batch import Batch, assemble, split
+from fewstep.buffers import Signature, State
 from fewstep.callbacks import Callback, Step
 from fewstep.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
 from fewstep.errors import ArgumentError
-from fewstep.guidance import UNetRows, assign_rows, condition_rows, halves_of
 from fewstep.labels import LabelSpec, labels_from_config
 from fewstep.plan import Plan
 from fewstep.request import Request, build_request, resolve_seeds, sample_count, starting_noise
@@ -21,7 +21,8 @@ from fewstep.results import Samples
 from fewstep.runners import EagerRunner, Runner
 from fewstep.samplers import make_plan
 from fewstep.schedules import Schedule, from_config
-from fewstep.start import starting_x
+
+GRAPH_SHARE = 4  # of the device's memory, a quarter may be held by graphs
 
 
 class Engine:
@@ -39,6 +40,7 @@ class Engine:
         batch_invariant: run every batch padded to `max_batch` U-Net rows, so that a sample's bits do not depend on who
             shares its batch. Costs the padding.
         max_batch: U-Net rows in one call, at most; a larger request runs in several batches.
+        runner: "eager" calls the loop, "graph" replays CUDA graphs of it, "auto" takes graphs on CUDA. Or a `Runner`.
         name: of the model, for the record.
 
     An engine may be shared by threads: their requests run one after another.
@@ -57,6 +59,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         batch_invariant: bool = False,
         max_batch: int = 16,
+        runner: str | Runner = "auto",
         name: str = "",
     ) -> None:
         if not isinstance(module, nn.Module):
@@ -65,7 +68,7 @@ class Engine:
             raise ArgumentError("shape", tuple(shape), "three positive integers (channels, height, width)")
         if not isinstance(max_batch, int) or max_batch < 1:
             raise ArgumentError("max_batch", max_batch, "a positive integer")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         self.module = module.to(device=self.device, dtype=dtype).eval()
         self.dtype = parameter_dtype(self.module)
         self.schedule, self.prediction, self.name = schedule, prediction, name
@@ -73,7 +76,7 @@ class Engine:
         self.labels = labels_from_config(labels) if isinstance(labels, Mapping) else labels
         self.defaults: dict[str, Any] = {"sampler": "ddim", "steps": 4} | dict(plan or {})
         self.batch_invariant, self.max_batch = batch_invariant, max_batch
-        self._runner: Runner = EagerRunner()
+        self._runner = _runner_for(runner, self.device)
         self._label_argument = label_argument_of(self.module)
         self._lock = threading.Lock()
 
@@ -236,6 +239,27 @@ class Engine:
             parameters={"model": self.name} | ({} if strength is None else {"strength": strength}),
         )
 
+    def warm_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.
+
+        Args:
+            requests: arguments of `sample`, one mapping per kind: {"n": 4, "steps": 4, "guidance_scale": 3.0}. Labels
+                need not be given.
+
+        Raises:
+            ArgumentError: as `sample` does.
+        """
+        with self._runner.warming():
+            for request in requests:
+                arguments = dict(request)
+                if self.labels is not None:
+                    arguments.setdefault("labels", [self.labels.example] * arguments.get("n", 1))
+                self.sample(**arguments)
+
+    def stats(self) -> dict[str, Any]:
+        """What the runner holds and has done: graphs, bytes, hits, captures, replays."""
+        return self._runner.stats()
+
     def _plans(
         self,
         count: int,
@@ -267,93 +291,61 @@ class Engine:
 
     def _run(self, request: Request, callback: Callback | None, cancelled: set[int]) -> tuple[Tensor, int]:
         z = starting_noise(request, self.shape, self.device)
+        watched = callback is not None
         parts, calls = [], 0
-        for samples in self._batches(request):
+        for samples in split(request, self.max_batch):
             if len(cancelled) == len(request):  # a callback has stopped the run
-                parts.append(z[samples].to(torch.float32))
+                parts.append(z[list(samples)].to(torch.float32))
                 continue
-            buffers = self._fill(request, samples, z, preview=callback is not None)
-            total = max(len(request.plans[sample]) - request.first_rows[sample] for sample in samples)
-            for i in self._runner.run(self._denoiser(buffers.signature), buffers, total):
+            batch = self._assemble(request, samples, z, watched)
+            run = self._runner.prepare(self._denoiser(batch.signature), batch.signature, batch.steps, watched)
+            batch.fill(run.buffers)
+            for i in run.steps():
                 calls += 1
-                if callback is not None and callback(Step(buffers, i, total, samples, cancelled)) is False:
-                    unfinished = samples if i < total - 1 else []
+                if callback is not None and callback(Step(run.buffers, i, batch.steps, samples, cancelled)) is False:
+                    unfinished = samples if i < batch.steps - 1 else ()
                     cancelled.update(unfinished, range(samples[-1] + 1, len(request)))
                     break
-            parts.append(buffers.x[: len(samples)].to(torch.float32, copy=True))
+            parts.append(run.buffers.x[: len(samples)].to(torch.float32, copy=True))  # a later run reuses the buffers
         return torch.cat(parts), calls
+
+    def _assemble(self, request: Request, samples: tuple[int, ...], z: Tensor, watched: bool) -> Batch:
+        return assemble(
+            request,
+            samples,
+            z,
+            shape=self.shape,
+            dtype=self.dtype,
+            device=self.device,
+            watched=watched,
+            padded_rows=self.max_batch if self.batch_invariant else None,
+        )
 
     def _denoiser(self, signature: Signature) -> ModuleDenoiser:
         channels = signature.shape[0]
         allowed = (2 * channels,) if signature.learned_variance else (channels, 2 * channels)
         return ModuleDenoiser(self.module, self._label_argument, allowed)
 
-    def _batches(self, request: Request) -> list[list[int]]:
-        """Samples in order, cut where a batch would own more than `max_batch` U-Net rows."""
-        batches: list[list[int]] = []
-        used = self.max_batch + 1
-        for sample, plan in enumerate(request.plans):
-            owned = 2 if halves_of(plan) == "both" else 1
-            if owned > self.max_batch:
-                raise ArgumentError(
-                    "max_batch", self.max_batch, "at least 2, since a guided sample owns two U-Net rows"
-                )
-            if used + owned > self.max_batch:
-                batches.append([])
-                used = 0
-            batches[-1].append(sample)
-            used += owned
-        return batches
 
-    def _fill(self, request: Request, samples: list[int], z: Tensor, preview: bool) -> StaticBuffers:
-        plans = [request.plans[sample] for sample in samples]
-        rows = assign_rows(plans)
-        total = self.max_batch + 1 if self.batch_invariant else len(rows)  # the last row is the idle slots' scratch
-        place = torch.tensor(samples)
-        conditioning = condition_rows(
-            rows,
-            total,
-            {name: tensor[place.to(tensor.device)] for name, tensor in request.conditioning.items()},
-            {name: tensor[place.to(tensor.device)] for name, tensor in request.negative.items()},
-        )
-        signature = Signature(
-            samples=self.max_batch if self.batch_invariant else len(samples),
-            rows=total,
-            shape=self.shape,
-            steps=max(len(plan) for plan in plans),
-            dtype=self.dtype,
-            device=self.device,
-            history=max(plan.history for plan in plans),
-            learned_variance=any(plan.learned_variance for plan in plans),
-            stochastic=any(plan.stochastic for plan in plans),
-            statistics=any(plan.statistics for plan in plans),
-            preview=preview,
-            given_noise=request.noise is not None,
-            known=request.mask is not None,
-            conditioning=tuple((name, tuple(t.shape[1:]), t.dtype) for name, t in sorted(conditioning.items())),
-        )
-        buffers = StaticBuffers.allocate(signature)
-        buffers.condition(conditioning)
-        buffers.fill([self._slot(request, rows, slot, sample, z[sample]) for slot, sample in enumerate(samples)])
-        return buffers
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, checked to be there; CUDA if there is one where none is asked for."""
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError):
+        available = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise ArgumentError("device", str(device), ", ".join(["cpu", *available])) from None
 
-    def _slot(self, request: Request, rows: UNetRows, slot: int, sample: int, z: Tensor) -> Slot:
-        return Slot(
-            plan=request.plans[sample],
-            seed=request.seeds[sample],
-            state=self._state(request, sample, z),
-            cond_row=rows.cond_row[slot],
-            uncond_row=rows.uncond_row[slot],
-            noise=None if request.noise is None else request.noise[:, sample],
-            known=None if request.mask is None or request.image is None else request.image[sample],
-            mask=None if request.mask is None else request.mask[sample],
-        )
 
-    def _state(self, request: Request, sample: int, z: Tensor) -> State:
-        if request.resume:
-            return request.resume[sample]
-        first = request.first_rows[sample]
-        image = (
-            request.image[sample].to(self.device) if request.image is not None and request.starts_from_image else None
-        )
-        return State(starting_x(request.plans[sample], first, z, image), None, first)
+def _runner_for(runner: str | Runner, device: torch.device) -> Runner:
+    if not isinstance(runner, str):
+        return runner
+    if runner not in ("auto", "eager", "graph"):
+        raise ArgumentError("runner", runner, "auto, eager, graph or a Runner")
+    if runner == "eager" or (runner == "auto" and device.type != "cuda"):
+        return EagerRunner()
+    if device.type != "cuda":
+        raise ArgumentError("runner", runner, f"eager on {device.type}: graphs need a CUDA device")
+    from fewstep.graphs import CudaCapturer, GraphRunner
+
+    return GraphRunner(CudaCapturer(device), torch.cuda.get_device_properties(device).total_memory // GRAPH_SHARE)

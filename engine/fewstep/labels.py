@@ -1,5 +1,6 @@
 """What a model may be asked for: one of its classes, or a number in a range."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,11 @@ class ClassLabels:
     def allowed(self) -> str:
         """What an error says is allowed."""
         return f"integers from 0 to {self.count - 1}"
+
+    @property
+    def example(self) -> float:
+        """Some valid label."""
+        return 0
 
     def rows(self, labels: Sequence[float] | Tensor | None, samples: int) -> Tensor:
         """The labels as the model takes them, int64 [samples]; None asks for samples of no class."""
@@ -50,6 +56,11 @@ class ContinuousLabels:
     def allowed(self) -> str:
         """What an error says is allowed."""
         return f"numbers from {self.min:g} to {self.max:g}"
+
+    @property
+    def example(self) -> float:
+        """Some valid label."""
+        return self.min
 
     def rows(self, labels: Sequence[float] | Tensor | None, samples: int) -> Tensor:
         """The labels as the model takes them, float32 [samples]."""
@@ -90,8 +101,8 @@ def labels_from_config(config: Mapping[str, object] | None) -> LabelSpec | None:
 def _as_list(labels: Sequence[float] | Tensor) -> list[float]:
     flat = labels.flatten().tolist() if isinstance(labels, Tensor) else list(labels)
     for value in flat:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ArgumentError("labels", value, "numbers")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ArgumentError("labels", value, "finite numbers")
     return flat
 
 

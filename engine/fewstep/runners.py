@@ -1,27 +1,74 @@
-"""Runners: how the loop is executed. The eager one calls it; a graph runner will capture the same lines."""
+"""Runners: how the loop is executed. The eager one calls it; the graph runner replays what it captured of it."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
-from fewstep.buffers import StaticBuffers
+from fewstep.buffers import Signature, StaticBuffers
 from fewstep.denoiser import Denoiser
 from fewstep.loop import sample_loop
+
+
+class Run(Protocol):
+    """One batch about to be sampled: fill the buffers, then take the steps."""
+
+    @property
+    def buffers(self) -> StaticBuffers:
+        """Every slot idle until the caller fills it."""
+        ...
+
+    def steps(self) -> Iterator[int]:
+        """Take the steps; between two that are yielded the caller may look, cancel or stop."""
+        ...
 
 
 class Runner(Protocol):
     """Something that executes `sample_loop`."""
 
-    def run(self, denoiser: Denoiser, buffers: StaticBuffers, steps: int) -> Iterator[int]:
-        """Yield after each of `steps` steps; between two of them the caller may look, cancel or stop."""
+    def prepare(self, denoiser: Denoiser, signature: Signature, steps: int, watched: bool) -> Run:
+        """A run of `steps` steps.
+
+        `watched`: the caller wants to act between the steps, so they may not be taken in one go.
+        """
+        ...
+
+    def warming(self) -> AbstractContextManager[None]:
+        """Within it, runs are prepared as if they had been asked for often: for `Engine.warm_up`."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """What the runner has done, for `Engine.stats`."""
         ...
 
 
-class EagerRunner:
-    """Runs the loop as it stands, on any device."""
+@dataclass(frozen=True)
+class EagerRun:
+    """The loop, called."""
+
+    denoiser: Denoiser
+    buffers: StaticBuffers
+    count: int
 
     @torch.no_grad()
-    def run(self, denoiser: Denoiser, buffers: StaticBuffers, steps: int) -> Iterator[int]:
-        """Yield after each of `steps` steps."""
-        yield from sample_loop(denoiser, buffers, steps)
+    def steps(self) -> Iterator[int]:
+        """Yield after each step."""
+        yield from sample_loop(self.denoiser, self.buffers, self.count)
+
+
+class EagerRunner:
+    """Runs the loop as it stands, on any device, in buffers of each run's own."""
+
+    def prepare(self, denoiser: Denoiser, signature: Signature, steps: int, watched: bool) -> EagerRun:
+        """A run that calls the loop; watched or not, it yields after each step."""
+        return EagerRun(denoiser, StaticBuffers.allocate(signature), steps)
+
+    def warming(self) -> AbstractContextManager[None]:
+        """There is nothing to prepare."""
+        return nullcontext()
+
+    def stats(self) -> dict[str, Any]:
+        """It keeps nothing."""
+        return {"runner": "eager"}
