@@ -1,0 +1,212 @@
+"""`fewstep generate`: from a model folder to pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fewstep.cli import options
+from fewstep.cli.pictures import read_picture
+from fewstep.cli.shared import (
+    MOST_SAMPLES,
+    MOST_SEED,
+    emit,
+    emit_fields,
+    examples,
+    numbers,
+    progress,
+    whole_numbers,
+)
+from fewstep.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from fewstep.callbacks import Callback, Step
+    from fewstep.engine import Engine
+    from fewstep.results import Samples
+
+T = TypeVar("T")
+EXAMPLES = examples(
+    "16 terrains from flat to rough, one model call each, with seeds 0 to 15:",
+    "  fewstep generate .models/terrain --labels 5:100:16 --steps 1 --seed 0 \\",
+    "      --columns 4 --colormap terrain --out out/terrain.png",
+    "Three variations of a picture:",
+    "  fewstep generate .models/terrain --labels 50 --n 3 \\",
+    "      --image hills.png --strength 0.6",
+)
+
+
+def generate(
+    model: options.Model,
+    labels: options.Labels = None,
+    n: options.Count = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    steps: options.Steps = None,
+    sampler: options.Sampler = None,
+    guidance_scale: options.GuidanceScale = None,
+    guidance_rescale: options.GuidanceRescale = 0.0,
+    image: options.Image = None,
+    strength: options.Strength = None,
+    mask: options.Mask = None,
+    out: options.Out = Path("out.png"),
+    columns: options.Columns = None,
+    singles: options.Singles = True,
+    colormap: options.Colormap = "gray",
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    threads: options.Threads = None,
+    allow_pickle: options.AllowPickle = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make pictures with a model.
+
+    Several samples become one sheet (out.png) and single pictures (out-000.png ...).
+    Each carries its seed, label, sampler and steps; `fewstep info out-000.png` shows them.
+    """
+    from fewstep.results import check_channels
+
+    label_list = None if labels is None else numbers("labels", labels)
+    count, label_list, seed_list = _per_sample(n, label_list, seed, seeds)
+    if image is None and mask is not None:
+        raise ArgumentError("mask", str(mask), "only together with --image")
+    if image is None and strength is not None:
+        raise ArgumentError("strength", strength, "only together with --image")
+    _check_output(out, columns, colormap)
+
+    engine = _load(model, device, dtype, threads, allow_pickle)
+    if out.suffix.lower() == ".png":
+        check_channels(engine.shape[0], colormap)
+    request: dict[str, Any] = {"n": count, "labels": label_list, "seeds": seed_list}
+    request |= {"steps": steps, "sampler": sampler}
+    request |= {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
+    if image is not None:
+        _, height, width = engine.shape
+        request |= {"image": read_picture("image", image, height, width), "strength": strength}
+        if mask is not None:
+            request["mask"] = read_picture("mask", mask, height, width)
+    with progress(f"{count} images" if count > 1 else "1 image", quiet=quiet or as_json) as advance:
+        samples = engine.sample(**request, callback=advance and _drawing(advance, count))
+
+    about: dict[str, object] = {"model": model, "image": image, "mask": mask, "strength": strength}
+    about |= {"device": engine.device, "dtype": str(engine.dtype).removeprefix("torch.")}
+    paths = samples.save(out, singles=singles, columns=columns, colormap=colormap, parameters=about)
+    if as_json:
+        emit(_report(samples, paths, about))
+    else:
+        emit_fields(str(paths[0]), _summary(samples, paths))
+
+
+def _drawing(advance: Callable[[int, int], None], count: int) -> "Callback":
+    """Counts the steps of all samples: a large request runs in several batches, one behind the other."""
+
+    def draw(step: "Step") -> None:
+        done = step.samples[0] * step.total + (step.index + 1) * len(step.samples)
+        advance(done, count * step.total)
+
+    return draw
+
+
+def _per_sample(
+    n: int | None, labels: list[float] | None, seed: int | None, seeds: str | None
+) -> tuple[int, list[float] | None, list[int] | None]:
+    """How many samples, and the label and seed of each; None leaves them to the engine."""
+    if seed is not None and seeds is not None:
+        raise ArgumentError("seed", seed, "either --seed or --seeds")
+    if n is not None and not 1 <= n <= MOST_SAMPLES:
+        raise ArgumentError("n", n, f"an integer from 1 to {MOST_SAMPLES}")
+    seed_list = None if seeds is None else whole_numbers("seeds", seeds)
+    count = n or max(len(labels or [0]), len(seed_list or [0]))
+    if seed is not None:
+        if not 0 <= seed <= MOST_SEED - count + 1:
+            raise ArgumentError("seed", seed, "an integer from 0 to 2^64 - 1")
+        seed_list = [seed + index for index in range(count)]
+    return count, _spread("labels", labels, count), _spread("seeds", seed_list, count)
+
+
+def _spread(argument: str, values: list[T] | None, count: int) -> list[T] | None:
+    """One value for all, or one for each."""
+    if values is None or len(values) == count:
+        return values
+    if len(values) != 1:
+        allowed = f"one for all, or one for each of {count} samples"
+        raise ArgumentError(argument, f"{len(values)} values", allowed)
+    return values * count
+
+
+def _check_output(out: Path, columns: int | None, colormap: str) -> None:
+    """What would fail after the sampling fails before it."""
+    from fewstep.files import check_writable
+    from fewstep.results import check_colormap, check_suffix
+
+    check_suffix(out, "out")
+    if columns is not None and columns < 1:
+        raise ArgumentError("columns", columns, "an integer from 1 up")
+    check_colormap(colormap)
+    check_writable(out)
+
+
+def _load(model: str, device: str | None, dtype: str, threads: int | None, allow_pickle: bool) -> "Engine":
+    if dtype not in options.DTYPES:
+        raise ArgumentError("dtype", dtype, " or ".join(options.DTYPES))
+    if threads is not None and not 1 <= threads <= 1024:
+        raise ArgumentError("threads", threads, "an integer from 1 to 1024")
+    import torch
+
+    from fewstep.engine import Engine
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if device is not None and device not in devices:
+        raise ArgumentError("device", device, " or ".join(devices))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    weights = getattr(torch, dtype)
+    return Engine.from_pretrained(model, device=device, dtype=weights, allow_pickle=allow_pickle)
+
+
+def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> dict[str, object]:
+    """The --json answer."""
+    import fewstep
+    from fewstep.results import label_text
+
+    scales = [float(w) for w in samples.plan.column("w")]
+    singles = paths[1:] or (paths if len(samples) == 1 else [])
+    images = []
+    for index in range(len(samples)):
+        label = None if samples.labels is None else float(label_text(samples.labels[index]))
+        path = singles[index] if singles else None
+        images.append({"path": path, "seed": int(samples.seeds[index]), "label": label})
+    return {
+        **about,
+        "out": paths[0],
+        "images": images,
+        "shape": list(samples.images.shape[1:]),
+        "sampler": samples.plan.sampler,
+        "steps": len(samples.plan),
+        "guidance_scale": scales[0] if len(set(scales)) == 1 else scales,
+        "model_calls": samples.model_calls,
+        "seconds": samples.seconds,
+        "ms_per_image": 1000 * samples.seconds / len(samples),
+        "fewstep": fewstep.__version__,
+    }
+
+
+def _summary(samples: "Samples", paths: list[Path]) -> dict[str, object]:
+    _, _, height, width = samples.images.shape
+    steps, seeds = len(samples.plan), [int(seed) for seed in samples.seeds]
+    images = f"{len(samples)} of {width}x{height}"
+    if len(paths) > 2:
+        images += f", also {paths[1]} to {paths[-1].name}"
+    counting = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
+    return {
+        "images": images,
+        "sampler": f"{samples.plan.sampler}, {steps} step{'s' * (steps > 1)}",
+        "model calls": samples.model_calls,
+        "time": f"{_digits(1000 * samples.seconds / len(samples))} ms an image, {_digits(samples.seconds)} s in all",
+        "seeds": f"{seeds[0]} to {seeds[-1]}" if counting else ", ".join(map(str, seeds)),
+    }
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, never an exponent for what a person reads as a plain number."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

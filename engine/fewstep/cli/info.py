@@ -1,0 +1,174 @@
+"""`fewstep info`: what is installed, what a model is, how a picture was made."""
+
+import importlib.metadata
+import importlib.util
+import platform
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewstep.cli.options import AllowPickle, AsJson
+from fewstep.cli.shared import emit, emit_fields, examples
+from fewstep.errors import FewstepError
+
+EXTRAS = ("diffusers", "onnx", "matplotlib")
+EXAMPLES = examples(
+    "  fewstep info                   versions, devices, why each fallback was taken",
+    "  fewstep info .models/terrain   size, labels, schedule, default plan",
+    "  fewstep info out-003.png       its parameters, and how to make it again",
+)
+REPEATED = (  # the parameters that are options of generate
+    "steps",
+    "sampler",
+    "guidance_scale",
+    "guidance_rescale",
+    "image",
+    "mask",
+    "strength",
+    "dtype",
+    "colormap",
+    "columns",
+)
+MOST_SHOWN = 16  # a schedule of custom betas has a thousand
+DEFAULTS = {"--guidance-scale": "1", "--dtype": "float32"}
+
+
+def info(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="MODEL|PNG", help="A model folder, or a PNG that fewstep made.")
+    ] = None,
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is installed, what a model is, or how a picture was made.
+
+    For a model folder all weights are read and checked.
+    """
+    if path is None:
+        title, fields = "fewstep", _installation()
+    elif path.suffix.lower() == ".png":
+        title, fields = str(path), _picture(path)
+    else:
+        title, fields = str(path), _model(path, allow_pickle)
+    if as_json:
+        emit(fields)
+    else:
+        facts = {name.replace("_", " "): _shown(value) for name, value in fields.items()}
+        emit_fields(title, {name: text for name, text in facts.items() if text})
+
+
+def _installation() -> dict[str, object]:
+    import torch
+
+    import fewstep
+
+    return {
+        "fewstep": fewstep.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "cpu": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "cuda": _cuda_devices() or _because("none", _why_no_cuda()),
+        "triton_kernels": _because("none", "every op runs its definition in torch in this version"),
+        "cuda_extension": _extension(),
+        "attention": _because("torch", "scaled_dot_product_attention, as the CUDA extension is not there"),
+        "extras": {name: _version(name) for name in EXTRAS},
+    }
+
+
+def _because(value: str, why: str) -> dict[str, str]:
+    return {"value": value, "why": why}
+
+
+def _cuda_devices() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus]
+
+
+def _why_no_cuda() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA, so models run on the CPU"
+    return f"torch, built for CUDA {torch.version.cuda}, finds no device or driver, so models run on the CPU"
+
+
+def _extension() -> dict[str, str]:
+    if importlib.util.find_spec("fewstep_kernels._C") is not None:
+        return _because("built", "but not used in this version")
+    return _because("not built", "this version has no CUDA source yet")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _model(path: Path, allow_pickle: bool) -> dict[str, object]:
+    from fewstep.engine import Engine
+    from fewstep.models.load import open_folder
+
+    _, spec = open_folder(path)
+    engine = Engine.from_pretrained(path, device="cpu", allow_pickle=allow_pickle)
+    plan = engine.plan()
+    return {
+        "name": spec.name,
+        "description": spec.description,
+        "family": spec.family,
+        "parameters": sum(weights.numel() for weights in engine.module.parameters()),
+        "shape": list(spec.shape),
+        "labels": engine.labels.allowed if engine.labels else "none",
+        "schedule": spec.schedule,
+        "prediction": spec.prediction,
+        "defaults": spec.plan,
+        "model_calls": len(plan),
+        "plan": plan.describe(),
+        "licence": spec.licence,
+        "source": spec.source,
+        "notes": list(spec.notes),
+        "weights": "complete and finite",
+    }
+
+
+def _picture(path: Path) -> dict[str, object]:
+    from fewstep.results import read_parameters
+
+    parameters = read_parameters(path)
+    if not parameters.get("Software", "").startswith("fewstep"):
+        raise FewstepError(f"{path}: holds no parameters of fewstep; another program made or changed it")
+    return {**parameters, "again": _again(parameters)}
+
+
+def _again(parameters: dict[str, str]) -> str:
+    """The command that makes a picture again; options that were left alone are left out."""
+    options = {
+        "--labels": parameters.get("labels", parameters.get("label")),
+        "--seeds": parameters.get("seeds", parameters.get("seed")),
+        **{f"--{name.replace('_', '-')}": parameters.get(name) for name in (*REPEATED, "dtype", "colormap", "columns")},
+    }
+    words = ["fewstep", "generate", parameters.get("model", "MODEL")]
+    for name, value in options.items():
+        words += [] if value in (None, DEFAULTS.get(name)) else [name, value]
+    return shlex.join(words)
+
+
+def _shown(value: object) -> str:
+    """A fact as text; an empty one is not shown."""
+    if isinstance(value, dict):
+        if value.keys() == {"value", "why"}:
+            return f"{value['value']}: {value['why']}"
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
+    if isinstance(value, list) and len(value) > MOST_SHOWN:
+        return f"{len(value)} values"
+    if isinstance(value, list):
+        between = "\n" if any(isinstance(item, str) for item in value) else " x "
+        return between.join(_shown(item) for item in value)
+    return f"{value:,}" if type(value) is int else str(value)

@@ -1,0 +1,66 @@
+"""The options of `fewstep generate`, and those that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+WHAT, HOW, START, WHERE = "What to make", "How to sample", "Start from a picture", "Output and machine"
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+AsJson = Annotated[bool, Option("--json", help="Print one JSON object, for a script to read.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bar.")]
+
+AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read weights stored as pickles; trust their source.")]
+
+Model = Annotated[str, Argument(metavar="MODEL", help="A model folder, such as .models/terrain.")]
+
+Labels = Annotated[
+    str | None, Option(help="One a sample, or one for all: 3,7 or start:stop:count.", rich_help_panel=WHAT)
+]
+Count = Annotated[
+    int | None,
+    Option("--n", "-n", help="Samples. Default: as many as labels or seeds, else 1.", rich_help_panel=WHAT),
+]
+Seed = Annotated[
+    int | None,
+    Option(help="Of the first sample; the others count up. Default: at random.", rich_help_panel=WHAT),
+]
+Seeds = Annotated[str | None, Option(help="One a sample, or one for all: 0,1,2.", rich_help_panel=WHAT)]
+
+Steps = Annotated[int | None, Option(help="Model calls a sample. Default: the model's own.", rich_help_panel=HOW)]
+Sampler = Annotated[
+    str | None,
+    Option(help="ddpm, ddim, euler, lcm or consistency. Default: the model's own.", rich_help_panel=HOW),
+]
+GuidanceScale = Annotated[
+    float | None,
+    Option(help="w in uncond + w (cond - uncond). Default: 1, no guidance.", rich_help_panel=HOW),
+]
+GuidanceRescale = Annotated[
+    float, Option(help="0 to 1: how far guidance keeps the prediction's spread.", rich_help_panel=HOW)
+]
+
+Image = Annotated[
+    Path | None, Option(help="PNG, JPEG or WebP; its middle, at the model's size.", rich_help_panel=START)
+]
+Strength = Annotated[
+    float | None, Option(help="Its share of noise: near 0 little, 1 nothing else.", rich_help_panel=START)
+]
+Mask = Annotated[Path | None, Option(help="A picture: white is made anew, black is kept.", rich_help_panel=START)]
+
+Out = Annotated[Path, Option("--out", "-o", help="out.png, or out.npy for the numbers.", rich_help_panel=WHERE)]
+Columns = Annotated[int | None, Option(help="Of the sheet. Default: as square as it gets.", rich_help_panel=WHERE)]
+Singles = Annotated[
+    bool,
+    Option("--singles/--no-singles", help="out-000.png ... beside the sheet.", rich_help_panel=WHERE),
+]
+Colormap = Annotated[
+    str,
+    Option(help="For 1 channel: gray, terrain or a matplotlib name.", rich_help_panel=WHERE),
+]
+Device = Annotated[
+    str | None, Option(help="cpu, cuda or cuda:1. Default: CUDA if there is one.", rich_help_panel=WHERE)
+]
+Dtype = Annotated[str, Option(help=f"{', '.join(DTYPES)}.", rich_help_panel=WHERE)]
+Threads = Annotated[int | None, Option(help="CPU threads. Default: torch's choice.", rich_help_panel=WHERE)]

@@ -1,0 +1,309 @@
+"""What a run returns: the images, and all that is needed to make each of them again."""
+
+import difflib
+import io
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewstep.errors import ArgumentError, FewstepError
+from fewstep.files import AtomicFiles
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from fewstep.plan import Plan
+
+SUFFIXES = (".png", ".npy")
+GAP = 2  # pixels between the pictures of a sheet
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """B finished images and how they came to be.
+
+    `len(samples)` is B; `.numpy()`, `.pil()`, `.grid()` and `.save()` convert. A notebook shows the sheet.
+    """
+
+    images: Tensor  # [B, C, H, W] float32, in [-1, 1]
+    seeds: Sequence[int]  # [B]
+    plan: "Plan"
+    labels: Sequence[float] | Tensor | None = None  # [B], None for a model without labels
+    model_calls: int = 0
+    seconds: float = 0.0
+    cancelled: Sequence[bool] = ()  # [B]: stopped early, so its image is unfinished; empty for none
+    parameters: Mapping[str, object] = field(default_factory=dict)  # what else made them: model, strength
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def __repr__(self) -> str:
+        size = " x ".join(str(side) for side in self.images.shape)
+        plan = f"{self.plan.sampler}, {len(self.plan)} steps"
+        return f"Samples({size}; {plan}; {self.model_calls} model calls in {self.seconds:.3g} s)"
+
+    def _repr_png_(self) -> bytes | None:
+        return _png(self.grid(), {}) if self.images.shape[1] in (1, 3) else None
+
+    def numpy(self) -> NDArray[np.uint8]:
+        """uint8 [B, H, W, C]: round((x + 1) * 127.5), clamped to 0..255.
+
+        Raises FewstepError naming the sample if one is not finite: a NaN would otherwise be shown as black.
+        """
+        self._require_finite(range(len(self)))
+        images = self.images.detach().float()
+        pixels = ((images + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+
+    def pil(self, colormap: str = "gray") -> "list[Image]":
+        """One PIL image per sample: RGB for 3 channels; for 1 channel L, or RGB through a colormap.
+
+        colormap: "gray"; "terrain" (heights as an atlas shows them); with the plot extra, matplotlib's names.
+        """
+        from PIL import Image
+
+        channels = int(self.images.shape[1])
+        check_channels(channels, colormap)
+        pixels = self.numpy()
+        if channels == 3:
+            return [Image.fromarray(rgb) for rgb in pixels]
+        if colormap == "gray":
+            return [Image.fromarray(gray[:, :, 0]) for gray in pixels]
+        paint = _painter(colormap)
+        return [Image.fromarray(paint(plane[0].float().cpu().numpy())) for plane in self.images.detach()]
+
+    def grid(self, columns: int | None = None, colormap: str = "gray") -> "Image":
+        """One PIL image with all samples, `columns` in a row; by default as square as it gets."""
+        return _sheet(self.pil(colormap), columns)
+
+    def parameters_of(self, index: int) -> dict[str, str]:
+        """What regenerates sample `index`, as text: seed, label, sampler, steps, guidance_scale, ..."""
+        parameters = {"seed": str(int(self.seeds[index]))}
+        if self.labels is not None:
+            parameters["label"] = label_text(self.labels[index])
+        return parameters | self._shared_parameters()
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        singles: bool = True,
+        columns: int | None = None,
+        colormap: str = "gray",
+        parameters: Mapping[str, object] | None = None,
+    ) -> list[Path]:
+        """Write `out.png`: one sample as itself; several as a sheet, with `out-000.png` ... if `singles`.
+
+        The pictures carry their parameters as PNG text (`parameters_of`, and what `parameters` adds), to be
+        read with `read_parameters`. `out.npy` takes the float32 [B, C, H, W] itself. Cancelled samples are
+        left out. All files appear or none; an OutputError names the path and the reason.
+        Returns the paths written, the sheet first.
+        """
+        path = Path(path)
+        check_suffix(path)
+        kept = [i for i in range(len(self)) if not (self.cancelled and self.cancelled[i])]
+        if not kept:
+            raise FewstepError(f"{path}: not written, as every sample was cancelled before it was finished")
+        if path.suffix.lower() == ".npy":
+            contents = {path: _npy(self.images[kept])}
+        else:
+            contents = self._png_files(path, kept, singles, columns, colormap, parameters or {})
+        with AtomicFiles() as files:
+            for target, content in contents.items():
+                files.open(target).write(content)
+        return list(contents)
+
+    def _require_finite(self, indices: Sequence[int]) -> None:
+        finite = torch.isfinite(self.images).flatten(1).all(dim=1).tolist()
+        for index in indices:
+            if not finite[index]:
+                raise FewstepError(
+                    f"sample {index} (seed {self.seeds[index]}): the image is not finite, "
+                    "so the model overflowed; try dtype float32, a lower guidance_scale or another seed"
+                )
+
+    def _png_files(
+        self,
+        path: Path,
+        kept: list[int],
+        singles: bool,
+        columns: int | None,
+        colormap: str,
+        parameters: Mapping[str, object],
+    ) -> dict[Path, bytes]:
+        self._require_finite(kept)
+        more = _as_text({**parameters, "colormap": None if colormap == "gray" else colormap})
+        every = Samples(
+            images=self.images[kept],
+            seeds=[self.seeds[i] for i in kept],
+            plan=self.plan,
+            labels=None if self.labels is None else [float(self.labels[i]) for i in kept],
+        )
+        pictures = every.pil(colormap)
+        if len(pictures) == 1:
+            return {path: _png(pictures[0], self.parameters_of(kept[0]) | more)}
+        about = {"seeds": ",".join(str(int(seed)) for seed in every.seeds)}
+        if every.labels is not None:
+            about["labels"] = ",".join(label_text(label) for label in every.labels)
+        about |= self._shared_parameters() | more | _as_text({"columns": columns})
+        contents = {path: _png(_sheet(pictures, columns), about)}
+        if singles:
+            for index, picture in zip(kept, pictures, strict=True):
+                single = path.with_name(f"{path.stem}-{index:03d}{path.suffix}")
+                contents[single] = _png(picture, self.parameters_of(index) | more)
+        return contents
+
+    def _shared_parameters(self) -> dict[str, str]:
+        import fewstep
+
+        shared: dict[str, object] = {"sampler": self.plan.sampler, "steps": len(self.plan)}
+        shared["guidance_scale"] = _column(self.plan, "w")
+        if _column(self.plan, "phi") != "0":
+            shared["guidance_rescale"] = _column(self.plan, "phi")
+        return _as_text(shared | dict(self.parameters)) | {"Software": f"fewstep {fewstep.__version__}"}
+
+
+def check_suffix(path: str | os.PathLike[str], argument: str = "path") -> None:
+    """ArgumentError unless `save` knows the file type of `path`."""
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise ArgumentError(argument, str(path), f"a file name that ends in {' or '.join(SUFFIXES)}")
+
+
+def check_channels(channels: int, colormap: str = "gray") -> None:
+    """FewstepError unless images with so many channels can be pictures, in this colormap."""
+    if channels not in (1, 3):
+        raise FewstepError(f"images have {channels} channels and pictures 1 or 3; use .images, or save them as .npy")
+    if channels == 3 and colormap != "gray":
+        raise ArgumentError("colormap", colormap, "gray: the images have 3 channels, a colormap is for 1")
+
+
+def check_colormap(name: str) -> None:
+    """ArgumentError unless `name` is a colormap that can be used here."""
+    if name != "gray":
+        _painter(name)
+
+
+def read_parameters(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The parameters that `save` wrote into a PNG; empty for a picture made elsewhere."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            found = getattr(picture, "text", {})
+    except OSError as error:
+        reason = error.strerror or "it is not one"
+        raise FewstepError(f"{path}: cannot be read as a PNG: {reason}") from error
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FewstepError(f"{path}: cannot be read as a PNG: it is damaged, or too large") from error
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def label_text(label: Any) -> str:
+    """The shortest number that is the same label to a model, which takes it as float32."""
+    short = np.float32(label)
+    return _number(label) if float(short) != float(label) or short.is_integer() else str(short)
+
+
+def _column(plan: "Plan", name: str) -> str:
+    """A column of the plan in as few numbers as say it: one if it is constant, else one a step."""
+    values = [_number(value) for value in plan.column(name)]
+    return values[0] if len(set(values)) == 1 else ",".join(values)
+
+
+def _number(value: Any) -> str:
+    """The shortest text that reads back as the same number; whole numbers without a point."""
+    number = float(value)
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _as_text(parameters: Mapping[str, object]) -> dict[str, str]:
+    return {
+        key: _number(value) if isinstance(value, float) else str(value)
+        for key, value in parameters.items()
+        if value is not None
+    }
+
+
+def _png(picture: "Image", text: Mapping[str, str]) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, value in text.items():
+        info.add_text(key, value)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def _npy(images: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, images.detach().float().cpu().numpy(), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _sheet(pictures: "Sequence[Image]", columns: int | None) -> "Image":
+    from PIL import Image
+
+    count = len(pictures)
+    if columns is None:
+        columns = math.ceil(math.sqrt(count))
+    if columns < 1:
+        raise ArgumentError("columns", columns, "an integer from 1 up")
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    width, height = pictures[0].size
+    sheet = Image.new(pictures[0].mode, (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), color="white")
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        sheet.paste(picture, (column * (width + GAP), row * (height + GAP)))
+    return sheet
+
+
+# The atlas colours of the "terrain" colormap: water, shore, lowland, hills, mountains, rock, snow.
+HEIGHTS = (-1.0, -0.8, -0.6, -0.35, -0.1, 0.15, 0.4, 0.7, 1.0)
+TINTS = (
+    (44, 96, 132),
+    (84, 150, 150),
+    (80, 136, 78),
+    (140, 166, 92),
+    (200, 186, 124),
+    (176, 132, 90),
+    (138, 106, 90),
+    (184, 178, 174),
+    (250, 250, 250),
+)
+RELIEF = 14.0  # pixels of height from 0 to 1: how steep the light makes a slope look
+
+
+def _painter(name: str) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]]:
+    """What maps heights [H, W] in [-1, 1] to colours, uint8 [H, W, 3]."""
+    if name == "terrain":
+        return _paint_terrain
+    try:
+        from matplotlib import colormaps
+    except ImportError as error:
+        allowed = "gray or terrain; others need: pip install 'fewstep[plot]'"
+        raise ArgumentError("colormap", name, allowed) from error
+    if name not in colormaps:
+        near = difflib.get_close_matches(name, ["gray", "terrain", *colormaps], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ArgumentError("colormap", name, f"gray, terrain or a matplotlib name{hint}")
+    paint = colormaps[name]
+    return lambda heights: np.ascontiguousarray(paint((heights + 1.0) / 2.0, bytes=True)[:, :, :3])
+
+
+def _paint_terrain(heights: NDArray[np.float32]) -> NDArray[np.uint8]:
+    tint = np.stack([np.interp(heights, HEIGHTS, channel) for channel in zip(*TINTS, strict=True)], axis=-1)
+    # Light from the upper left: the cosine between it and the surface normal (-dh/dx, -dh/dy, 1).
+    down, right = np.gradient(RELIEF * heights) if min(heights.shape) > 1 else (0.0 * heights, 0.0 * heights)
+    light = (0.5 * right + 0.5 * down + math.sqrt(0.5)) / np.sqrt(right**2 + down**2 + 1.0)
+    shaded = tint * (0.45 + 0.78 * light.clip(0.0, 1.0))[:, :, None]
+    return shaded.round().clip(0, 255).astype(np.uint8)
