@@ -83,7 +83,7 @@ class StaticBuffers:
     seed: Tensor  # [B] int64
     cond_row: Tensor  # [B] int64 which U-Net row carries a slot's condition
     uncond_row: Tensor  # [B] int64 and which goes without; the same row where the slot has one
-    t: Tensor  # [R] float32
+    t: Tensor  # [R]
     x_in: Tensor  # [R, C, H, W] channels last
     x: Tensor  # [B, C, H, W]
     conditioning: dict[str, Tensor]  # each [R, ...]
@@ -116,7 +116,7 @@ class StaticBuffers:
             seed=whole(0),
             cond_row=whole(rows - 1),
             uncond_row=whole(rows - 1),
-            t=zeros(rows, dtype=torch.float32),
+            t=zeros(rows),
             x_in=zeros(rows, *signature.shape, dtype=signature.dtype).to(memory_format=torch.channels_last),
             x=zeros(*per_sample),
             conditioning={name: zeros(rows, *row, dtype=dtype) for name, row, dtype in signature.conditioning},

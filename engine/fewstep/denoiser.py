@@ -19,7 +19,7 @@ class Denoiser(Protocol):
     def __call__(
         self,
         x_in: Tensor,  # [R, C, H, W] in the network's dtype, channels last
-        t: Tensor,  # [R] float32
+        t: Tensor,  # [R] float32, or float64 beside a float64 network
         conditioning: Mapping[str, Tensor],  # each [R, ...]
     ) -> Tensor:  # [R, C, H, W], or [R, 2C, H, W] with a learned variance
         """Predict what the plan says the network predicts."""

@@ -1,0 +1,43 @@
+"""Multistep sampling of latent consistency models. Luo et al. (2310.04378)."""
+
+import numpy as np
+
+from fewstep.checks import number
+from fewstep.forward import x_0_coefficients
+from fewstep.paths import Path
+from fewstep.plan import Plan
+from fewstep.samplers.clip import ClipLike, clip_columns
+
+
+def lcm(
+    path: Path,
+    prediction: str = "eps",
+    timestep_scaling: float = 10.0,
+    sigma_data: float = 0.5,
+    clip: ClipLike = None,
+) -> Plan:
+    """A consistency step, then fresh noise up to where the row lands (signal_s, noise_s):
+
+    x' = signal_s (c_skip x + c_out x_0) + noise_s z,    u = timestep_scaling t,
+    c_skip = sigma_data^2 / (u^2 + sigma_data^2),        c_out = u / sqrt(u^2 + sigma_data^2)
+
+    The last row draws no noise.
+    """
+    k_x, k_m = x_0_coefficients(prediction, path.signal_scale[:-1], path.noise_scale[:-1])
+    u = number("timestep_scaling", timestep_scaling, 0, 1e6, open_low=True) * path.t
+    sigma_data = number("sigma_data", sigma_data, 0, 1e6, open_low=True)
+    c_skip = sigma_data**2 / (u**2 + sigma_data**2)
+    c_out = u / np.sqrt(u**2 + sigma_data**2)
+    signal_s, s = path.signal_scale[1:], np.array(path.noise_scale[1:])
+    s[-1] = 0.0
+    return Plan.build(
+        "lcm",
+        prediction,
+        path,
+        k_x=k_x,
+        k_m=k_m,
+        a=signal_s * c_skip,
+        b=signal_s * c_out,
+        s=s,
+        **clip_columns(clip),
+    )
