@@ -11,7 +11,7 @@ help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
 demo: .models/terrain ## install, convert a real one-step model, draw 16 terrains into out/terrain.png
-	$(BIN)/fewstep generate .models/terrain --labels 5:100:16 --steps 1 --seed 0 --columns 4 --out out/terrain.png
+	$(BIN)/fewstep generate .models/terrain --labels 5:100:16 --steps 1 --seed 0 --columns 4 --colormap terrain --out out/terrain.png
 
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)

@@ -1,0 +1,139 @@
+"""`info`, `convert`, `--help`, and how lists are read."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import fewstep
+from cli_case import CONFIG, SPEC, Run
+from fewstep.cli.shared import emit_fields, numbers, whole_numbers
+from fewstep.engine import Engine
+from fewstep.errors import ArgumentError
+from fewstep.models.unet import UNet
+from fewstep.spec import ModelSpec
+
+
+def test_info_tells_versions_devices_and_why_each_fallback(run: Run) -> None:
+    ran = run("info")
+    assert ran.code == 0
+    assert ran.err == ""
+    told = json.loads(run("info", "--json").out)
+    assert told["fewstep"] == fewstep.__version__
+    assert told["torch"] == torch.__version__
+    assert told["python"] == ".".join(map(str, sys.version_info[:3]))
+    for name in ("cuda_extension", "attention", "triton_kernels"):
+        assert told[name]["why"]
+        assert f"{told[name]['value']}: {told[name]['why']}" in ran.out
+    if not torch.cuda.is_available():
+        assert told["cuda"]["value"] == "none"
+
+
+def test_info_of_a_model_checks_and_describes_it(run: Run, heights: Path) -> None:
+    ran = run("info", heights)
+    assert ran.code == 0
+    assert ran.err == ""
+    told = json.loads(run("info", heights, "--json").out)
+    weights = UNet(replace(CONFIG, label_range=(1.0, 100.0))).parameters()
+    assert told["parameters"] == sum(each.numel() for each in weights)
+    assert told["family"] == "adm"
+    assert told["shape"] == [1, 16, 16]
+    assert told["labels"] == "numbers from 1 to 100"
+    assert told["defaults"] == SPEC.plan
+    assert told["plan"] == Engine.from_pretrained(heights).plan().describe()
+    assert told["licence"] == "MIT"
+    for line in told["plan"].splitlines():
+        assert line in ran.out
+    assert f"{told['parameters']:,}" in ran.out
+
+
+def test_info_of_a_foreign_picture_says_so(run: Run, tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    assert "a.png: holds no parameters of fewstep" in run("info", tmp_path / "a.png").error
+
+
+def test_a_text_from_a_model_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    emit_fields("\x1b[2Jtitle", {"na\x07me": "one\x1b[31m\ntwo :smile: [red]"})
+    assert capsys.readouterr().out == " [2Jtitle\n  na me  one [31m\n         two :smile: [red]\n"
+
+
+def test_convert_hands_its_options_over(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[object, ...]] = []
+
+    def convert(source: Path | None, folder: Path, overwrite: bool = False) -> ModelSpec:
+        called.append((source, folder, overwrite))
+        return SPEC
+
+    monkeypatch.setattr("fewstep.models.convert_terrain.convert_terrain", convert)
+    ran = run("convert", "terrain", "--source", "a.onnx", "--out", tmp_path / "m", "--overwrite", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out) == {"model": str(tmp_path / "m"), "name": "tiny", "licence": "MIT", "source": ""}
+    assert run("convert", "terrain").out.startswith(".models/terrain\n")
+    assert called == [(Path("a.onnx"), tmp_path / "m", True), (None, Path(".models/terrain"), False)]
+
+
+def test_colour_is_for_terminals_and_no_color_is_respected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured = re.compile(r"\x1b\[(\d+;)*(3|4|9|10)\d(;\d+)*m")
+    assert "\x1b" not in run("info").out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert coloured.search(run("info").out)
+    assert coloured.search(run("generate", "nothing").err)
+    monkeypatch.setenv("NO_COLOR", "1")
+    for arguments in (["info"], ["generate", "nothing"], ["generate", "--help"]):
+        ran = run(*arguments)
+        assert not coloured.search(ran.out + ran.err)
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["info"], ["convert"]], ids=" ".join)
+def test_help_teaches_by_example(run: Run, command: list[str]) -> None:
+    ran = run(*command, "--help")
+    assert ran.code == 0
+    assert ran.err == ""
+    examples = ran.out.split("Examples", 1)[1]
+    assert "fewstep" in examples
+    assert ran.out.isascii() or all(ord(letter) < 0x3000 for letter in ran.out)  # no emoji for ":100:"
+
+
+def test_without_a_command_the_help_is_shown(run: Run) -> None:
+    assert run().out.split() == run("--help").out.split()
+    assert run("--version").out == f"fewstep {fewstep.__version__}\n"
+
+
+# lists of numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("3", [3]),
+        ("3,7", [3, 7]),
+        (" 3 , 7.5 ", [3, 7.5]),
+        ("5:100:16", [5 + 95 * index / 15 for index in range(16)]),
+        ("0:15:16", list(range(16))),
+        ("100:5:2", [100, 5]),
+        ("4:9:1", [4]),
+        ("1,5:6:3", [1, 5, 5.5, 6]),
+        ("-2.5,1e1", [-2.5, 10]),
+    ],
+)
+def test_lists_and_ranges(text: str, values: list[float]) -> None:
+    assert numbers("labels", text) == pytest.approx(values, rel=1e-15)
+    assert numbers("labels", text)[-1] == values[-1]
+
+
+def test_whole_values_are_integers_and_large_seeds_are_exact() -> None:
+    assert [type(value) for value in numbers("labels", "3,5:6:3")] == [int, int, float, int]
+    assert whole_numbers("seeds", "18446744073709551615,9007199254740993") == [2**64 - 1, 2**53 + 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "1,", "1:2", "1:2:0", "1:2:3:4", "a", "inf", "1:nan:3", "0:1:1e3", "0:1:99999"]
+)
+def test_a_list_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match="labels: got"):
+        numbers("labels", text)
