@@ -256,6 +256,7 @@ def test_a_generator_draws_as_torch_does() -> None:
     given = torch.cat([drawn, torch.zeros(1, 2, *SHAPE)])  # the last row adds none
     by_tensor = engine.sample(labels=[1, 2], sampler="ddpm", steps=3, noise=given)
     assert torch.equal(by_generator.images, by_tensor.images)
+    assert [each.parameters["noise"] for each in (by_generator, by_tensor)] == ["generator", "tensor"]
     one_each = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     pair = engine.sample(labels=[1, 2], generator=one_each).images
     second = engine.sample(labels=[2], generator=[torch.Generator().manual_seed(2)]).images

@@ -236,8 +236,16 @@ class Engine:
             model_calls=calls,
             seconds=seconds,
             cancelled=[sample in cancelled for sample in range(count)],
-            parameters={"model": self.name} | ({} if strength is None else {"strength": strength}),
+            parameters=self._parameters(strength, renoise if mask is not None else None, noise, generator),
         )
+
+    def _parameters(
+        self, strength: float | None, renoise: str | None, noise: object, generator: object
+    ) -> dict[str, object]:
+        """What made the samples beside their plan, seeds and labels."""
+        source = "tensor" if noise is not None else "generator" if generator is not None else None
+        known = {"model": self.name, "strength": strength, "renoise": renoise, "noise": source}
+        return {name: value for name, value in known.items() if value is not None}
 
     def warm_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.

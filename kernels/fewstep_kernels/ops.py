@@ -5,6 +5,8 @@ so that torch.compile(fullgraph=True) and torch.export see through it. The funct
 """
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,13 +18,26 @@ from fewstep_kernels.attention import torch_attention
 _LIBRARY = torch.library.Library("fewstep", "DEF")
 
 
-def _register(schema: str, definition: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Define an op. Every device runs the twin; a device with a kernel of its own gets a second `impl` here."""
+def _register(schema: str, definition: Callable[..., Any], fake: Callable[..., Any], fused: bool = True) -> None:
+    """Define an op. Every device runs the twin, but CUDA the fused kernel of the same name, where there is one."""
     name = schema.split("(", 1)[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, definition, "CompositeExplicitAutograd")
+    if fused and find_spec("triton") is not None:
+        _LIBRARY.impl(name, _fused(name, definition), "CUDA")
     torch.library.register_fake(f"fewstep::{name}", fake, lib=_LIBRARY)
     getattr(torch.ops.fewstep, name).default.__doc__ = definition.__doc__
+
+
+def _fused(name: str, definition: Callable[..., Any]) -> Callable[..., Any]:
+    """The Triton kernel of an op, imported at its first call; float64, which oracles use, stays with the twin."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if any(isinstance(each, Tensor) and each.dtype == torch.float64 for each in arguments):
+            return definition(*arguments, **options)
+        return getattr(import_module("fewstep_kernels.fused"), name)(*arguments, **options)
+
+    return call
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -83,6 +98,7 @@ _register(
     "attention(Tensor q, Tensor k, Tensor v, float? scale=None) -> Tensor",
     torch_attention,
     lambda q, k, v, scale=None: q.new_empty(q.shape),
+    fused=False,
 )
 
 normal: Callable[[Tensor, Tensor, int, Sequence[int]], Tensor] = torch.ops.fewstep.normal.default
