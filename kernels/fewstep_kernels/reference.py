@@ -183,14 +183,26 @@ def group_norm_silu(
     shift: Tensor | None = None,  # [B, C]
     silu: bool = True,
 ) -> Tensor:  # [B, C, H, W] in x's dtype and memory format
-    """silu(group_norm(x + shift_before) (1 + scale) + shift) (Wu and He 2018; the scale and shift of Dhariwal 2021)."""
+    """silu(group_norm(x + shift_before) (1 + scale) + shift) (Wu and He 2018; scale and shift: Dhariwal, Nichol 2021).
+
+    The variance is centred: torch's own takes E[x^2] - E[x]^2 in channels-last memory on a CPU and loses 20 times the
+    accuracy to it.
+    """
     wide = _compute_dtype(x)
-    h = x.to(wide)
-    if shift_before is not None:
-        h = h + shift_before.to(wide)[:, :, None, None]
-    h = functional.group_norm(h, groups, weight.to(wide), bias.to(wide), eps)
+    batch, channels = x.shape[:2]
+
+    def per_group(channel_means: Tensor) -> Tensor:  # [B, C] -> [B, C], the mean of the channel's group
+        grouped = channel_means.view(batch, groups, -1).mean(2)
+        return grouped.repeat_interleave(channels // groups, dim=1)
+
+    before = torch.zeros(batch, 1, dtype=wide, device=x.device) if shift_before is None else shift_before.to(wide)
+    centre = before - per_group(x.to(wide).mean((2, 3)) + before)
+    h = x.to(wide) + centre[:, :, None, None]
+    gain = weight.to(wide) * torch.rsqrt(per_group(h.square().mean((2, 3))) + eps)
+    offset = bias.to(wide).expand_as(gain)
     if scale is not None and shift is not None:
-        h = torch.addcmul(shift.to(wide)[:, :, None, None], h, 1 + scale.to(wide)[:, :, None, None])
+        gain, offset = gain * (1 + scale.to(wide)), offset * (1 + scale.to(wide)) + shift.to(wide)
+    h = torch.addcmul(offset[:, :, None, None], h, gain[:, :, None, None])
     return (functional.silu(h) if silu else h).to(x.dtype)
 
 
