@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.bench import EXAMPLES as BENCH_EXAMPLES
+from fewstep.cli.bench import bench
 from fewstep.cli.convert import EXAMPLES as CONVERT_EXAMPLES
 from fewstep.cli.convert import convert
 from fewstep.cli.generate import EXAMPLES as GENERATE_EXAMPLES
@@ -36,6 +38,7 @@ app = typer.Typer(
 app.command("generate", epilog=GENERATE_EXAMPLES)(generate)
 app.command("info", epilog=INFO_EXAMPLES)(info)
 app.command("convert", epilog=CONVERT_EXAMPLES)(convert)
+app.command("bench", epilog=BENCH_EXAMPLES)(bench)
 
 
 @app.callback()

@@ -11,13 +11,14 @@ import typer
 
 from fewstep.cli.options import AllowPickle, AsJson
 from fewstep.cli.shared import emit, emit_fields, examples
-from fewstep.errors import FewstepError
+from fewstep.errors import ArgumentError, FewstepError
 
 EXTRAS = ("diffusers", "onnx", "matplotlib")
 EXAMPLES = examples(
     "  fewstep info                   versions, devices, why each fallback was taken",
     "  fewstep info .models/terrain   size, labels, schedule, default plan",
     "  fewstep info out-003.png       its parameters, and how to make it again",
+    "  fewstep info --cost            launches a step, beside those of diffusers",
 )
 REPEATED = (  # the parameters that are options of generate
     "steps",
@@ -40,12 +41,28 @@ def info(
         Path | None, typer.Argument(metavar="MODEL|PNG", help="A model folder, or a PNG that fewstep made.")
     ] = None,
     allow_pickle: AllowPickle = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Count launches, bytes and syncs of a step; of presets without MODEL.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="With --cost: model calls of a run. Default: 4.")] = None,
+    batch: Annotated[int | None, typer.Option(help="With --cost: samples of a run. Default: 1.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="With --cost: 1 counts without guidance, other numbers with it. Default: both.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is installed, what a model is, or how a picture was made.
 
-    For a model folder all weights are read and checked.
+    For a model folder all weights are read and checked, but not for --cost.
     """
+    if cost:
+        from fewstep.cli.cost import show_cost
+
+        show_cost(path, steps, batch, guidance_scale, as_json=as_json)
+        return
+    for name, value in {"steps": steps, "batch": batch, "guidance_scale": guidance_scale}.items():
+        if value is not None:
+            raise ArgumentError(name, value, "nothing without --cost")
     if path is None:
         title, fields = "fewstep", _installation()
     elif path.suffix.lower() == ".png":

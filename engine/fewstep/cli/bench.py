@@ -1,0 +1,103 @@
+"""`fewstep bench`: the engine beside the loops people write."""
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewstep.cli import options
+from fewstep.cli.bench_view import page
+from fewstep.cli.shared import emit, examples, progress, whole_numbers, write_out
+from fewstep.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from fewstep.bench import Report, Subject
+
+EXAMPLES = examples(
+    "The CIFAR-10 DDPM U-Net with random weights, beside diffusers:",
+    "  fewstep bench --out out/bench",
+    "A model of your own, at 1 and 4 steps:",
+    "  fewstep bench .models/mine --steps 1,4 --batch 1",
+)
+MOST_STEPS, MOST_BATCH, MOST_REPEATS = 1000, 256, 1000
+
+
+def bench(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model folder. Default: the preset.")] = None,
+    preset: Annotated[str, typer.Option(help="An architecture with random weights: cifar10-ddpm.")] = "cifar10-ddpm",
+    steps: Annotated[str, typer.Option(help="Model calls a sample.")] = "1,2,4,8",
+    batch: Annotated[str, typer.Option(help="Samples at once.")] = "1,4",
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, ddpm or consistency. Default: those that suit the model.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Rounds that count, after one that does not.")] = 7,
+    cold: Annotated[
+        bool, typer.Option("--cold/--no-cold", help="Also cold start and peak memory, in new processes.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for bench.json, bench.csv and bench.png.")
+    ] = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure the engine beside an eager loop, diffusers and the bare network calls.
+
+    All get the same weights and noise and take turns. Nothing is timed before their images agree.
+    """
+    from fewstep.bench import Settings, run
+    from fewstep.bench.report import FILES
+    from fewstep.files import check_writable
+
+    if out is not None:
+        for name in FILES:
+            check_writable(out / name)
+    settings = Settings(
+        steps=_counts("steps", steps, MOST_STEPS),
+        batches=_counts("batch", batch, MOST_BATCH),
+        samplers=None if sampler is None else [name.strip() for name in sampler.split(",")],
+        repeats=_checked("repeats", repeats, MOST_REPEATS),
+        cold=cold,
+    )
+    subject = _subject(model, preset, device, threads, max(settings.batches))
+    with progress("bench", quiet=quiet or as_json) as advance:
+        report = run(subject, settings, advance)
+    paths = []
+    if out is not None:
+        paths = report.save(out, _picture(report))
+    if as_json:
+        emit({**report.to_dict(), "files": paths})
+    else:
+        write_out(page(report, paths))
+
+
+def _subject(model: str | None, preset: str, device: str | None, threads: int | None, most: int) -> "Subject":
+    import torch
+
+    from fewstep.bench import model_subject, preset_subject
+
+    if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ArgumentError("device", device, "cpu" + " or cuda" * torch.cuda.is_available())
+    if threads is not None:
+        torch.set_num_threads(_checked("threads", threads, 1024))
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return preset_subject(preset, where, most) if model is None else model_subject(model, where, most)
+
+
+def _picture(report: "Report") -> bytes | None:
+    """None without matplotlib: the numbers must not be lost for want of a picture."""
+    from fewstep.bench.plot import picture
+
+    return picture(report) if importlib.util.find_spec("matplotlib") else None
+
+
+def _counts(argument: str, text: str, most: int) -> list[int]:
+    return [_checked(argument, value, most) for value in dict.fromkeys(whole_numbers(argument, text))]
+
+
+def _checked(argument: str, value: int, most: int) -> int:
+    if not 1 <= value <= most:
+        raise ArgumentError(argument, value, f"an integer from 1 to {most}")
+    return value

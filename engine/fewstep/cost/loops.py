@@ -1,0 +1,149 @@
+"""The two loops that are counted: the engine's, and the one that diffusers' pipelines run eagerly."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.buffers import Signature, StaticBuffers, table_capacity
+from fewstep.cost.counter import DEVICE, Call, Cost, CostCounter
+from fewstep.cost.subjects import Opaque, Subject, unet_2d
+from fewstep.denoiser import ModuleDenoiser, label_argument_of
+from fewstep.loop import sample_loop
+from fewstep.plan import Plan
+
+BETWEEN, NETWORK = "between", "network"
+DTYPE = torch.float32
+
+PREDICTIONS = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
+SCHEDULERS = {  # by sampler and kind of schedule
+    ("ddim", "vp"): "DDIMScheduler",
+    ("ddpm", "vp"): "DDPMScheduler",
+    ("euler", "vp"): "EulerDiscreteScheduler",
+    ("euler", "flow"): "FlowMatchEulerDiscreteScheduler",
+    ("lcm", "vp"): "LCMScheduler",
+    ("consistency", "ve"): "CMStochasticIterativeScheduler",
+}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A run: one entry a step."""
+
+    between: tuple[Cost, ...]  # all that is done outside the network
+    network: tuple[Cost, ...]
+    ops: dict[str, int]  # calls of each op between network calls, over the whole run
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], steps: int) -> "Counted":
+        """The calls of a counter, by step."""
+
+        def by_step(part: str) -> tuple[Cost, ...]:
+            return tuple(sum((c.cost for c in calls if (c.part, c.step) == (part, i)), Cost()) for i in range(steps))
+
+        return cls(by_step(BETWEEN), by_step(NETWORK), dict(Counter(c.op for c in calls if c.part == BETWEEN)))
+
+
+@torch.no_grad()
+def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
+    """`sample_loop` over static buffers, as every runner executes it."""
+    rows = 2 * batch if plan.guided else batch
+    signature = Signature(
+        samples=batch,
+        rows=rows,
+        shape=subject.shape,
+        steps=table_capacity(len(plan)),
+        dtype=DTYPE,
+        device=DEVICE,
+        history=plan.history,
+        learned_variance=plan.learned_variance,
+        stochastic=plan.stochastic,
+        statistics=plan.statistics,
+        conditioning=subject.conditioning(rows),
+    )
+    buffers, counter = StaticBuffers.allocate(signature), CostCounter()
+    module = ModuleDenoiser(subject.network, label_argument_of(subject.network), (subject.channels,))
+    step = 0
+
+    def denoiser(x_in: Tensor, t: Tensor, conditioning: Any) -> Tensor:
+        with counter.at(NETWORK, step):
+            return module(x_in, t, conditioning)
+
+    with counter:
+        steps = sample_loop(denoiser, buffers, len(plan))
+        for step in range(len(plan)):
+            with counter.at(BETWEEN, step):
+                next(steps)
+    return Counted.of(counter.calls, len(plan))
+
+
+@torch.no_grad()
+def count_diffusers(subject: Subject, plan: Plan, batch: int) -> Counted | None:
+    """The loop of diffusers' pipelines with the plan's sampler, steps and guidance; None where diffusers has none.
+
+    The scheduler's timesteps are on the device, as pipelines put them there; its other tables are where it keeps them.
+
+    Raises:
+        ImportError: diffusers is not installed.
+    """
+    scheduler = scheduler_for(subject, plan)
+    if scheduler is None:
+        return None
+    network = unet_2d(subject) or Opaque(subject.channels)
+    counter = CostCounter()
+    with counter:
+        scheduler.set_timesteps(len(plan), device=DEVICE)
+        x = torch.empty(batch, *subject.shape, dtype=DTYPE, device=DEVICE)
+        w, phi = float(plan.column("w")[0]), float(plan.column("phi").max())
+        for i, t in enumerate(scheduler.timesteps):
+            with counter.at(BETWEEN, i):
+                x_in = torch.cat([x] * 2) if plan.guided else x
+                if hasattr(scheduler, "scale_model_input"):
+                    x_in = scheduler.scale_model_input(x_in, t)
+                with counter.at(NETWORK, i):
+                    answer = network(x_in, t)
+                    m = getattr(answer, "sample", answer)
+                if plan.guided:
+                    uncond, cond = m.chunk(2)
+                    m = guided(cond, uncond, w, phi)
+                if subject.learns_variance and not plan.learned_variance:
+                    m = m[:, : subject.shape[0]]
+                x = scheduler.step(m, t, x, return_dict=False)[0]
+    return Counted.of(counter.calls, len(plan))
+
+
+def guided(cond: Tensor, uncond: Tensor, w: float, phi: float) -> Tensor:
+    """m = uncond + w (cond - uncond), then phi m std(cond) / std(m) + (1 - phi) m; op for op as pipelines do it."""
+    m = uncond + w * (cond - uncond)
+    if phi == 0:
+        return m
+    axes = list(range(1, m.ndim))
+    rescaled = m * (cond.std(dim=axes, keepdim=True) / m.std(dim=axes, keepdim=True))
+    return phi * rescaled + (1 - phi) * m
+
+
+def scheduler_for(subject: Subject, plan: Plan) -> Any:
+    """diffusers' scheduler of a plan's sampler and a subject's schedule, without clipping; None where it has none."""
+    schedule = subject.schedule
+    name = SCHEDULERS.get((plan.sampler, schedule.kind))
+    if name is None or (schedule.kind == "vp" and subject.prediction not in PREDICTIONS):
+        return None
+    import diffusers
+
+    scheduler = getattr(diffusers, name)
+    common: dict[str, Any] = {"num_train_timesteps": len(schedule)}
+    if schedule.kind == "flow":
+        return scheduler(**common)
+    if schedule.kind == "ve":
+        return scheduler(**common, clip_denoised=False)
+    common |= {"trained_betas": schedule.betas.tolist(), "prediction_type": PREDICTIONS[subject.prediction]}
+    if plan.sampler != "euler":
+        common["clip_sample"] = False
+    if plan.learned_variance:
+        common["variance_type"] = "learned_range"
+    if plan.sampler != "lcm":
+        common["timestep_spacing"] = "trailing"
+    return scheduler(**common)

@@ -1,0 +1,124 @@
+"""Whose steps are counted: networks on the meta device, and what a sampling loop must know of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import schedules
+from fewstep.bench.subject import PRESETS as NETWORKS
+from fewstep.cost.counter import DEVICE
+from fewstep.labels import LabelSpec, labels_from_config
+from fewstep.models.keys_diffusers import config_from_diffusers
+from fewstep.models.load import open_folder
+from fewstep.models.unet import empty_unet
+from fewstep.schedules import Schedule
+
+
+class Opaque(nn.Module):
+    """Stands for a network that is not counted: its answer is there, and cost nothing."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W] -> [B, channels, H, W]."""
+        return x.new_empty((x.shape[0], self.channels, *x.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network without weights.
+
+    Attributes:
+        name: a preset's or a folder's.
+        title: what it is.
+        network: on the meta device; `Opaque` where only what surrounds it is counted.
+        channels: of its answer, twice those of `shape` where it learns the variance.
+        guided: whether classifier-free guidance can be asked of it.
+        unet_2d_config: of diffusers' UNet2DModel, or None where it has no counterpart.
+    """
+
+    name: str
+    title: str
+    network: nn.Module
+    shape: tuple[int, int, int]
+    channels: int
+    schedule: Schedule
+    prediction: str = "eps"
+    labels: LabelSpec | None = None
+    guided: bool = False
+    unet_2d_config: dict[str, Any] | None = None
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the network itself is left out of the count."""
+        return isinstance(self.network, Opaque)
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network answers with 2C channels."""
+        return self.channels == 2 * self.shape[0]
+
+    def conditioning(self, rows: int) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+        """What each of `rows` network rows is given beside x and t, as a `Signature` names it."""
+        if self.labels is None:
+            return ()
+        labels = self.labels.rows([self.labels.example] * rows, rows)
+        return (("labels", tuple(labels.shape[1:]), labels.dtype),)
+
+
+def cifar10_ddpm() -> Subject:
+    """The U-Net of Ho et al. 2020 for CIFAR-10."""
+    config = NETWORKS["cifar10-ddpm"]
+    unet = empty_unet(config_from_diffusers({"_class_name": "UNet2DModel", **config}, "preset")).eval()
+    size = config["sample_size"]
+    title = "The DDPM U-Net for CIFAR-10, 3 x 32 x 32"
+    schedule = schedules.linear()
+    return Subject("cifar10-ddpm", title, unet, (3, size, size), 3, schedule, unet_2d_config=config)
+
+
+def sd_latents() -> Subject:
+    """Latents of the size that Stable Diffusion 1.x has for 512 x 512 pixels, and its schedule; an opaque network."""
+    title = "Stable Diffusion's latents for 512 x 512 pixels, 4 x 64 x 64; the network is not counted"
+    return Subject("sd-latents", title, Opaque(4), (4, 64, 64), 4, schedules.scaled_linear(), guided=True)
+
+
+PRESETS: dict[str, Callable[[], Subject]] = {"cifar10-ddpm": cifar10_ddpm, "sd-latents": sd_latents}
+
+
+def folder_subject(folder: Path) -> Subject:
+    """The model in a folder; its weights are not read.
+
+    Raises:
+        ModelError: as `Engine.from_pretrained`, but for what is wrong with the weights themselves.
+    """
+    _, spec = open_folder(folder)
+    labels = labels_from_config(spec.labels)
+    return Subject(
+        name=str(folder),
+        title=f"{spec.name or folder}, {' x '.join(map(str, spec.shape))}",
+        network=empty_unet(spec.unet).eval(),
+        shape=(spec.shape[0], spec.shape[1], spec.shape[2]),
+        channels=spec.unet.out_channels,
+        schedule=schedules.from_config(spec.schedule),
+        prediction=spec.prediction,
+        labels=labels,
+        guided=labels is not None and labels.null_rows(1) is not None,
+    )
+
+
+def unet_2d(subject: Subject) -> nn.Module | None:
+    """diffusers' own network of the same shape, on the meta device. ImportError without diffusers."""
+    if subject.unet_2d_config is None:
+        return None
+    import diffusers
+
+    with torch.device(DEVICE):
+        kind: Any = diffusers.UNet2DModel
+        network: nn.Module = kind(**subject.unet_2d_config).eval()
+    return network
