@@ -93,7 +93,7 @@ def test_its_plan_denoises_as_onnxruntime(
 
 
 def test_the_engine_equals_onnxruntime(onnx_path: Path, tmp_path: Path) -> None:
-    """The main job end to end: the same noise and difficulties through `Engine.sample` and through the package's graph."""
+    """The main job end to end: one noise, three difficulties, through `Engine.sample` and the package's own graph."""
     convert_terrain(None, tmp_path / "terrain")
     z = torch.randn(3, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     engine = Engine.from_pretrained(tmp_path / "terrain")
