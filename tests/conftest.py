@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 torch.set_num_threads(1)  # a sum's rounding depends on the number of threads; pytest-xdist fills the cores
 if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which the next call does
     # Fills torch.empty with NaN, so that what nobody wrote shows. Not on a GPU: there it also selects
     # other algorithms, and promises about bits must hold for those that users get.
     torch.use_deterministic_algorithms(True)

@@ -22,7 +22,7 @@ _ROUNDS = 10
 
 # sin(2 pi y) = y P(y^2) on |y| <= 1/4: minimax in relative error (5.3e-9). A polynomial, because a GPU's own sine has a
 # stack frame in Triton, and so that every device evaluates the same one.
-_SINE = (6.2831854820251465, -41.341678619384766, 81.60223388671875, -76.57498931884766, 39.71091842651367)
+SINE = (6.2831854820251465, -41.341678619384766, 81.60223388671875, -76.57498931884766, 39.71091842651367)
 
 
 def philox4x32(counter: Tensor, key: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def normals_from_words(words: Tensor) -> Tensor:
 
 def _sine_of_turns(y: Tensor) -> Tensor:
     square = y * y
-    series = torch.full_like(square, _SINE[-1])
-    for coefficient in reversed(_SINE[:-1]):
+    series = torch.full_like(square, SINE[-1])
+    for coefficient in reversed(SINE[:-1]):
         series.mul_(square).add_(coefficient)
     return series.mul_(y)

@@ -105,7 +105,7 @@ def begin_step(
 
 
 def step_statistics(
-    statistics: Tensor,  # [B, 2], written: the rescale factor of m, the quantile of |x_0|
+    statistics: Tensor,  # [B, 2], written: the rescale factor of m; the quantile of |x_0|, 0 for a ratio of 0
     x: Tensor,  # [B, C, H, W]
     model_output: Tensor,  # [R, C or 2C, H, W]
     row: Tensor,  # [B, K]
@@ -116,15 +116,12 @@ def step_statistics(
     """The two numbers a sample's update needs from the whole of it: for guidance rescale and dynamic thresholding."""
     channels, wide = x.shape[1], row.dtype
     cond = model_output[cond_row, :channels].to(wide)
-    m = _prediction(model_output, row, cond_row, uncond_row, None, None, channels)
-    factor = _rescale_factor(_std(cond), _std(m), row[:, COLUMN["phi"]])
-    m = m * _spread(factor, wide)
-    if gradient is not None:
-        m = m + _column(row, "g") * gradient.to(wide)
+    guided = _prediction(model_output, row, cond_row, uncond_row, None, None, channels)
+    statistics[:, 0] = _rescale_factor(_std(cond), _std(guided), row[:, COLUMN["phi"]])
+    m = _prediction(model_output, row, cond_row, uncond_row, statistics, gradient, channels)
     x_0 = (_column(row, "k_x") * x.to(wide) + _column(row, "k_m") * m).abs().flatten(1)
     ratio = row[:, COLUMN["clip_ratio"]]
-    statistics[:, 0] = factor
-    statistics[:, 1] = _quantile(x_0, ratio)
+    statistics[:, 1] = torch.where(ratio == 0, 0.0, _quantile(x_0, ratio))
 
 
 def denoise_step(
@@ -232,7 +229,9 @@ def _column(row: Tensor, name: str) -> Tensor:
 
 
 def _std(x: Tensor) -> Tensor:
-    return x.flatten(1).std(1)
+    """[B] the standard deviation over a sample, unbiased; 0 for a sample of one element."""
+    centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    return (centred.square().sum(1) / max(centred.shape[1] - 1, 1)).sqrt()
 
 
 def _quantile(magnitude: Tensor, ratio: Tensor) -> Tensor:

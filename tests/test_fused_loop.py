@@ -1,0 +1,104 @@
+"""Whole runs with the Triton kernels in place of the ops, held to the same runs with the twins.
+
+Without a GPU they run in Triton's interpreter; with one, `-m gpu` runs the same tests through its compiler.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fewstep import loop
+from fewstep.buffers import Signature, Slot, State, StaticBuffers
+from fewstep.plan import Plan
+from fewstep.samplers import make_plan
+from fewstep.schedules import linear
+from fewstep_kernels import COLUMN, STREAM_INITIAL, fused, reference
+
+SAMPLE = (2, 9, 7)
+SCHEDULE = linear()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="compiled for the GPU instead")),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def random(*size: int, seed: int) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def with_history() -> Plan:
+    """DDIM with some of its last two estimates mixed in."""
+    base = make_plan("ddim", SCHEDULE, 4, clip=1.0)
+    rows = np.array(base.rows)
+    rows[1:, COLUMN["c_1"]], rows[2:, COLUMN["c_2"]] = 0.3, -0.1
+    return Plan(base.sampler, base.prediction, base.path, rows, base.init_scale, history=2)
+
+
+def with_threshold() -> Plan:
+    base = make_plan("ddim", SCHEDULE, 4, clip=2.0).with_guidance(5.0, rescale=0.6)
+    rows = np.array(base.rows)
+    rows[:, COLUMN["clip_ratio"]] = 0.9
+    return Plan(base.sampler, base.prediction, base.path, rows, base.init_scale)
+
+
+PLANS: dict[str, tuple[Callable[[], Plan], bool]] = {
+    "ddim": (lambda: make_plan("ddim", SCHEDULE, 4), False),
+    "ddpm, clipped": (lambda: make_plan("ddpm", SCHEDULE, 4, clip=1.0), False),
+    "lcm": (lambda: make_plan("lcm", SCHEDULE, 3), False),
+    "guided, rescaled, thresholded": (with_threshold, False),
+    "history of two": (with_history, False),
+    "inpainting, initial noise": (lambda: make_plan("ddim", SCHEDULE, 4), True),
+    "inpainting, fresh noise": (lambda: make_plan("ddpm", SCHEDULE, 4, clip=1.0).with_known(fresh=True), True),
+}
+
+
+def run_loop(plan: Plan, known: bool, device: str) -> StaticBuffers:
+    """Two samples, both halves each, and an idle slot."""
+    signature = Signature(
+        samples=3, rows=5, shape=SAMPLE, steps=len(plan) + 1, dtype=torch.float32, device=torch.device(device),
+        history=plan.history, statistics=plan.statistics, preview=True, known=known, stochastic=plan.stochastic,
+    )  # fmt: skip
+    buffers = StaticBuffers.allocate(signature)
+    images, masks = random(2, *SAMPLE, seed=1).tanh(), (random(2, 1, *SAMPLE[1:], seed=2) > 0).float()
+    seeds = [3, 2**40 + 1]
+    z = reference.normal(torch.tensor(seeds), torch.zeros(2, dtype=torch.int64), STREAM_INITIAL, SAMPLE)
+    states = [State(plan.init_scale * each, None, 0) for each in z]
+    buffers.clear()
+    buffers.fill(
+        [
+            Slot(plan, seed, state, slot, slot + 2, known=image, mask=mask)
+            for slot, (seed, state, image, mask) in enumerate(zip(seeds, states, images, masks, strict=True))
+        ]
+    )
+    shift = torch.linspace(-0.5, 0.5, 5, device=device)
+
+    def denoiser(x_in: Tensor, t: Tensor, _: object) -> Tensor:
+        return torch.tanh(0.7 * x_in + (shift + t / 1000)[:, None, None, None])
+
+    for _ in loop.sample_loop(denoiser, buffers, signature.steps):
+        pass
+    return buffers
+
+
+@pytest.mark.parametrize(("build_plan", "known"), PLANS.values(), ids=PLANS.keys())
+def test_a_whole_run_is_the_twins(
+    device: str, build_plan: Callable[[], Plan], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    for module in (reference, fused):
+        for name in ("begin_step", "step_statistics", "denoise_step"):
+            monkeypatch.setattr(loop, name, getattr(module, name))
+        runs.append(run_loop(build_plan(), known, device))
+    theirs, ours = runs
+    for name in ("x", "preview", "x_in", "t"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours.index, theirs.index)
