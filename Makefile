@@ -27,12 +27,11 @@ bench: .venv/installed-bench ## the engine beside the eager reference, parity fi
 build: ## compile csrc/, which holds no source yet
 	@echo "csrc/ holds no CUDA source yet: nothing to compile, attention is torch's own. The CUDA attention will be built here."
 
-# Needs no install, only torch, pytest and hypothesis: a machine lent for its GPU may have no registry in reach.
-gpu: export PYTHONPATH := engine:kernels
+# Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.
+gpu: export PYTHONPATH := engine:kernels$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu: GPU_PYTHON := $(firstword $(wildcard $(BIN)/python) $(PYTHON))
-gpu: ## the tests that need an NVIDIA GPU; DRY_RUN=1 lists them without one
-	@$(if $(DRY_RUN),,$(GPU_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("No NVIDIA GPU here, so nothing was proven; DRY_RUN=1 lists the tests.")')
-	$(GPU_PYTHON) -m pytest -m gpu $(if $(DRY_RUN),--collect-only --quiet)
+gpu: ## what needs an NVIDIA GPU, part by part; PARTS="info kernels" picks, OUT=folder, DRY_RUN=1 walks it on a CPU
+	$(GPU_PYTHON) benchmarks/gpu.py $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)") $(if $(DRY_RUN),--dry-run)
 
 docs: .venv/installed-dev ## the API pages, from the docstrings, into docs/api
 	$(BIN)/pdoc --output-directory docs/api fewstep fewstep_kernels

@@ -1,0 +1,295 @@
+"""What the scripts of this folder measure with: clocks, ceilings, the kernels put in their place, and a report."""
+
+import argparse
+import csv
+import functools
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fewstep_kernels
+from fewstep.bench.machine import describe_machine
+from fewstep.files import AtomicFiles
+from fewstep.graphs import Capturer, CudaCapturer
+from fewstep_kernels import reference
+
+NOT_RUN = 77  # the exit code of a script that could not run here
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Times of the same work, in seconds."""
+
+    median: float
+    low: float  # the 10th percentile
+    high: float  # the 90th
+    repeats: int
+
+    def us(self) -> dict[str, float]:
+        """As columns of a table, in microseconds."""
+        return {"us": 1e6 * self.median, "us_p10": 1e6 * self.low, "us_p90": 1e6 * self.high, "repeats": self.repeats}
+
+
+def nothing() -> None:
+    """What is done before a timed run that needs nothing."""
+
+
+def timed(
+    work: Callable[[], object],
+    device: torch.device,
+    before: Callable[[], object] = nothing,
+    seconds: float = 0.15,
+    quick: bool = False,
+) -> Spread:
+    """The times of `work` by the device's own events, each with an idle device before it; `before` is not counted.
+
+    Three runs warm up; then at least 7 and at most 300, as many as fit into `seconds`. `quick`, for a dry run, takes 2.
+    """
+    warm_ups, least, most = (0, 2, 2) if quick else (3, 7, 300)
+    for _ in range(warm_ups):
+        before()
+        work()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or (len(times) < most and time.perf_counter() < end):
+        before()
+        synchronize(device)
+        times.append(_one(work, device))
+    low, median, high = torch.quantile(torch.tensor(times, dtype=torch.float64), torch.tensor([0.1, 0.5, 0.9]).double())
+    return Spread(float(median), float(low), float(high), len(times))
+
+
+def _one(work: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    stop.record()
+    stop.synchronize()
+    return 1e-3 * start.elapsed_time(stop)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copy_bandwidth(device: torch.device, dry_run: bool) -> Spread:
+    """Bytes per second of a large copy, read and written ones counted; random data, several times the cache."""
+    count = 2**18 if dry_run else 2**29
+    source = torch.randn(count, device=device)
+    target = torch.full_like(source, float("nan"))
+    found = timed(lambda: target.copy_(source), device, seconds=0.3, quick=dry_run)
+    if not torch.equal(target, source):
+        raise RuntimeError("a copy did not copy")
+    moved = 2 * source.numel() * source.element_size()
+    return Spread(moved / found.median, moved / found.high, moved / found.low, found.repeats)
+
+
+def matmul_rate(device: torch.device, dry_run: bool) -> Spread:
+    """Operations per second of a square bfloat16 product on random data."""
+    n = 128 if dry_run else 8192
+    a, b = torch.randn(2, n, n, device=device).to(torch.bfloat16)
+    out = torch.full_like(a, float("nan"))
+    found = timed(lambda: torch.mm(a, b, out=out), device, seconds=0.5, quick=dry_run)
+    exact = a[:16].double() @ b.double()
+    error = relative_error(out[:16], exact)
+    if not error < 1e-2:
+        raise RuntimeError(f"a bfloat16 product is off by {error:.1e}")
+    operations = 2 * n**3
+    return Spread(operations / found.median, operations / found.high, operations / found.low, found.repeats)
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """|found - exact| / |exact|, L2, in float64; nan where anything is not finite."""
+    wide = exact.double()
+    return float((found.double() - wide).norm() / wide.norm().clamp(min=torch.finfo(torch.float64).tiny))
+
+
+def describe(device: torch.device) -> dict[str, object]:
+    """The machine, its versions, and on a GPU its driver and clocks as they are found."""
+    about = describe_machine(device) | {"triton": _version("triton"), "cuda": torch.version.cuda}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        about |= {
+            "capability": list(torch.cuda.get_device_capability(device)),
+            "multiprocessors": properties.multi_processor_count,
+            "l2_bytes": getattr(properties, "L2_cache_size", 0),
+            "memory_bytes": properties.total_memory,
+            **_nvidia_smi("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit"),
+        }
+    return about
+
+
+def _nvidia_smi(*fields: str) -> dict[str, str]:
+    """What the driver says of the GPU; nothing is set."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    values = found.stdout.strip().split(", ")
+    return dict(zip(fields, values, strict=True)) if found.returncode == 0 and len(values) == len(fields) else {}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def ops_with_twins() -> list[str]:
+    """The names that have a definition in plain torch."""
+    return [name for name in fewstep_kernels.__all__ if inspect.isfunction(getattr(reference, name, None))]
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """What runs for every op: "registered", "put in place here", which lasts as long as this, or "twin"."""
+
+    origin: dict[str, str]
+    library: torch.library.Library
+
+
+@functools.cache
+def put_kernels_in_place(device_type: str) -> InPlace:
+    """Have every op of fewstep_kernels run its Triton kernel on that device, where there is one.
+
+    A kernel that the library does not itself choose on this device is registered for this process: so the dry run takes
+    the same path through torch.ops, with the interpreter at its end.
+    """
+    key = {"cuda": "CUDA", "cpu": "CPU"}[device_type]
+    library = torch.library.Library("fewstep", "IMPL")
+    written = _fused_functions()
+    origin = {}
+    for name in ops_with_twins():
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"fewstep::{name}", key):
+            origin[name] = "registered"
+        elif name in written:
+            library.impl(name, written[name], key)
+            origin[name] = "put in place here"
+        else:
+            origin[name] = "twin"
+    return InPlace(origin, library)
+
+
+def _fused_functions() -> dict[str, Callable[..., Any]]:
+    try:
+        package = importlib.import_module("fewstep_kernels.fused")
+    except ImportError:
+        return {}
+    found: dict[str, Callable[..., Any]] = {}
+    for each in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"fewstep_kernels.fused.{each.name}")
+        for name in ops_with_twins():
+            function = getattr(module, name, None)
+            if inspect.isfunction(function) and function.__module__ == module.__name__:
+                found[name] = function
+    return found
+
+
+def capturer_for(device: torch.device) -> Capturer:
+    """What captures: CUDA graphs, or on a CPU the recorder of the tests, which replays the recorded calls."""
+    if device.type == "cuda":
+        return CudaCapturer(device)
+    sys.path.append(str(TESTS))
+    return importlib.import_module("recorder").RecorderCapturer()
+
+
+def script_options(description: str, argv: Sequence[str] | None = None, **seconds: float) -> argparse.Namespace:
+    """The options of every script here: `out` (a path without suffix) and `dry_run`; and `device`.
+
+    `seconds`: further options, times with their defaults.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, help="where to write the report, without the suffix")
+    parser.add_argument("--dry-run", action="store_true", help="tiny shapes on a CPU, Triton's interpreter, no graph")
+    for name, default in seconds.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, help=f"by default {default:g}")
+    options = parser.parse_args(argv)
+    if not options.dry_run and not torch.cuda.is_available():
+        print("There is no NVIDIA GPU here; --dry-run walks the script on a CPU.")
+        sys.exit(NOT_RUN)
+    if options.dry_run:
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined, which is later
+    options.device = torch.device("cpu" if options.dry_run else "cuda", None if options.dry_run else 0)
+    return options
+
+
+@dataclass
+class Report:
+    """What a script found: rows of a table, and how many checks they stand on.
+
+    Attributes:
+        stem: STEM.json and STEM.csv are written; nothing where it is None.
+        about: the machine, and what holds for all rows.
+    """
+
+    stem: Path | None
+    about: dict[str, object]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    passed: int = 0
+    failed: int = 0
+    not_run: list[str] = field(default_factory=list)
+
+    def check(self, what: str, holds: bool) -> bool:
+        """Count a check, and say so if it fails."""
+        self.passed += holds
+        self.failed += not holds
+        if not holds:
+            print(f"WRONG: {what}")
+        return holds
+
+    def save(self) -> None:
+        """Write what there is by now, whole or not at all."""
+        if self.stem is None:
+            return
+        data = {
+            "about": self.about,
+            "checks": {"passed": self.passed, "failed": self.failed},
+            "not_run": self.not_run,
+            "rows": self.rows,
+        }
+        with AtomicFiles() as files:
+            files.open(f"{self.stem}.json").write(json.dumps(data, indent=1, default=str).encode() + b"\n")
+            if self.rows:
+                files.open(f"{self.stem}.csv").write(self._csv().encode())
+
+    def _csv(self) -> str:
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        lines = _Lines()
+        writer = csv.DictWriter(lines, names, lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+        return "".join(lines)
+
+    def finish(self) -> int:
+        """Save, and return the exit code."""
+        self.save()
+        return 1 if self.failed else 0 if self.passed else NOT_RUN
+
+
+class _Lines(list[str]):
+    def write(self, line: str) -> None:
+        """As a file does."""
+        self.append(line)

@@ -1,0 +1,150 @@
+"""compute-sanitizer on every kernel: memcheck, racecheck and synccheck, on ragged shapes.
+
+    python benchmarks/sanitizer.py --out build/sanitizer   on an NVIDIA GPU
+    python benchmarks/sanitizer.py --dry-run               on a CPU: the same kernels interpreted, without the tool
+
+Where the tool is missing or the machine refuses it, nothing was run, which is never a pass. Before it is believed it
+must find a write out of bounds that is planted for it.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import triton
+import triton.language as tl
+from measure import NOT_RUN, Report, describe, put_kernels_in_place, script_options, synchronize
+from step import Case, Work, step_of
+
+import fewstep_kernels
+
+TOOLS = ("memcheck", "racecheck", "synccheck")
+SECONDS = 70.0  # for all of them together
+FOUND = 86  # the exit code asked of the tool where it finds something
+DONE = "every kernel has run"
+REFUSED = re.compile(
+    r"Device not supported|Failed to initialize|not supported on this|Unable to (?:start|attach|find).*"
+)
+# memcheck and synccheck count errors, racecheck hazards
+SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard")
+
+CLEAN, ERRORS, NOTHING = "clean", "errors", "not run"
+
+
+def exercise(device: torch.device) -> None:
+    """Run every op that has a kernel, once or twice, on sizes that fill no block."""
+    for kind in ("noise", "no noise", "statistics"):
+        for guided in (True, False):
+            shape = (3, 5, 7) if device.type == "cpu" else (3, 63, 21)
+            work = Work.of(Case("ragged", shape, 3, guided, kind), 2, device)
+            step_of(fewstep_kernels)(work.buffers, work.m)
+    x = torch.randn(3, *shape, device=device)
+    z = fewstep_kernels.normal(work.buffers.seed, work.buffers.step, 1, list(shape))
+    scale = torch.rand(3, device=device)
+    fewstep_kernels.add_noise(x, scale, scale, z)
+    fewstep_kernels.cfg_combine(x, z, scale, scale)
+    fewstep_kernels.posterior_update(x, z, x, work.buffers.row, z, x)
+    size = (6, 5) if device.type == "cpu" else (65, 63)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        h = torch.randn(2, 12, *size, device=device).contiguous(memory_format=layout)
+        weight, per_sample = torch.randn(12, device=device), torch.randn(2, 12, device=device)
+        fewstep_kernels.group_norm_silu(h, weight, weight, 4, 1e-5, scale=per_sample, shift=per_sample)
+    synchronize(device)
+    print(DONE, flush=True)
+
+
+@triton.jit
+def _out_of_bounds_kernel(ptr, offset):
+    tl.store(ptr + offset + tl.arange(0, 128), 1.0)
+
+
+def plant(device: torch.device) -> None:
+    """Write far behind the end of a tensor: what the tool must find."""
+    _out_of_bounds_kernel[(1,)](torch.zeros(128, device=device), 2**24)
+    synchronize(device)
+
+
+def verdict(output: str, code: int | None) -> tuple[str, str]:
+    """What a run of the tool says: clean, errors, or that it did not run; and the line that says so."""
+    if code is None:
+        return NOTHING, "it did not end in time"
+    if refused := REFUSED.search(output):
+        return NOTHING, refused[0]
+    counts = [int(first or second) for first, second in SUMMARY.findall(output)]
+    if not counts:
+        return NOTHING, f"no summary, exit code {code}"
+    if any(counts) or code:
+        return ERRORS, f"{sum(counts)} found, exit code {code}"
+    return (CLEAN, "0 found") if DONE in output else (NOTHING, "the kernels did not run to their end")
+
+
+def tool_path() -> str | None:
+    """compute-sanitizer, on the PATH or where CUDA puts it."""
+    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+    return shutil.which("compute-sanitizer") or shutil.which(str(home / "bin/compute-sanitizer"))
+
+
+def run(command: Sequence[str], seconds: float) -> tuple[str, int | None]:
+    """What a command prints, and its exit code; None past the time given.
+
+    Without the caching allocator every tensor ends where its memory does.
+    """
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    limit = max(seconds, 1.0)
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    try:
+        done = subprocess.run(command, env=environment, text=True, errors="replace", timeout=limit, **both)
+    except subprocess.TimeoutExpired:
+        return "", None
+    return done.stdout, done.returncode
+
+
+def under(tool: str, path: str, what: str, seconds: float) -> tuple[str, str]:
+    """The verdict of one tool on this script's `--exercise` or `--plant`."""
+    options = ["--tool", tool, "--error-exitcode", str(FOUND), "--print-limit", "20"]
+    output, code = run([path, *options, sys.executable, __file__, what], seconds)
+    print(output[-6000:])
+    return verdict(output, code)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Every tool in turn."""
+    if argv[:1] in (["--exercise"], ["--plant"]):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        put_kernels_in_place(device.type)
+        (exercise if argv[0] == "--exercise" else plant)(device)
+        return 0
+    options: argparse.Namespace = script_options(__doc__.splitlines()[0], argv)
+    report = Report(options.out, describe(options.device))
+    end = time.monotonic() + SECONDS
+    output, code = run([sys.executable, __file__, "--exercise"], SECONDS)  # compiled here, found in the cache below
+    print(output[-6000:])
+    report.check("the kernels run without the tool", code == 0 and DONE in output)
+    if options.dry_run:
+        return report.finish()
+    path = tool_path()
+    if path is None:
+        report.not_run.append("compute-sanitizer is not on this machine")
+    elif (planted := under("memcheck", path, "--plant", end - time.monotonic()))[0] != ERRORS:
+        report.not_run.append(f"a planted write out of bounds is not reported: {planted[1]}")
+    else:
+        for tool in TOOLS:
+            found, why = under(tool, path, "--exercise", end - time.monotonic())
+            report.rows.append({"tool": tool, "verdict": found, "why": why})
+            if found == NOTHING:
+                report.not_run.append(f"{tool}: {why}")
+            else:
+                report.check(f"{tool}: {why}", found == CLEAN)
+            report.save()
+    return report.finish() or (NOT_RUN if report.not_run else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
