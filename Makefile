@@ -16,10 +16,11 @@ demo: .models/terrain ## install, convert a real one-step model, draw 16 terrain
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-check: .venv/installed-dev ## ruff and mypy
+check: .venv/installed-dev ## ruff, mypy, and every Triton kernel compiled ahead of time
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python tools/compile_gate.py
 
 bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'
 	$(BIN)/fewstep bench $(ARGS)

@@ -80,7 +80,7 @@ NORM_SHAPES = {
 
 @pytest.mark.parametrize("size", NORM_SHAPES.values(), ids=NORM_SHAPES.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("form", ["plain", "no silu", "scale and shift", "shift before"])
+@pytest.mark.parametrize("form", ["plain", "no silu", "scale and shift", "shift before", "residual"])
 def test_group_norm_silu_is_as_good_as_torch(size: tuple[int, ...], dtype: torch.dtype, form: str) -> None:
     """Against float64: at most twice torch's own error in the same dtype, plus one eps."""
     batch, channels, height, width, groups = size
@@ -89,18 +89,21 @@ def test_group_norm_silu_is_as_good_as_torch(size: tuple[int, ...], dtype: torch
     x = x.to(memory_format=torch.channels_last)
     weight, bias = torch.rand(channels, generator=generator) + 0.5, torch.randn(channels, generator=generator)
     extra = [torch.randn(batch, channels, generator=generator).to(dtype) for _ in range(3)]
+    after = torch.randn(x.shape, generator=generator).to(dtype)
 
     def composed(wide: torch.dtype) -> Tensor:
         before, scale, shift = (each.to(wide)[:, :, None, None] for each in extra)
         h = x.to(wide) + before if form == "shift before" else x.to(wide)
         h = functional.group_norm(h, groups, weight.to(wide), bias.to(wide), 1e-5)
         h = h * (1 + scale) + shift if form == "scale and shift" else h
-        return h if form == "no silu" else functional.silu(h)
+        h = h if form == "no silu" else functional.silu(h)
+        return h + after.to(wide) if form == "residual" else h
 
     options = {
         "no silu": {"silu": False},
         "scale and shift": {"scale": extra[1], "shift": extra[2]},
         "shift before": {"shift_before": extra[0]},
+        "residual": {"residual": after},
     }.get(form, {})
     ours = group_norm_silu(x, weight.to(dtype), bias.to(dtype), groups, 1e-5, **options)
     weight, bias = weight.to(dtype), bias.to(dtype)

@@ -90,7 +90,7 @@ _register(
 )
 _register(
     "group_norm_silu(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? shift_before=None, "
-    "Tensor? scale=None, Tensor? shift=None, bool silu=True) -> Tensor",
+    "Tensor? scale=None, Tensor? shift=None, bool silu=True, Tensor? residual=None) -> Tensor",
     reference.group_norm_silu,
     _like_first,
 )
@@ -121,10 +121,12 @@ def group_norm_silu(
     scale: Tensor | None = None,  # [B, C]
     shift: Tensor | None = None,  # [B, C]
     silu: bool = True,
+    residual: Tensor | None = None,  # [B, C, H, W]
 ) -> Tensor:  # [B, C, H, W]
-    """silu(group_norm(x + shift_before) (1 + scale) + shift); training differentiates the twin."""
-    call = reference.group_norm_silu if _needs_grad(x, weight, scale) else torch.ops.fewstep.group_norm_silu.default
-    result: Tensor = call(x, weight, bias, groups, eps, shift_before, scale, shift, silu)
+    """silu(group_norm(x + shift_before) (1 + scale) + shift) + residual; training differentiates the twin."""
+    differentiated = _needs_grad(x, weight, bias, shift_before, scale, shift, residual)
+    call = reference.group_norm_silu if differentiated else torch.ops.fewstep.group_norm_silu.default
+    result: Tensor = call(x, weight, bias, groups, eps, shift_before, scale, shift, silu, residual)
     return result
 
 

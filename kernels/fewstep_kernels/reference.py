@@ -179,8 +179,11 @@ def group_norm_silu(
     scale: Tensor | None = None,  # [B, C]
     shift: Tensor | None = None,  # [B, C]
     silu: bool = True,
+    residual: Tensor | None = None,  # [B, C, H, W]
 ) -> Tensor:  # [B, C, H, W] in x's dtype and memory format
-    """silu(group_norm(x + shift_before) (1 + scale) + shift) (Wu and He 2018; scale and shift: Dhariwal, Nichol 2021).
+    """silu(group_norm(x + shift_before) (1 + scale) + shift) + residual.
+
+    Wu and He, Group Normalization (1803.08494); scale and shift: Dhariwal and Nichol (2105.05233), section 3.
 
     The variance is centred: torch's own takes E[x^2] - E[x]^2 in channels-last memory on a CPU and loses 20 times the
     accuracy to it.
@@ -200,7 +203,8 @@ def group_norm_silu(
     if scale is not None and shift is not None:
         gain, offset = gain * (1 + scale.to(wide)), offset * (1 + scale.to(wide)) + shift.to(wide)
     h = torch.addcmul(offset[:, :, None, None], h, gain[:, :, None, None])
-    return (functional.silu(h) if silu else h).to(x.dtype)
+    h = functional.silu(h) if silu else h
+    return (h if residual is None else h + residual.to(wide)).to(x.dtype)
 
 
 def attention(

@@ -5,6 +5,7 @@ Formulas are shared functions of `triton.jit`; an op is a thin kernel over them,
 
 from fewstep_kernels.fused.guidance import cfg_combine
 from fewstep_kernels.fused.noising import add_noise, normal
+from fewstep_kernels.fused.norms import group_norm_silu
 from fewstep_kernels.fused.posterior import posterior_update
 from fewstep_kernels.fused.statistics import step_statistics
 from fewstep_kernels.fused.step import begin_step, denoise_step
@@ -14,6 +15,7 @@ __all__ = [
     "begin_step",
     "cfg_combine",
     "denoise_step",
+    "group_norm_silu",
     "normal",
     "posterior_update",
     "step_statistics",

@@ -1,0 +1,193 @@
+"""group_norm_silu against torch's GroupNorm + SiLU, eager and compiled, over the maps of real U-Nets.
+
+    PYTHONPATH=engine:kernels python benchmarks/norms.py [--json norms.json] [--sweep]
+
+Every row is checked against float64 before it is timed. Times are of the device alone: each contender is captured in a
+CUDA graph of its own and replayed, the contenders in turn. GB/s counts one read and one write of x, whatever was read;
+`of copy` is the time of torch's copy of the same tensor over ours. --sweep times other launch settings than the
+library's. DRY_RUN=1 walks all of it on a CPU, in Triton's interpreter, with small maps and without timing.
+"""
+
+import argparse
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+DRY_RUN = os.environ.get("DRY_RUN", "") not in ("", "0")
+if DRY_RUN:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from fewstep_kernels.fused import norms  # noqa: E402 (triton reads the above when it is imported)
+
+# Batch, channels, height, width; 32 groups, as all of these have. A batch of two is one guided image.
+SHAPES = {
+    "SD 64x64": (2, 320, 64, 64),
+    "SD 64x64 joined": (2, 640, 64, 64),
+    "SD 32x32": (2, 640, 32, 32),
+    "SD 32x32 joined": (2, 1920, 32, 32),
+    "SD 16x16": (2, 1280, 16, 16),
+    "SD 16x16 joined": (2, 2560, 16, 16),
+    "SD 8x8": (2, 1280, 8, 8),
+    "SDXL 128x128": (2, 320, 128, 128),
+    "SDXL 128x128 joined": (2, 960, 128, 128),
+    "SDXL 64x64": (2, 640, 64, 64),
+    "SDXL 32x32": (2, 1280, 32, 32),
+    "CIFAR 32x32": (16, 128, 32, 32),
+    "CIFAR 16x16": (16, 256, 16, 16),
+    "VAE 256x256": (1, 512, 256, 256),
+    "VAE 512x512": (1, 256, 512, 512),
+    "VAE 1024x1024": (1, 128, 1024, 1024),
+}
+TINY = {"8x8": (2, 64, 8, 8), "63x21": (1, 64, 63, 21)}
+GROUPS, EPS = 32, 1e-5
+CALLS, ROUNDS = 20, 25  # calls in one graph; replays of each, in turn
+SWEEP = {"_TILE": (2048, 4096, 8192), "_SLABS": (64, 128, 256), "_SLOTS": (1024, 2048), "_WHOLE_BYTES": (8192, 32768)}
+
+Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return norms.group_norm_silu(x, weight, bias, GROUPS, EPS)
+
+
+def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.silu(functional.group_norm(x, GROUPS, weight, bias, EPS))
+
+
+def errors(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, float]:
+    """The largest error of ours and of torch's, against float64."""
+    exact = eager(x.double(), weight.double(), bias.double())
+    mine, theirs = ((norm(x, weight, bias).double() - exact).abs().max().item() for norm in (ours, eager))
+    slack = torch.finfo(x.dtype).eps * max(1.0, exact.abs().max().item())
+    if not mine <= 2 * theirs + slack:
+        sys.exit(f"{list(x.shape)}: an error of {mine:.2e} against torch's {theirs:.2e}; nothing is timed")
+    return mine, theirs
+
+
+def microseconds(contenders: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Device time of one call of each, `ROUNDS` samples: replays of one graph of `CALLS` calls, in turn."""
+    graphs = {}
+    for name, call in contenders.items():
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):  # compiles, and picks what a first call picks
+                call()
+        side.synchronize()
+        graphs[name] = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graphs[name]):
+            for _ in range(CALLS):
+                call()
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    for _, (name, graph) in itertools.product(range(ROUNDS), graphs.items()):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        samples[name].append(start.elapsed_time(end) * 1e3 / CALLS)
+    return samples
+
+
+def rows(shapes: dict[str, tuple[int, ...]], device: str) -> Iterator[dict[str, Any]]:
+    for name, shape in shapes.items():
+        generator = torch.Generator(device).manual_seed(0)
+        x = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16 if not DRY_RUN else None)
+        x = x.to(memory_format=torch.channels_last)
+        weight, bias = (torch.rand(shape[1], generator=generator, device=device, dtype=x.dtype) for _ in range(2))
+        mine, theirs = errors(x, weight, bias)
+        row = {"map": name, "shape": list(shape), "error": mine, "torch_error": theirs}
+        yield row if DRY_RUN else row | times(x, weight, bias)
+
+
+def times(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, float]:
+    """Median and spread of each contender, and what they say about ours."""
+    torch.compiler.reset()
+    compiled, out = torch.compile(eager, dynamic=False), torch.empty_like(x)
+    samples = microseconds(
+        {
+            "ours": lambda: ours(x, weight, bias),
+            "eager": lambda: eager(x, weight, bias),
+            "compiled": lambda: compiled(x, weight, bias),
+            "copy": lambda: out.copy_(x),
+        }
+    )
+    found = {f"{name}_us": statistics.median(values) for name, values in samples.items()}
+    found |= {f"{name}_spread_us": max(values) - min(values) for name, values in samples.items()}
+    found["gb_s"] = 2 * x.nbytes / found["ours_us"] / 1e3
+    found["of_copy"] = found["copy_us"] / found["ours_us"]
+    return found
+
+
+def shown(row: dict[str, Any]) -> str:
+    head = f"{row['map']:20} {'x'.join(map(str, row['shape'])):18} error {row['error']:.1e} / {row['torch_error']:.1e}"
+    if "ours_us" not in row:
+        return f"{head}  not timed"
+    names = ("ours", "eager", "compiled")
+    medians = " ".join(f"{name} {row[f'{name}_us']:7.1f} ±{row[f'{name}_spread_us'] / 2:4.1f}" for name in names)
+    gain = min(row["eager_us"], row["compiled_us"]) / row["ours_us"]
+    return (
+        f"{head}  us {medians} | {row['gb_s']:6.0f} GB/s {row['of_copy']:4.0%} of copy | {gain:.2f}x the better torch"
+    )
+
+
+def sweep(device: str) -> Iterator[str]:
+    """For every map, the library's settings and the best of all; a dry run has no times."""
+    default = {name: getattr(norms, name) for name in SWEEP}
+    for name, shape in (TINY if DRY_RUN else SHAPES).items():
+        found: dict[tuple[int, ...], float] = {}
+        for values in [tuple(default.values()), *([] if DRY_RUN else itertools.product(*SWEEP.values()))]:
+            for constant, value in zip(SWEEP, values, strict=True):
+                setattr(norms, constant, value)
+            norms.settings.cache_clear()
+            found[values] = next(rows({name: shape}, device)).get("ours_us", math.nan)
+        own, best = found[tuple(default.values())], min(found, key=found.__getitem__)
+        yield f"{name:20} {own:7.1f} us; best {found[best]:7.1f} us with {dict(zip(SWEEP, best, strict=True))}"
+    for constant, value in default.items():
+        setattr(norms, constant, value)
+    norms.settings.cache_clear()
+
+
+def machine() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "triton")}
+    gpu = "none, a dry run" if DRY_RUN else torch.cuda.get_device_name()
+    return {"gpu": gpu, **versions, "cuda": str(torch.version.cuda), "python": platform.python_version()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write rows and versions here")
+    parser.add_argument("--sweep", action="store_true", help="launch settings instead of contenders")
+    arguments = parser.parse_args()
+    if not DRY_RUN and not torch.cuda.is_available():
+        print("No NVIDIA GPU here, so nothing was measured; DRY_RUN=1 walks the same script on a CPU.", file=sys.stderr)
+        return 1
+    device, about = "cpu" if DRY_RUN else "cuda", machine()
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    if arguments.sweep:
+        for line in sweep(device):
+            print(line, flush=True)
+        return 0
+    found = []
+    for row in rows(TINY if DRY_RUN else SHAPES, device):
+        found.append(row)
+        print(shown(row), flush=True)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps({"machine": about, "rows": found}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""The Triton kernels of group_norm_silu against float64, in both layouts, with everything around the norm.
+
+Without a GPU they run in Triton's interpreter; with one, `-m gpu` runs the same tests through its compiler.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fewstep_kernels import reference
+from fewstep_kernels.fused import norms
+
+CHANNELS_LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
+LAYOUTS = {"channels-last": CHANNELS_LAST, "contiguous": CONTIGUOUS}
+SHAPES = {
+    "one element a group": (2, 4, 1, 1, 4),
+    "one pixel": (1, 64, 1, 1, 8),
+    "one channel": (2, 1, 20, 20, 1),
+    "8x8 in one launch": (2, 40, 8, 8, 4),
+    "channels == groups": (2, 32, 8, 8, 32),
+    "one group": (1, 6, 5, 3, 1),
+    "batch of five": (5, 12, 7, 9, 3),
+    "63x21, ragged tiles": (1, 24, 63, 21, 3),
+    "groups of ten, a ragged program": (1, 130, 24, 24, 13),
+    "one group of many channels": (1, 200, 20, 11, 1),
+    "two tiles a slab": (1, 32, 71, 72, 16),
+    "a last slab of one pixel": (1, 32, 9, 569, 16),
+}
+FORMS: dict[str, dict[str, bool]] = {
+    "plain": {},
+    "no silu": {"silu": False},
+    "shift before": {"shift_before": True},
+    "scale and shift": {"scale": True, "shift": True},
+    "residual": {"residual": True},
+    "all": {"shift_before": True, "scale": True, "shift": True, "residual": True},
+}
+SPLIT = SHAPES["63x21, ragged tiles"]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="compiled for the GPU instead")),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output and workspace start as NaN, so that what no program writes shows."""
+
+    def filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *args, **kwargs: make(*args, **kwargs).fill_(math.nan)
+
+    monkeypatch.setattr(torch, "empty_like", filled(torch.empty_like))
+    monkeypatch.setattr(Tensor, "new_empty", filled(Tensor.new_empty))
+
+
+def arguments(
+    size: tuple[int, ...],
+    form: str = "all",
+    dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format = CHANNELS_LAST,
+    device: str = "cpu",
+    mean: float = 5.0,
+    std: float = 3.0,
+) -> dict[str, Any]:
+    """All arguments of the op, drawn from the shape alone."""
+    batch, channels, height, width, groups = size
+    generator = torch.Generator().manual_seed(channels * height + width)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    image = (batch, channels, height, width)
+    drawn = {
+        "x": (draw(*image) * std + mean).to(memory_format=layout),
+        "weight": draw(channels) * 0.2 + 1,
+        "bias": draw(channels),
+        "shift_before": draw(batch, channels),
+        "scale": draw(batch, channels) * 0.5,
+        "shift": draw(batch, channels),
+        "residual": draw(*image).to(memory_format=layout),
+    }
+    kept = {"x", "weight", "bias", *(name for name, wanted in FORMS[form].items() if wanted)}
+    tensors = {name: each.to(device, dtype) for name, each in drawn.items() if name in kept}
+    return tensors | {"groups": groups, "eps": 1e-5, "silu": FORMS[form].get("silu", True)}
+
+
+def twin(arguments: dict[str, Any], dtype: torch.dtype) -> Tensor:
+    """The definition in a dtype, on contiguous memory, where torch's own variance is centred."""
+    cast = {name: each.to(dtype).contiguous() for name, each in arguments.items() if isinstance(each, Tensor)}
+    residual = cast.pop("residual", 0)
+    rest = {name: value for name, value in arguments.items() if name != "residual"}
+    return reference.group_norm_silu(**rest | cast) + residual
+
+
+def assert_as_good(ours: Tensor, arguments: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+    """At most twice the twin's own error against float64 in that dtype, plus one eps."""
+    exact = twin(arguments, torch.float64)
+    mine, theirs = ((each.double() - exact).abs().max().item() for each in (ours, twin(arguments, dtype)))
+    print(f"ours {mine:.2e}, torch {theirs:.2e}")
+    assert mine <= 2 * theirs + torch.finfo(dtype).eps * max(1.0, exact.abs().max().item())
+
+
+def test_shapes_are_what_they_are_called() -> None:
+    def cut(name: str) -> norms.Settings:
+        _, channels, height, width, groups = SHAPES[name]
+        return norms.settings(channels, height * width, groups, 4, channels_last=True)
+
+    assert cut("8x8 in one launch").whole
+    assert not cut("63x21, ragged tiles").whole
+    assert cut("two tiles a slab").tiles == cut("a last slab of one pixel").tiles == 2
+    last = cut("two tiles a slab").slabs - 1
+    assert cut("two tiles a slab").block_l < 71 * 72 - last * 2 * cut("two tiles a slab").block_l
+    assert 9 * 569 % (2 * cut("a last slab of one pixel").block_l) == 1
+    assert cut("groups of ten, a ragged program").groups * cut("groups of ten, a ragged program").programs > 13
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("size", SHAPES.values(), ids=SHAPES.keys())
+def test_every_shape_is_as_good_as_torch(device: str, size: tuple[int, ...], layout: torch.memory_format) -> None:
+    given = arguments(size, layout=layout, device=device)
+    ours = norms.group_norm_silu(**given)
+    assert ours.stride() == given["x"].stride()
+    assert_as_good(ours, given)
+
+
+@pytest.mark.parametrize("size", [SPLIT, SHAPES["8x8 in one launch"]], ids=["two launches", "one launch"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_as_good_as_torch(device: str, form: str, size: tuple[int, ...]) -> None:
+    given = arguments(size, form, device=device)
+    assert_as_good(norms.group_norm_silu(**given), given)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("size", [SPLIT, SHAPES["8x8 in one launch"]], ids=["two launches", "one launch"])
+def test_narrow_inputs_are_computed_in_float32(
+    device: str, size: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    given = arguments(size, dtype=dtype, layout=layout, device=device)
+    wide = torch.empty_like(given["x"], dtype=torch.float32)
+    for launch in norms.group_norm_silu_launches(wide, **given):
+        launch.run()
+    assert_as_good(wide, given)
+    narrow = norms.group_norm_silu(**given)
+    assert (narrow.dtype, narrow.stride()) == (dtype, given["x"].stride())
+    rounding = torch.finfo(dtype).eps * wide.abs() + torch.finfo(dtype).tiny  # the interpreter truncates bfloat16
+    assert ((narrow.float() - wide).abs() <= rounding).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("size", [(1, 16, 64, 64, 4), (1, 64, 8, 8, 32)], ids=["two launches", "one launch"])
+def test_a_mean_far_larger_than_the_spread_keeps_the_variance(
+    device: str, size: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    """Mean 1e3, std 1e-2: E[x^2] - E[x]^2 in float32 would be off by more than the variance itself."""
+    given = arguments(size, "plain", layout=layout, device=device, mean=1e3, std=1e-2)
+    ours = norms.group_norm_silu(**given)
+    assert_as_good(ours, given)
+    assert (ours.double() - twin(given, torch.float64)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("size", SHAPES.values(), ids=SHAPES.keys())
+def test_a_sample_is_the_same_bits_alone_and_in_a_batch(device: str, size: tuple[int, ...]) -> None:
+    given = arguments((3, *size[1:]), device=device)
+    together, again = norms.group_norm_silu(**given), norms.group_norm_silu(**given)
+    assert torch.equal(together, again)
+    per_sample = {"x", "shift_before", "scale", "shift", "residual"}
+    alone = norms.group_norm_silu(**{name: each[1:2] if name in per_sample else each for name, each in given.items()})
+    assert torch.equal(together[1:2], alone)
+
+
+@pytest.mark.parametrize("size", [SPLIT, SHAPES["8x8 in one launch"]], ids=["two launches", "one launch"])
+def test_a_nan_stays_in_its_group(device: str, size: tuple[int, ...]) -> None:
+    given = arguments((2, *size[1:]), device=device)
+    clean = norms.group_norm_silu(**given)
+    given["x"][1, 0, 2, 3] = math.nan
+    ours = norms.group_norm_silu(**given)
+    own = size[1] // size[4]
+    assert ours[1, :own].isnan().all()
+    assert torch.equal(ours[0], clean[0])
+    assert torch.equal(ours[1, own:], clean[1, own:])
+
+
+def test_any_strides_are_read(device: str) -> None:
+    _, channels, height, width, _ = SPLIT
+    given = arguments((2, *SPLIT[1:]), device=device)
+    expected = norms.group_norm_silu(**given)
+    columns = torch.stack([given[name] for name in ("shift_before", "scale", "shift")], 1).flatten(1)
+    names = zip(("shift_before", "scale", "shift"), columns.chunk(3, dim=1), strict=True)
+    assert torch.equal(expected, norms.group_norm_silu(**given | dict(names)))
+    assert torch.equal(expected, norms.group_norm_silu(**given | {"residual": given["residual"].contiguous()}))
+    wider = torch.zeros(2, channels + 3, height, width, device=device).to(memory_format=CHANNELS_LAST)
+    wider[:, 1:-2] = given["x"]
+    turned = given["x"].permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    for x in (wider[:, 1:-2], turned):
+        ours = norms.group_norm_silu(**given | {"x": x})
+        assert torch.equal(expected, ours)
+        assert ours.stride() == torch.empty_like(x).stride()
+
+
+def test_scale_without_shift_is_not_used(device: str) -> None:
+    given = arguments(SPLIT, "scale and shift", device=device)
+    plain = norms.group_norm_silu(**{name: each for name, each in given.items() if name not in ("scale", "shift")})
+    assert torch.equal(plain, norms.group_norm_silu(**given | {"shift": None}))
+
+
+def test_an_empty_batch_launches_nothing(device: str) -> None:
+    given = arguments(SPLIT, device=device)
+    empty = {name: each[:0] for name, each in given.items() if isinstance(each, Tensor) and each.ndim > 1}
+    assert norms.group_norm_silu(**given | empty).shape == (0, *SPLIT[1:4])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.ones(1, 24, 4, 4, dtype=torch.float64)}, TypeError, "x: got torch.float64"),
+        ({"groups": 5}, ValueError, "groups: got 5; allowed: a divisor of 24 channels"),
+        ({"groups": 0}, ValueError, "groups: got 0"),
+        ({"weight": torch.ones(23)}, ValueError, "weight: got"),
+        ({"scale": torch.ones(24)}, ValueError, "scale: got"),
+        ({"residual": torch.ones(1, 24, 63, 20)}, ValueError, "residual: got"),
+    ],
+    ids=["float64", "groups that do not divide", "no groups", "short weight", "scale of no sample", "residual"],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message.replace("(", r"\(")):
+        norms.group_norm_silu(**arguments(SPLIT) | change)
+
+
+@given(
+    own=st.integers(1, 200), groups=st.integers(1, 64), pixels=st.integers(1, 2**21), itemsize=st.sampled_from([2, 4]),
+    channels_last=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=300)
+def test_every_cut_covers_the_sample_once(
+    own: int, groups: int, pixels: int, itemsize: int, channels_last: bool
+) -> None:
+    cut = norms.settings(own * groups, pixels, groups, itemsize, channels_last)
+    assert (cut.slabs - 1) * cut.tiles * cut.block_l < pixels <= cut.slabs * cut.tiles * cut.block_l
+    assert (cut.programs - 1) * cut.groups < groups <= cut.programs * cut.groups
+    assert cut.groups * own <= cut.block_c
+    assert cut.groups * own % cut.channel_vector == 0
+    assert own * groups % cut.channel_vector == 0
+    assert pixels % cut.pixel_vector == 0
+    assert 1 <= cut.num_warps <= 16
+    if channels_last and own * groups % (16 // itemsize) == 0 and own <= 16:
+        assert cut.channel_vector == 16 // itemsize
