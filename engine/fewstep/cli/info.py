@@ -88,7 +88,7 @@ def _installation() -> dict[str, object]:
         "triton": _version("triton"),
         "cpu": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "cuda": _cuda_devices() or _because("none", _why_no_cuda()),
-        "triton_kernels": _because("none", "every op runs its definition in torch in this version"),
+        "triton_kernels": _triton_kernels(),
         "cuda_extension": _extension(),
         "attention": _because("torch", "scaled_dot_product_attention, as the CUDA extension is not there"),
         "extras": {name: _version(name) for name in EXTRAS},
@@ -114,6 +114,14 @@ def _why_no_cuda() -> str:
     if torch.version.cuda is None:
         return "this torch is built without CUDA, so models run on the CPU"
     return f"torch, built for CUDA {torch.version.cuda}, finds no device or driver, so models run on the CPU"
+
+
+def _triton_kernels() -> dict[str, str]:
+    if importlib.util.find_spec("triton") is None:
+        return _because("none", "triton is not installed, so every op runs its definition in torch")
+    if not _cuda_devices():
+        return _because("not used", "they are for CUDA; on a CPU every op runs its definition in torch")
+    return _because("used", "every op but attention; unproven: no committed result of this GPU yet")
 
 
 def _extension() -> dict[str, str]:
