@@ -1,15 +1,20 @@
 """From a request to the batches that run: which samples share a U-Net call, and what fills the buffers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fewstep.buffers import Signature, Slot, State, StaticBuffers, table_capacity
+from fewstep.buffers import Signature, Slot, State, StaticBuffers, as_int64, table_capacity
 from fewstep.errors import ArgumentError
 from fewstep.guidance import assign_rows, condition_rows, halves_of
+from fewstep.plan import Plan
 from fewstep.request import Request
 from fewstep.start import starting_x
+from fewstep_kernels import STREAM_STEP, normal
+
+AHEAD = 2**22  # numbers: 16 MB
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,9 @@ def assemble(
         padded_rows: run as this many slots and U-Net rows, whoever is there. One more row is scratch for idle slots.
     """
     plans = [request.plans[sample] for sample in samples]
+    noise = None if request.noise is None else request.noise[:, list(samples)]
+    if noise is None and device.type == "cpu":
+        noise = drawn_ahead(plans, [request.seeds[sample] for sample in samples], z[list(samples)])
     owned = assign_rows(plans)
     rows = len(owned) if padded_rows is None else padded_rows + 1
     conditioning = condition_rows(
@@ -87,7 +95,7 @@ def assemble(
         stochastic=any(plan.stochastic for plan in plans),
         statistics=any(plan.statistics for plan in plans),
         preview=watched,
-        given_noise=request.noise is not None,
+        given_noise=noise is not None,
         known=request.mask is not None,
         conditioning=tuple((name, tuple(t.shape[1:]), t.dtype) for name, t in sorted(conditioning.items())),
     )
@@ -98,7 +106,7 @@ def assemble(
             state=_beginning(request, sample, z[sample]),
             cond_row=owned.cond_row[slot],
             uncond_row=owned.uncond_row[slot],
-            noise=None if request.noise is None else request.noise[:, sample],
+            noise=None if noise is None else noise[:, slot],
             known=None if request.mask is None or request.image is None else request.image[sample],
             mask=None if request.mask is None else request.mask[sample],
         )
@@ -106,6 +114,20 @@ def assemble(
     )
     steps = max(len(slot.plan) - slot.state.index for slot in slots)
     return Batch(samples, signature, slots, conditioning, steps)
+
+
+def drawn_ahead(plans: Sequence[Plan], seeds: Sequence[int], z: Tensor) -> Tensor | None:
+    """[N + 1, B, C, H, W]: z and the noise of every row in one call; None where no row draws, or it would be large.
+
+    On a CPU Philox is 150 small ops: 800 us a step between two U-Net calls, 130 us in one call for four steps.
+    """
+    rows = max(len(plan) for plan in plans)
+    if not any(plan.stochastic for plan in plans) or rows * z.numel() > AHEAD:
+        return None
+    seed = torch.tensor([as_int64(each) for each in seeds]).repeat(rows)
+    step = torch.arange(rows).repeat_interleave(len(seeds))
+    drawn = normal(seed, step, STREAM_STEP, list(z.shape[1:]))
+    return torch.cat((z[None], drawn.view(rows, *z.shape).to(z.dtype)))
 
 
 def _beginning(request: Request, sample: int, z: Tensor) -> State:

@@ -49,7 +49,8 @@ class ModuleDenoiser:
             raise ArgumentError(
                 "denoiser", f"an answer of {type(prediction).__name__}", "a module that returns a tensor"
             )
-        if prediction.shape not in {(rows, channels, *size) for channels in self.channels}:
+        shape = prediction.shape
+        if shape[0] != rows or shape[2:] != x_in.shape[2:] or shape[1] not in self.channels:
             allowed = " or ".join(str([rows, channels, *size]) for channels in self.channels)
             raise ArgumentError("denoiser", f"an answer of shape {list(prediction.shape)}", allowed)
         return prediction

@@ -223,7 +223,8 @@ class Engine:
         cancelled: set[int] = set()
         with self._lock:
             started = time.perf_counter()
-            images, calls = self._run(request, callback, cancelled)
+            with torch.no_grad():
+                images, calls = self._run(request, callback, cancelled)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds = time.perf_counter() - started

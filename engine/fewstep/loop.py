@@ -4,21 +4,21 @@ from collections.abc import Iterator
 
 from fewstep.buffers import StaticBuffers
 from fewstep.denoiser import Denoiser
-from fewstep_kernels import begin_step, denoise_step, step_statistics
+from fewstep_kernels import STEP_OPS, StepOps
 
 
-def sample_loop(denoiser: Denoiser, buffers: StaticBuffers, steps: int) -> Iterator[int]:
+def sample_loop(denoiser: Denoiser, buffers: StaticBuffers, steps: int, ops: StepOps = STEP_OPS) -> Iterator[int]:
     """Run `steps` steps: gather each slot's row, call the model once, update. Yields the step just done.
 
     Nothing here reads a value back from the device, and nothing but tensors changes between two runs.
     """
     b = buffers
     for i in range(steps):
-        begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_row, b.uncond_row)
+        ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_row, b.uncond_row)
         m = denoiser(b.x_in, b.t, b.conditioning)
         if b.statistics is not None:
-            step_statistics(b.statistics, b.x, m, b.row, b.cond_row, b.uncond_row)
-        denoise_step(
+            ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_row, b.uncond_row)
+        ops.denoise_step(
             b.x,
             b.x_in,
             b.history,

@@ -5,11 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-
 from fewstep.buffers import Signature, StaticBuffers
 from fewstep.denoiser import Denoiser
 from fewstep.loop import sample_loop
+from fewstep_kernels import eager_step_ops
 
 
 class Run(Protocol):
@@ -52,10 +51,9 @@ class EagerRun:
     buffers: StaticBuffers
     count: int
 
-    @torch.no_grad()
     def steps(self) -> Iterator[int]:
         """Yield after each step."""
-        yield from sample_loop(self.denoiser, self.buffers, self.count)
+        return sample_loop(self.denoiser, self.buffers, self.count, eager_step_ops(self.buffers.signature.device))
 
 
 class EagerRunner:

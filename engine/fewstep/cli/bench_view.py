@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fewstep.cli.shared import plain
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.table import Table
 
     from fewstep.bench import Report, Row
     from fewstep.bench.contenders import Case
@@ -25,11 +25,20 @@ def page(report: "Report", paths: Sequence[Path]) -> str:
     console = Console(
         file=text, force_terminal=sys.stdout.isatty() or None, width=WIDTH, highlight=False, markup=False, emoji=False
     )
-    parts: list[RenderableType] = [_head(report), "", _times(report), "", _outside(report)]
-    if report.cold:
-        parts += ["", _cold(report)]
-    for part in parts:
-        console.print(part)
+    console.print(_head(report))
+    tables = {
+        "ms per image: median (least..90th percentile)": _times(report),
+        "us a step outside the network's calls, in the same runs; the engine's loop apart from its set-up": _outside(
+            report
+        ),
+        "a new process: import, the first image in one step, most memory resident": _cold(report),
+    }
+    for title, table in tables.items():
+        if table.row_count:
+            console.print(f"\n{title}", style="bold")
+            console.print(table)
+    for contender, why in _missing(report).items():
+        console.print(f"\n{contender}: {plain(why)}")
     if paths:
         console.print("\nwritten: " + ", ".join(plain(path) for path in paths))
     return text.getvalue()
@@ -62,12 +71,12 @@ def _parity(report: "Report") -> str:
     )
 
 
-def _times(report: "Report") -> "RenderableType":
+def _times(report: "Report") -> "Table":
     from rich.table import Table
 
     from fewstep.bench.contenders import BARE, CONTENDERS, DIFFUSERS, EAGER, ENGINE
 
-    table = Table(title="ms per image: median (least..90th percentile)", title_justify="left", box=None)
+    table = Table(box=None)
     for name in ("sampler", "batch", "steps"):
         table.add_column(name)
     for name in CONTENDERS:
@@ -86,13 +95,12 @@ def _times(report: "Report") -> "RenderableType":
     return table
 
 
-def _outside(report: "Report") -> "RenderableType":
+def _outside(report: "Report") -> "Table":
     from rich.table import Table
 
     from fewstep.bench.contenders import DIFFUSERS, EAGER, ENGINE
 
-    title = "us a step outside the network's calls, in the same runs; the engine's loop apart from its set-up"
-    table = Table(title=title, title_justify="left", box=None)
+    table = Table(box=None)
     for name in ("sampler", "batch", "steps"):
         table.add_column(name)
     for name in ("engine's loop", "target", "", "set-up, us a request", "engine", "eager", "diffusers"):
@@ -113,18 +121,25 @@ def _outside(report: "Report") -> "RenderableType":
     return table
 
 
-def _cold(report: "Report") -> "RenderableType":
+def _cold(report: "Report") -> "Table":
     from rich.table import Table
 
-    title = "a new process: import, the first image in one step, most memory resident"
-    table = Table(title=title, title_justify="left", box=None)
+    table = Table(box=None)
     for name in ("contender", "import, s", "first image, s", "memory, MB"):
         table.add_column(name, justify="left" if name == "contender" else "right")
     for start in report.cold:
         memory = None if start.peak_bytes is None else start.peak_bytes / 1e6
-        first = start.status if start.import_seconds is None else f"{start.import_seconds:.2f}"
-        table.add_row(start.contender, first, _number(start.first_image_seconds, ".2f"), _number(memory, ".0f"))
+        seconds = (_number(value, ".2f") for value in (start.import_seconds, start.first_image_seconds))
+        table.add_row(start.contender, *seconds, _number(memory, ".0f"))
     return table
+
+
+def _missing(report: "Report") -> dict[str, str]:
+    """Why a contender is absent, where it is."""
+    from fewstep.bench.report import MEASURED
+
+    absent = {row.contender: row.status for row in report.rows if row.status != MEASURED}
+    return absent | {row.contender: row.status for row in report.cold if row.status != MEASURED}
 
 
 def _case(case: "Case") -> tuple[str, str, str]:
@@ -133,7 +148,7 @@ def _case(case: "Case") -> tuple[str, str, str]:
 
 def _time(row: "Row") -> str:
     if row.median_ms is None or row.min_ms is None or row.p90_ms is None:
-        return plain(row.status)
+        return "-"
     low, median, high = (value / row.batch for value in (row.min_ms, row.median_ms, row.p90_ms))
     return f"{_short(median)} ({_short(low)}..{_short(high)})"
 
@@ -143,4 +158,4 @@ def _short(milliseconds: float) -> str:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    return "-" if value is None else format(value, form)

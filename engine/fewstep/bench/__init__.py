@@ -1,0 +1,26 @@
+"""The benchmark: the engine beside the loops people write, on the same weights and noise, parity first.
+
+A run is a `Subject` (one network) times cases (sampler, steps, batch) times contenders. First every case is checked:
+the contenders' images must agree. Then the contenders take turns, in a new order each round, so that whatever else the
+machine does falls on all of them alike.
+"""
+
+from fewstep.bench.machine import describe_machine
+from fewstep.bench.parity import TOLERANCE, ParityError
+from fewstep.bench.report import Report, Row
+from fewstep.bench.run import Settings, run
+from fewstep.bench.subject import PRESETS, Subject, model_subject, preset_subject
+
+__all__ = [
+    "PRESETS",
+    "TOLERANCE",
+    "ParityError",
+    "Report",
+    "Row",
+    "Settings",
+    "Subject",
+    "describe_machine",
+    "model_subject",
+    "preset_subject",
+    "run",
+]

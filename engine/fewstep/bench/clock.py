@@ -1,0 +1,107 @@
+"""Clocks: a whole run, and within the same run the network's share and the loop's."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial, wraps
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fewstep.engine import Engine
+from fewstep.runners import Run
+
+Now = Callable[[], float]  # seconds
+
+
+def clock_of(device: torch.device) -> Now:
+    """The time once the device has done what was asked of it."""
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def now() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return now
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run, in seconds."""
+
+    wall: float
+    network: float  # within the network's calls
+    loop: float  # within the sampling loop, network included; 0 for a contender without `timed_loop`
+    calls: int  # of the network, as seen from the host: a replayed graph makes none
+
+
+class Stopwatch:
+    """Counts the time spent inside networks and runners while it is entered.
+
+        with Stopwatch(modules, now) as watch:
+            timing = watch.time(run)
+
+    A module's forward is replaced for as long, on the instance. On CUDA each reading waits for the device, so a
+    run's parts add up, but a host that would have run ahead does not.
+    """
+
+    def __init__(self, modules: list[nn.Module], now: Now = time.perf_counter) -> None:
+        self.modules, self.now = modules, now
+        self.network, self.loop, self.calls = 0.0, 0.0, 0
+
+    def __enter__(self) -> "Stopwatch":
+        for module in self.modules:
+            vars(module)["forward"] = self._timed(module.forward)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for module in self.modules:
+            vars(module).pop("forward", None)
+
+    def time(self, run: Callable[[], object]) -> Timing:
+        """Run once."""
+        self.network, self.loop, self.calls = 0.0, 0.0, 0
+        started = self.now()
+        run()
+        return Timing(self.now() - started, self.network, self.loop, self.calls)
+
+    def _timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(forward)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            started = self.now()
+            answer = forward(*arguments, **named)
+            self.network += self.now() - started
+            self.calls += 1
+            return answer
+
+        return timed
+
+
+@contextmanager
+def timed_loop(engine: Engine, watch: Stopwatch) -> Iterator[None]:
+    """The engine with the steps of its runs under the watch, from the first of a run to its last."""
+    runner = engine._runner
+    prepare = runner.prepare
+
+    def timed_prepare(*arguments: Any, **named: Any) -> Run:
+        run = prepare(*arguments, **named)
+        vars(run)["steps"] = partial(_watched, run.steps, watch)
+        return run
+
+    vars(runner)["prepare"] = timed_prepare
+    try:
+        yield
+    finally:
+        del vars(runner)["prepare"]
+
+
+def _watched(steps: Callable[[], Iterator[int]], watch: Stopwatch) -> Iterator[int]:
+    started = watch.now()
+    yield from steps()
+    watch.loop += watch.now() - started

@@ -1,0 +1,112 @@
+"""Cold start and peak memory, each contender in a process of its own: import, first image, most memory resident."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fewstep.bench.contenders import DIFFUSERS, ENGINE
+from fewstep.bench.subject import Subject
+
+SECONDS = 300
+SCRIPTS = {
+    ENGINE: "from fewstep.bench.cold import engine_once as once, report",
+    DIFFUSERS: "from fewstep.bench.cold import diffusers_once as once, report",
+}
+IMPORTS = {ENGINE: "import fewstep", DIFFUSERS: "import diffusers; diffusers.UNet2DModel, diffusers.DDIMPipeline"}
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """A contender's first image in a new process."""
+
+    contender: str
+    status: str  # "measured", or why not
+    import_seconds: float | None = None  # torch's own import included
+    first_image_seconds: float | None = None  # one image in one step, with the network already in memory
+    peak_bytes: int | None = None  # after that, and one step at the largest batch
+
+
+def cold_starts(subject: Subject, batch: int) -> list[ColdStart]:
+    """Each contender's cold start, one after the other."""
+    import torch
+
+    task = {"batch": batch, "threads": torch.get_num_threads(), **subject.source}
+    starts = [_start(ENGINE, task)]
+    why = subject.lacks_diffusers
+    return [*starts, ColdStart(DIFFUSERS, why) if why else _start(DIFFUSERS, task)]
+
+
+def _start(contender: str, task: Mapping[str, object]) -> ColdStart:
+    script = (
+        f"import time; start = time.perf_counter(); {IMPORTS[contender]}\n"
+        f"seconds = time.perf_counter() - start\n{SCRIPTS[contender]}\nreport(seconds, once)"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            input=json.dumps(task),
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
+        )
+        return ColdStart(contender, "measured", **json.loads(done.stdout.splitlines()[-1]))
+    except (subprocess.SubprocessError, ValueError, IndexError) as error:
+        return ColdStart(contender, f"failed: {type(error).__name__}")
+
+
+def report(import_seconds: float, once: Any) -> None:
+    """In the new process: read the task, make an image, write the numbers."""
+    import torch
+
+    from fewstep.bench.machine import peak_memory
+
+    task = json.load(sys.stdin)
+    torch.set_num_threads(task["threads"])
+    sample = once(task)
+    started = time.perf_counter()
+    sample(1)
+    first = time.perf_counter() - started
+    sample(task["batch"])
+    numbers = {"import_seconds": import_seconds, "first_image_seconds": first, "peak_bytes": peak_memory()}
+    sys.stdout.write(json.dumps(numbers) + "\n")
+
+
+def engine_once(task: Mapping[str, Any]) -> Any:
+    """The engine's sampler for a task, its network in memory."""
+    from fewstep import Engine, schedules
+    from fewstep.bench.subject import random_unet
+
+    if "config" in task:
+        config = task["config"]
+        unet, _ = random_unet(config)
+        shape = (config["in_channels"], config["sample_size"], config["sample_size"])
+        engine = Engine(unet, schedule=schedules.linear(), shape=shape, device="cpu")
+    else:
+        engine = Engine.from_pretrained(task["model"], device="cpu")
+    subject = Subject(engine, "", task)
+    return lambda n: engine.sample(n, labels=subject.labels(n), steps=1, seeds=0)
+
+
+def diffusers_once(task: Mapping[str, Any]) -> Any:
+    """diffusers' sampler for a task, its network in memory."""
+    diffusers: Any = import_module("diffusers")
+    if "config" in task:
+        unet_2d = diffusers.UNet2DModel(**task["config"])
+    else:
+        inner = Path(task["model"]) / "unet"
+        unet_2d = diffusers.UNet2DModel.from_pretrained(
+            inner if inner.is_dir() else task["model"], local_files_only=True
+        )
+    pipeline = diffusers.DDIMPipeline(unet_2d.eval(), diffusers.DDIMScheduler(timestep_spacing="trailing"))
+    pipeline.set_progress_bar_config(disable=True)
+    return lambda n: pipeline(batch_size=n, num_inference_steps=1, output_type="pt")

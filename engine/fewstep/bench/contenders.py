@@ -1,0 +1,138 @@
+"""The contenders of a case: each a function that makes the same images, or at least the same network calls."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.bench.loops import LOOPS, Draw
+from fewstep.bench.subject import Subject
+from fewstep.plan import Plan
+from fewstep.samplers import make_plan
+
+ENGINE, EAGER, DIFFUSERS, BARE = "engine", "eager", "diffusers", "bare"
+CONTENDERS = {
+    ENGINE: "Engine.sample: plan, Philox noise by seed, fused update",
+    EAGER: "a plain torch loop on the same network, coefficients from alphas_cumprod inside it",
+    DIFFUSERS: "diffusers' pipeline on its own UNet2DModel with the same weights",
+    BARE: "the network's calls alone, on a fixed input",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What every contender is asked for."""
+
+    sampler: str
+    steps: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.sampler}, {self.steps} step{'s' * (self.steps > 1)}, batch {self.batch}"
+
+
+def plan_of(subject: Subject, case: Case) -> Plan:
+    """The engine's plan: trailing timesteps, no clipping beyond what the sampler itself needs."""
+    engine = subject.engine
+    prediction = None if case.sampler == "consistency" else engine.prediction
+    return make_plan(case.sampler, engine.schedule, case.steps, prediction=prediction, spacing="trailing")
+
+
+def engine_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
+    """Engine.sample with noise by seed, as its users call it."""
+    plan, labels = plan_of(subject, case), subject.labels(case.batch)
+    return lambda seed: subject.engine.sample(case.batch, plan=plan, labels=labels, seeds=seed).images
+
+
+def eager_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
+    """The plain loop, with torch's noise."""
+    return lambda seed: eager_images(subject, case, normals(subject, case, seed))
+
+
+def eager_images(subject: Subject, case: Case, draw: Draw) -> Tensor:
+    """The plain loop on given noise."""
+    engine = subject.engine
+    network = partial(_prediction, subject, subject.labels(case.batch))
+    return LOOPS[case.sampler](network, engine.schedule, case.steps, engine.prediction, draw)
+
+
+def bare_run(subject: Subject, case: Case) -> Callable[[int], None]:
+    """The network's calls and nothing else."""
+    engine = subject.engine
+    x = normals(subject, case, 0)().to(memory_format=torch.channels_last)
+    t = torch.full((case.batch,), float(engine.schedule.t[len(engine.schedule) // 2]), device=engine.device)
+    labels = subject.labels(case.batch)
+    given = {} if labels is None else {"labels": labels.to(engine.device)}
+
+    def run(seed: int) -> None:
+        with torch.no_grad():
+            for _ in range(case.steps):
+                engine.module(x, t, **given)
+
+    return run
+
+
+def diffusers_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
+    """diffusers' pipeline; call it only where `lacks_diffusers` is empty. Its images are in [0, 1]."""
+    pipeline, generator = diffusers_pipeline(subject, case.sampler), _generator(subject)
+
+    def run(seed: int) -> Tensor:
+        images: Tensor = pipeline(
+            batch_size=case.batch,
+            generator=generator.manual_seed(seed),
+            num_inference_steps=case.steps,
+            output_type="pt",
+        ).images
+        return images
+
+    return run
+
+
+def diffusers_pipeline(subject: Subject, sampler: str) -> Any:
+    """DDIMPipeline or DDPMPipeline with the subject's schedule, trailing timesteps and no clipping."""
+    diffusers: Any = import_module("diffusers")
+    schedule, name = subject.engine.schedule, sampler.upper()
+    pipeline = getattr(diffusers, f"{name}Pipeline")(
+        subject.unet_2d,
+        getattr(diffusers, f"{name}Scheduler")(
+            num_train_timesteps=len(schedule),
+            trained_betas=schedule.betas.tolist(),
+            clip_sample=False,
+            prediction_type={"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}[subject.engine.prediction],
+            timestep_spacing="trailing",
+        ),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def lacks_diffusers(subject: Subject, case: Case) -> str:
+    """Why diffusers takes no part in this case; "" if it does."""
+    if subject.lacks_diffusers:
+        return subject.lacks_diffusers
+    if case.sampler == "consistency":
+        return "no counterpart here for consistency models"
+    if case.sampler == "ddim" and len(subject.engine.schedule) % case.steps:
+        return f"its DDIM lands beside the next timestep unless the steps divide {len(subject.engine.schedule)}"
+    return ""
+
+
+def normals(subject: Subject, case: Case, seed: int) -> Draw:
+    """Draws in the order in which diffusers' pipelines do."""
+    engine, generator = subject.engine, _generator(subject).manual_seed(seed)
+    shape: Sequence[int] = (case.batch, *engine.shape)
+    return lambda: torch.randn(shape, generator=generator, device=engine.device, dtype=engine.dtype)
+
+
+def _generator(subject: Subject) -> torch.Generator:
+    return torch.Generator(subject.engine.device)
+
+
+def _prediction(subject: Subject, labels: Tensor | None, x: Tensor, t: Tensor) -> Tensor:
+    module = subject.engine.module
+    answer: Tensor = module(x, t) if labels is None else module(x, t, labels=labels.to(x.device))
+    return answer[:, : subject.engine.shape[0]]  # a learned variance is left aside, as fixed_small does

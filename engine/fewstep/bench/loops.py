@@ -1,0 +1,112 @@
+"""The eager reference: the sampling loops that papers and notebooks have, in plain torch.
+
+Coefficients come from alphas_cumprod (or sigma) inside the loop, each step on its own, as people write it. Nothing here
+is shared with the engine but the network and the schedule's numbers; that is what makes it a reference.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import ArgumentError
+from fewstep.schedules import Schedule
+
+Network = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, H, W], t [B]) -> prediction
+Draw = Callable[[], Tensor]  # the next standard normals [B, C, H, W]: the start's, then those of each noisy step
+Loop = Callable[[Network, Schedule, int, str, Draw], Tensor]
+
+
+@torch.no_grad()
+def ddim(network: Network, schedule: Schedule, steps: int, prediction: str, draw: Draw) -> Tensor:
+    """x' = sqrt(ab_s) x_0 + sqrt(1 - ab_s) eps; Song et al., Denoising Diffusion Implicit Models, equation 12."""
+    x = draw()
+    alphas_cumprod = _alphas_cumprod(schedule, x)
+    timesteps = trailing(len(schedule), steps)
+    for i, t in enumerate(timesteps):
+        ab_t = alphas_cumprod[t]
+        ab_s = alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else torch.ones_like(ab_t)
+        m = network(x, torch.full((len(x),), t, device=x.device))
+        x_0, eps = x_0_and_eps(x, m, ab_t, prediction)
+        x = ab_s.sqrt() * x_0 + (1 - ab_s).sqrt() * eps
+    return x
+
+
+@torch.no_grad()
+def ddpm(network: Network, schedule: Schedule, steps: int, prediction: str, draw: Draw) -> Tensor:
+    """x' = posterior_mean_coef1 x_0 + posterior_mean_coef2 x + sqrt(variance) z, variance fixed_small.
+
+    Ho et al., Denoising Diffusion Probabilistic Models, equations 6 and 7.
+    """
+    x = draw()
+    alphas_cumprod = _alphas_cumprod(schedule, x)
+    timesteps = trailing(len(schedule), steps)
+    for i, t in enumerate(timesteps):
+        ab_t = alphas_cumprod[t]
+        ab_s = alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else torch.ones_like(ab_t)
+        alpha = ab_t / ab_s
+        m = network(x, torch.full((len(x),), t, device=x.device))
+        x_0, _ = x_0_and_eps(x, m, ab_t, prediction)
+        x = ab_s.sqrt() * (1 - alpha) / (1 - ab_t) * x_0 + alpha.sqrt() * (1 - ab_s) / (1 - ab_t) * x
+        if i + 1 < steps:
+            x = x + ((1 - ab_s) / (1 - ab_t) * (1 - alpha)).sqrt() * draw()
+    return x
+
+
+@torch.no_grad()
+def consistency(network: Network, schedule: Schedule, steps: int, prediction: str, draw: Draw) -> Tensor:
+    """x' = f(x, sigma) + sqrt(sigma'^2 - sigma_min^2) z; Song et al., Consistency Models, algorithm 1.
+
+    f = clamp(c_skip x + c_out F(c_in x, t), -1, 1) with sigma_data 0.5 and sigma_min 0.002.
+    """
+    sigma_data, sigma_min = 0.5, 0.002
+    z = draw()
+    sigmas = torch.tensor(schedule.noise_scale, dtype=z.dtype, device=z.device)
+    times = torch.tensor(schedule.t, dtype=torch.float32, device=z.device)
+    levels = trailing(len(schedule), steps)
+    x = sigmas[levels[0]] * z
+    for i, level in enumerate(levels):
+        sigma = sigmas[level]
+        c_skip = sigma_data**2 / ((sigma - sigma_min) ** 2 + sigma_data**2)
+        c_out = sigma_data * (sigma - sigma_min) / (sigma**2 + sigma_data**2).sqrt()
+        m = network(x / (sigma**2 + sigma_data**2).sqrt(), times[level].expand(len(x)))
+        x = (c_skip * x + c_out * m).clamp(-1, 1)
+        if i + 1 < steps:
+            x = x + (sigmas[levels[i + 1]] ** 2 - sigma_min**2).sqrt() * draw()
+    return x
+
+
+LOOPS: dict[str, Loop] = {"ddim": ddim, "ddpm": ddpm, "consistency": consistency}
+SAMPLERS_OF = {"vp": ("ddim", "ddpm"), "ve": ("consistency",)}  # those that run on a kind of schedule
+
+
+def check_sampler(sampler: str, schedule: Schedule) -> None:
+    """ArgumentError for a sampler that has no reference here, on this kind of schedule."""
+    known = SAMPLERS_OF.get(schedule.kind, ())
+    if not known:
+        raise ArgumentError(
+            "model", f"a schedule of kind {schedule.kind}", "kind vp or ve: others have no reference yet"
+        )
+    if sampler not in known:
+        raise ArgumentError("sampler", sampler, " or ".join(known) + ", which have a reference on this schedule")
+
+
+def trailing(count: int, steps: int) -> list[int]:
+    """The timesteps of a few-step sampler: T - 1 first, evenly down, none below T / steps - 1."""
+    return [round(count * (steps - i) / steps) - 1 for i in range(steps)]
+
+
+def x_0_and_eps(x: Tensor, m: Tensor, ab_t: Tensor, prediction: str) -> tuple[Tensor, Tensor]:
+    """Both halves of x = sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps from a prediction of either, or of v."""
+    signal, noise = ab_t.sqrt(), (1 - ab_t).sqrt()
+    if prediction == "eps":
+        return (x - noise * m) / signal, m
+    if prediction == "x_0":
+        return m, (x - signal * m) / noise
+    if prediction == "v":
+        return signal * x - noise * m, signal * m + noise * x
+    raise ArgumentError("prediction", prediction, "eps, x_0 or v: others have no reference yet")
+
+
+def _alphas_cumprod(schedule: Schedule, like: Tensor) -> Tensor:
+    return torch.tensor(schedule.alphas_cumprod, dtype=like.dtype, device=like.device)
