@@ -15,10 +15,11 @@ from fewstep.cost import Cost, CostCounter, report
 from fewstep.cost.counter import DEVICE
 from fewstep.cost.loops import count_diffusers, count_engine
 from fewstep.cost.subjects import Subject, cifar10_ddpm, sd_latents
+from fewstep.loop import sample_loop
 from fewstep.models.config import UNetConfig
 from fewstep.models.unet import UNet, empty_unet
 from fewstep.samplers import make_plan
-from fewstep_kernels import COLUMNS, begin_step, cfg_combine, denoise_step, group_norm_silu, step_statistics
+from fewstep_kernels import COLUMNS, STEP_OPS, begin_step, cfg_combine, denoise_step, group_norm_silu, step_statistics
 
 SAMPLED = ("ddpm", "ddim", "euler", "lcm")
 GUIDANCE = ("none", "guided", "guided, rescaled")
@@ -236,12 +237,12 @@ def test_the_engines_bytes_are_the_state_once_each_way_and_small_change() -> Non
 def test_an_op_too_many_in_the_loop_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     from fewstep.cost import loops
 
-    def wasteful(*arguments: Any) -> None:
-        denoise_step_of_the_loop(*arguments[:10])
-        arguments[0].clamp_(-1, 1)
+    def wasteful(x: Tensor, *arguments: Any, **options: Any) -> None:
+        denoise_step(x, *arguments, **options)
+        x.clamp_(-1, 1)
 
-    denoise_step_of_the_loop = denoise_step
-    monkeypatch.setattr("fewstep.loop.denoise_step", lambda *arguments, **_: wasteful(*arguments))
+    ops = STEP_OPS._replace(denoise_step=wasteful)
+    monkeypatch.setattr(loops, "sample_loop", lambda *arguments: sample_loop(*arguments, ops))
     ran = loops.count_engine(sd_latents(), make_plan("ddim", schedules.linear(), 2), 1)
     assert [step.launches for step in ran.between] == [3, 3]
 

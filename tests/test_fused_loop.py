@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep import loop
 from fewstep.buffers import Signature, Slot, State, StaticBuffers
+from fewstep.loop import sample_loop
 from fewstep.plan import Plan
 from fewstep.samplers import make_plan
 from fewstep.schedules import linear
-from fewstep_kernels import COLUMN, STREAM_INITIAL, fused, reference
+from fewstep_kernels import COLUMN, STREAM_INITIAL, StepOps, fused, reference
 
 SAMPLE = (2, 9, 7)
 SCHEDULE = linear()
@@ -61,7 +61,7 @@ PLANS: dict[str, tuple[Callable[[], Plan], bool]] = {
 }
 
 
-def run_loop(plan: Plan, known: bool, device: str) -> StaticBuffers:
+def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffers:
     """Two samples, both halves each, and an idle slot."""
     signature = Signature(
         samples=3, rows=5, shape=SAMPLE, steps=len(plan) + 1, dtype=torch.float32, device=torch.device(device),
@@ -84,21 +84,17 @@ def run_loop(plan: Plan, known: bool, device: str) -> StaticBuffers:
     def denoiser(x_in: Tensor, t: Tensor, _: object) -> Tensor:
         return torch.tanh(0.7 * x_in + (shift + t / 1000)[:, None, None, None])
 
-    for _ in loop.sample_loop(denoiser, buffers, signature.steps):
+    for _ in sample_loop(denoiser, buffers, signature.steps, ops):
         pass
     return buffers
 
 
 @pytest.mark.parametrize(("build_plan", "known"), PLANS.values(), ids=PLANS.keys())
-def test_a_whole_run_is_the_twins(
-    device: str, build_plan: Callable[[], Plan], known: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = []
-    for module in (reference, fused):
-        for name in ("begin_step", "step_statistics", "denoise_step"):
-            monkeypatch.setattr(loop, name, getattr(module, name))
-        runs.append(run_loop(build_plan(), known, device))
-    theirs, ours = runs
+def test_a_whole_run_is_the_twins(device: str, build_plan: Callable[[], Plan], known: bool) -> None:
+    theirs, ours = (
+        run_loop(build_plan(), known, device, StepOps(kind.begin_step, kind.step_statistics, kind.denoise_step))
+        for kind in (reference, fused)
+    )
     for name in ("x", "preview", "x_in", "t"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)
     assert torch.equal(ours.index, theirs.index)
