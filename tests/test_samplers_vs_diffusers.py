@@ -133,7 +133,8 @@ def noise_for(steps: int, last: float = 0.0) -> list[Tensor]:
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).abs().max())
+    print(f"largest difference {(largest := float((ours - theirs).abs().max())):.1e}")
+    return largest
 
 
 CASES = [
