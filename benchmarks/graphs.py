@@ -22,6 +22,8 @@ from torch import nn
 from fewstep import Engine, schedules
 from fewstep.bench.subject import PRESETS, random_unet
 from fewstep.graphs import Capturer, Graph, GraphRunner
+from fewstep.runners import EagerRunner
+from fewstep_kernels import STEP_OPS
 
 PRESET = "cifar10-ddpm"
 SMALL = {
@@ -72,9 +74,8 @@ class Pair:
         runner = GraphRunner(capturer, BUDGET)
         settings: dict[str, Any] = {"schedule": schedules.linear(), "shape": (3, size, size), "dtype": dtype}
         settings |= {"device": device, "plan": {"sampler": "ddpm", "steps": 4, "clip": 1.0}}
-        return cls(
-            Engine(module, runner="eager", **settings), Engine(module, runner=runner, **settings), runner, capturer
-        )
+        eager = Engine(module, runner=EagerRunner(STEP_OPS), **settings)  # the registered ops, as the graph captures
+        return cls(eager, Engine(module, runner=runner, **settings), runner, capturer)
 
 
 def sampling_time(engine: Engine, batch: int, steps: int, quick: bool) -> Spread:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from fewstep.buffers import Signature, StaticBuffers
 from fewstep.denoiser import Denoiser
 from fewstep.loop import sample_loop
-from fewstep_kernels import eager_step_ops
+from fewstep_kernels import StepOps, eager_step_ops
 
 
 class Run(Protocol):
@@ -50,18 +50,27 @@ class EagerRun:
     denoiser: Denoiser
     buffers: StaticBuffers
     count: int
+    ops: StepOps
 
     def steps(self) -> Iterator[int]:
         """Yield after each step."""
-        return sample_loop(self.denoiser, self.buffers, self.count, eager_step_ops(self.buffers.signature.device))
+        return sample_loop(self.denoiser, self.buffers, self.count, self.ops)
 
 
 class EagerRunner:
-    """Runs the loop as it stands, on any device, in buffers of each run's own."""
+    """Runs the loop as it stands, on any device, in buffers of each run's own.
+
+    Args:
+        ops: of a step; those that `eager_step_ops` gives for the device unless given.
+    """
+
+    def __init__(self, ops: StepOps | None = None) -> None:
+        self._ops = ops
 
     def prepare(self, denoiser: Denoiser, signature: Signature, steps: int, watched: bool) -> EagerRun:
         """A run that calls the loop; watched or not, it yields after each step."""
-        return EagerRun(denoiser, StaticBuffers.allocate(signature), steps)
+        ops = self._ops or eager_step_ops(signature.device)
+        return EagerRun(denoiser, StaticBuffers.allocate(signature), steps, ops)
 
     def warming(self) -> AbstractContextManager[None]:
         """There is nothing to prepare."""
