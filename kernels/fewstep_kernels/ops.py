@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewstep_kernels import reference
 from fewstep_kernels.attention import torch_attention
+from fewstep_kernels.norms import torch_group_norm_silu
 
 _LIBRARY = torch.library.Library("fewstep", "DEF")
 
@@ -144,9 +145,9 @@ def group_norm_silu(
     silu: bool = True,
     residual: Tensor | None = None,  # [B, C, H, W]
 ) -> Tensor:  # [B, C, H, W]
-    """silu(group_norm(x + shift_before) (1 + scale) + shift) + residual; training differentiates the twin."""
+    """silu(group_norm(x + shift_before) (1 + scale) + shift) + residual; training differentiates torch's own."""
     differentiated = _needs_grad(x, weight, bias, shift_before, scale, shift, residual)
-    call = reference.group_norm_silu if differentiated else torch.ops.fewstep.group_norm_silu.default
+    call = torch_group_norm_silu if differentiated else torch.ops.fewstep.group_norm_silu.default
     result: Tensor = call(x, weight, bias, groups, eps, shift_before, scale, shift, silu, residual)
     return result
 

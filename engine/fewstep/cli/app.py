@@ -13,11 +13,15 @@ from fewstep.cli.bench import EXAMPLES as BENCH_EXAMPLES
 from fewstep.cli.bench import bench
 from fewstep.cli.convert import EXAMPLES as CONVERT_EXAMPLES
 from fewstep.cli.convert import convert
+from fewstep.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
+from fewstep.cli.evaluate import evaluate
 from fewstep.cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from fewstep.cli.generate import generate
 from fewstep.cli.info import EXAMPLES as INFO_EXAMPLES
 from fewstep.cli.info import info
 from fewstep.cli.shared import emit, examples, plain
+from fewstep.cli.train import EXAMPLES as TRAIN_EXAMPLES
+from fewstep.cli.train import train
 from fewstep.errors import ArgumentError, FewstepError, OutputError
 
 EXIT_OK, EXIT_UNEXPECTED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -39,6 +43,8 @@ app.command("generate", epilog=GENERATE_EXAMPLES)(generate)
 app.command("info", epilog=INFO_EXAMPLES)(info)
 app.command("convert", epilog=CONVERT_EXAMPLES)(convert)
 app.command("bench", epilog=BENCH_EXAMPLES)(bench)
+app.command("train", epilog=TRAIN_EXAMPLES)(train)
+app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate)
 
 
 @app.callback()

@@ -1,0 +1,121 @@
+"""Pictures of an evaluation: quality over steps and over milliseconds, and the bound's terms over t."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from fewstep.errors import FewstepError
+from fewstep.evaluate.bound import Bound
+from fewstep.evaluate.report import DRAWN, Curve, Report
+
+INK, FAINT = "#3b3f46", "#d9dce1"
+COLORS = ("#c2410c", "#2563a8", "#7c5ba6", "#3f8f5f", "#b08900", "#9aa0a8")
+TITLES = {
+    "frechet": "Frechet distance (lower is better)",
+    "accuracy": "class accuracy",
+    "precision": "precision",
+    "recall": "recall",
+}
+
+
+def quality_picture(report: Report, beside: Sequence[Curve] = ()) -> bytes:
+    """A PNG: a row for each score, over steps on the left and over ms per image on the right.
+
+    The dotted line is what real digits score at the same counts. FewstepError without matplotlib.
+    """
+    names = [name for name in DRAWN if name in TITLES]
+    if all(row.scores.accuracy is None for row in report.rows):
+        names.remove("accuracy")
+    figure = _figure(9.0, 0.9 + 1.9 * len(names))
+    grid = figure.subplots(len(names), 2, squeeze=False, sharey="row", sharex="col")
+    curves = [Curve.of(report), *beside]
+    for line, name in enumerate(names):
+        for axes, over in zip(grid[line], ("steps", "ms_per_image"), strict=True):
+            _draw(axes, curves, name, over, getattr(report.floor, name))
+        grid[line][0].set_title(TITLES[name], loc="left", fontsize=9.5, color=INK)
+    grid[-1][0].set_xlabel("steps", color=INK, fontsize=9)
+    grid[-1][1].set_xlabel("ms per image", color=INK, fontsize=9)
+    grid[0][0].legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    machine, settings = report.machine, report.settings
+    figure.suptitle(
+        f"{report.model['name']}: {settings['n']} samples a point, seeds from {settings['seed']}; times on "
+        f"{machine['cpu']},\n{machine['threads']} threads, device {machine['device']}, batch {settings['batch']}",
+        x=0.01,
+        ha="left",
+        fontsize=9,
+        color=INK,
+    )
+    return _png(figure)
+
+
+def bound_picture(bounds: Sequence[Bound]) -> bytes:
+    """A PNG: L_t over t for each variance, in bits a dimension. FewstepError without matplotlib."""
+    figure = _figure(7.0, 4.2)
+    axes = figure.subplots()
+    _bare_axes(axes)
+    for color, bound in zip(COLORS, bounds, strict=False):
+        label = f"{bound.variance}: {bound.total:.3f} in all"
+        axes.plot(range(1, len(bound.steps) + 1), bound.steps, color=color, linewidth=1.3, label=label)
+        axes.plot([0], [bound.decoder], marker="o", markersize=4, color=color)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_yscale("log")
+    axes.set_xlabel("t; the point at 0 is the decoder's L_0", color=INK, fontsize=9)
+    axes.set_title("terms of the variational bound, bits a dimension", loc="left", fontsize=9.5, color=INK)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    return _png(figure)
+
+
+def _draw(axes: Any, curves: Sequence[Curve], name: str, over: str, floor: float | None) -> None:
+    _bare_axes(axes)
+    ticks: set[int] = set()
+    for color, curve in zip(COLORS * 3, curves, strict=False):
+        points = sorted((row[over], row[name]) for row in curve.rows if row[name] is not None)
+        if not points:
+            continue
+        axes.plot(*zip(*points, strict=True), color=color, linewidth=1.5, marker="o", markersize=4, label=curve.name)
+        ticks |= {x for x, _ in points}
+    axes.set_xscale("log")
+    if over == "steps":
+        axes.set_xticks(sorted(ticks), [str(step) for step in sorted(ticks)])
+        axes.minorticks_off()
+    else:
+        _plain_numbers(axes.xaxis)
+    if floor is not None:
+        axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="real digits")
+    if name == "frechet":
+        axes.set_yscale("log")
+        _plain_numbers(axes.yaxis)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """3 and 30 at the ticks of a logarithmic axis, where matplotlib writes powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise FewstepError("the pictures need matplotlib: pip install 'fewstep[plot]'") from None
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    page = io.BytesIO()
+    figure.savefig(page, format="png", metadata={"Software": None})
+    return page.getvalue()
+
+
+def _bare_axes(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(which="both", colors=INK, labelsize=8.5, length=0)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)

