@@ -10,15 +10,8 @@ from torch import Tensor
 
 from fewstep import schedules
 from fewstep.errors import ArgumentError
-from fewstep.evaluate.bound import (
-    HALF_BIN,
-    Bound,
-    Predict,
-    discretised_log_likelihood,
-    gaussian_kl,
-    headline,
-    variational_bound,
-)
+from fewstep.evaluate.bound import Bound, Predict, headline, variational_bound
+from fewstep.likelihood import HALF_BIN, discretised_log_likelihood, gaussian_kl
 from fewstep.schedules import Schedule
 
 COARSE = schedules.linear(200, 5e-4, 0.1)

@@ -12,8 +12,9 @@ from torch.distributions import Normal, kl_divergence
 
 from fewstep import forward, schedules
 from fewstep.errors import ArgumentError
+from fewstep.likelihood import discretised_log_likelihood
 from fewstep.train.ema import Ema
-from fewstep.train.losses import Batch, Levels, Objective, discretised_log_likelihood, loss_weights, target, vlb_terms
+from fewstep.train.losses import Batch, Levels, Objective, loss_weights, target, vlb_terms
 
 SCHEDULE = schedules.cosine(20)
 
@@ -42,7 +43,7 @@ class Answers(nn.Module):
 
 
 def batch_at(t: Tensor, x_0: Tensor, noise: Tensor, **conditioning: Tensor) -> Batch:
-    return Batch(x_0.float(), noise.float(), (t.double() + 0.5) / len(SCHEDULE), conditioning)
+    return Batch(x_0.float(), noise.float(), (t.double() + 0.5) / len(SCHEDULE), torch.zeros(len(t)), conditioning)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])

@@ -13,6 +13,8 @@ from fewstep.cli.bench import EXAMPLES as BENCH_EXAMPLES
 from fewstep.cli.bench import bench
 from fewstep.cli.convert import EXAMPLES as CONVERT_EXAMPLES
 from fewstep.cli.convert import convert
+from fewstep.cli.distill import EXAMPLES as DISTILL_EXAMPLES
+from fewstep.cli.distill import distill
 from fewstep.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from fewstep.cli.evaluate import evaluate
 from fewstep.cli.generate import EXAMPLES as GENERATE_EXAMPLES
@@ -44,6 +46,7 @@ app.command("info", epilog=INFO_EXAMPLES)(info)
 app.command("convert", epilog=CONVERT_EXAMPLES)(convert)
 app.command("bench", epilog=BENCH_EXAMPLES)(bench)
 app.command("train", epilog=TRAIN_EXAMPLES)(train)
+app.command("distill", epilog=DISTILL_EXAMPLES)(distill)
 app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate)
 
 

@@ -1,25 +1,18 @@
 """`fewstep train`: from images to a model folder."""
 
-import os
 import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from fewstep.cli import options
-from fewstep.cli.shared import emit, emit_fields, examples, plain
+from fewstep.cli.shared import emit, emit_fields, examples
+from fewstep.cli.training import asked_to_stop, command_line, device_for, progress, say
 from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
-    import torch
-
-    from fewstep.train import Progress, TrainConfig
+    from fewstep.train import TrainConfig
 
 EXAMPLES = examples(
     "The digits, as the bundled teacher was trained:",
@@ -96,17 +89,19 @@ def train(
     from fewstep.train import Listeners, saved_config
     from fewstep.train import train as run
 
-    saved = saved_config(out, _say) if resume else None
+    saved = saved_config(out, say) if resume else None
     if resume and saved is None and data is None and config is None:
         raise ArgumentError("resume", f"{out} without a checkpoint", "a run to go on with, or --data to begin one")
     settings = _settings(saved, config, given, schedule, channels, layers)
-    where = _device(device, threads)
-    command = _command(typed, out, device, threads) if not resume or any(v is not None for v in typed.values()) else ""
-    with _asked_to_stop() as stop, _progress(quiet or as_json) as progress:
-        listeners = Listeners(progress=progress, say=_say, stop=stop)
+    where = device_for(device, threads)
+    command = ""
+    if not resume or any(value is not None for value in typed.values()):
+        command = command_line("train", None, {**typed, "device": device, "threads": threads, "out": out})
+    with asked_to_stop() as stop, progress(quiet or as_json, "train") as show:
+        listeners = Listeners(progress=show, say=say, stop=stop)
         trained = run(settings, out, resume=resume, device=where, command=command, listeners=listeners)
     if not trained.finished:
-        _say(f"stopped at step {trained.step}, saved; the same command with --resume goes on")
+        say(f"stopped at step {trained.step}, saved; the same command with --resume goes on")
         raise KeyboardInterrupt
     found = {
         "steps": trained.step, "parameters": trained.parameters, "loss": trained.loss, "seconds": trained.seconds,
@@ -153,87 +148,3 @@ def _widths(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ArgumentError("channels", text, "whole numbers like 16,32,64") from None
-
-
-def _device(device: str | None, threads: int | None) -> "torch.device":
-    import torch
-
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if device is not None and device not in devices:
-        raise ArgumentError("device", device, " or ".join(devices))
-    if threads is not None:
-        if not 1 <= threads <= 1024:
-            raise ArgumentError("threads", threads, "an integer from 1 to 1024")
-        torch.set_num_threads(threads)
-    if len(devices) > 1:
-        # cuDNN would otherwise choose its algorithms by a race, and the seed would not decide the weights.
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    return torch.device(device or ("cuda" if len(devices) > 1 else "cpu"))
-
-
-def _command(typed: dict[str, Any], out: Path, device: str | None, threads: int | None) -> str:
-    """What a user types to make this model again."""
-    words = ["fewstep", "train"]
-    for name, value in {**typed, "device": device, "threads": threads, "out": out}.items():
-        if isinstance(value, bool):
-            words.append("--learned-range" if value else "--fixed-range")
-        elif value is not None:
-            words += ["--" + name.replace("_", "-"), str(value)]
-    return shlex.join(words)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Gives `asked()`: True once Ctrl-C or a SIGTERM has come. A second one ends the run where it is."""
-    asked: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"stopping after this step, with a checkpoint; once more to stop at once\n")
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone may
-        before = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[["Progress"], None]]:
-    """A bar on stderr, or where that is no terminal a line about every 1/100 of the run."""
-    if quiet:
-        yield lambda _: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("train", total=None, state="")
-            yield lambda now: bar.update(task, completed=now.step, total=now.steps, state=_state(now))
-    else:
-        yield _line
-
-
-def _line(now: "Progress") -> None:
-    if now.step % max(1, now.steps // 100) == 0 or now.step == now.steps:
-        print(f"step {now.step}/{now.steps}  {_state(now)}", file=sys.stderr, flush=True)
-
-
-def _state(now: "Progress") -> str:
-    minutes, seconds = divmod(round(now.seconds_left), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"loss {now.loss:.4g}  {now.samples_per_second:.0f} samples/s  {hours}:{minutes:02d}:{seconds:02d} left"
-
-
-def _say(line: str) -> None:
-    print(plain(line), file=sys.stderr, flush=True)

@@ -16,16 +16,15 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor
-from torch.special import log_ndtr
 
 from fewstep.errors import ArgumentError, FewstepError
 from fewstep.forward import posterior_coefficients, transition, x_0_coefficients
+from fewstep.likelihood import discretised_log_likelihood, gaussian_kl, gaussian_log_likelihood
 from fewstep.schedules import Array, Schedule, read_only
 from fewstep_kernels import STREAM_FORWARD, normal
 
 FIXED: Final = ("fixed_small", "fixed_large", "optimal")
 LEARNED: Final = "learned_range"
-HALF_BIN: Final = 1 / 255  # half the distance between two of 256 grey values in [-1, 1]
 LN_2: Final = math.log(2)
 
 Predict = Callable[[Tensor, Tensor, slice], Tensor]
@@ -117,33 +116,6 @@ def variational_bound(
         if not math.isfinite(bound.total):
             raise FewstepError(f"the bound with {bound.variance} variance is not finite, over {dims} dimensions")
     return bounds
-
-
-def gaussian_kl(variance_q: Tensor, variance_p: Tensor, squared_gap: Tensor) -> Tensor:
-    """KL(N(m_q, v_q) || N(m_p, v_p)) = (log(v_p / v_q) + v_q / v_p - 1 + (m_q - m_p)^2 / v_p) / 2, in nats."""
-    nats: Tensor = (torch.log(variance_p / variance_q) + (variance_q + squared_gap) / variance_p - 1) / 2
-    return nats
-
-
-def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log of the mass that N(mean, variance) has within HALF_BIN of x, in nats; x = -1 and 1 take all beyond.
-
-    Ho et al., equation 13. With both ends taken to the lower tail by symmetry, nothing cancels far out:
-    log(Phi(b) - Phi(a)) = log Phi(b) + log(1 - Phi(a) / Phi(b)).
-    """
-    scale = torch.exp(-0.5 * log_variance)
-    upper = torch.where(x > 1 - HALF_BIN, torch.inf, (x - mean + HALF_BIN) * scale)
-    lower = torch.where(x < -1 + HALF_BIN, -torch.inf, (x - mean - HALF_BIN) * scale)
-    flip = lower > 0
-    a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    log_b = log_ndtr(b)
-    log_mass: Tensor = log_b + torch.log(-torch.expm1(log_ndtr(a) - log_b))
-    return log_mass
-
-
-def gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(x; mean, variance) = -(log(2 pi variance) + (x - mean)^2 / variance) / 2, in nats."""
-    return -(math.log(2 * math.pi) + log_variance + (x - mean).square() * torch.exp(-log_variance)) / 2
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,17 @@ from fewstep.forward import x_0_coefficients
 from fewstep.paths import Path
 from fewstep.plan import Plan
 from fewstep.samplers.clip import ClipLike, clip_columns
+from fewstep.schedules import Array
+
+
+def boundary(t: Array, timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> tuple[Array, Array]:
+    """c_skip and c_out of f = c_skip x + c_out x_0, which is x itself where there is no noise:
+
+    u = timestep_scaling t,    c_skip = sigma_data^2 / (u^2 + sigma_data^2),    c_out = u / sqrt(u^2 + sigma_data^2)
+    """
+    u = number("timestep_scaling", timestep_scaling, 0, 1e6, open_low=True) * t
+    sigma_data = number("sigma_data", sigma_data, 0, 1e6, open_low=True)
+    return sigma_data**2 / (u**2 + sigma_data**2), u / np.sqrt(u**2 + sigma_data**2)
 
 
 def lcm(
@@ -18,16 +29,12 @@ def lcm(
 ) -> Plan:
     """A consistency step, then fresh noise up to where the row lands (signal_s, noise_s):
 
-    x' = signal_s (c_skip x + c_out x_0) + noise_s z,    u = timestep_scaling t,
-    c_skip = sigma_data^2 / (u^2 + sigma_data^2),        c_out = u / sqrt(u^2 + sigma_data^2)
+    x' = signal_s (c_skip x + c_out x_0) + noise_s z,    c_skip and c_out as `boundary` has them
 
     The last row draws no noise.
     """
     k_x, k_m = x_0_coefficients(prediction, path.signal_scale[:-1], path.noise_scale[:-1])
-    u = number("timestep_scaling", timestep_scaling, 0, 1e6, open_low=True) * path.t
-    sigma_data = number("sigma_data", sigma_data, 0, 1e6, open_low=True)
-    c_skip = sigma_data**2 / (u**2 + sigma_data**2)
-    c_out = u / np.sqrt(u**2 + sigma_data**2)
+    c_skip, c_out = boundary(path.t, timestep_scaling, sigma_data)
     signal_s, s = path.signal_scale[1:], np.array(path.noise_scale[1:])
     s[-1] = 0.0
     return Plan.build(

@@ -42,7 +42,7 @@ class FitConfig:
     sheet_every: int = 2000  # 0: none
 
     def __post_init__(self) -> None:
-        check = _Checks(self)
+        check = Checks(self)
         for name, low in (("steps", 1), ("batch", 1), ("warmup", 0), ("log_every", 1), ("checkpoint_every", 1)):
             check.integer(name, low, MOST_STEPS)
         check.integer("sheet_every", 0, MOST_STEPS)
@@ -57,7 +57,7 @@ class FitConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON stores it; `from_dict` is the inverse."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any], base: Config | None = None) -> Config:
@@ -106,7 +106,7 @@ class TrainConfig(FitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check = _Checks(self)
+        check = Checks(self)
         for name in ("data", "licence"):
             check.text(name)
         if self.size is not None:
@@ -167,7 +167,7 @@ def unet_config(unet: Mapping[str, Any], channels: int, classes: int | None, lea
     return UNetConfig.from_dict(Fields({**defaults, **given, **from_data}, "unet").data, "unet")
 
 
-class _Checks:
+class Checks:
     """Checks of one field at a time; what is right is stored in the field's own type."""
 
     def __init__(self, config: FitConfig) -> None:

@@ -1,7 +1,7 @@
 """All that is random in training, as functions of (seed, step): nothing has a state, so a resumed run draws the same.
 
 One Philox4x32 call gives each sample of a step four words: two are the key of its noise, one its place in time, one
-decides whether its label is dropped. See `fewstep_kernels.philox`.
+decides whether its label is dropped. A second call gives what only some losses draw. See `fewstep_kernels.philox`.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from fewstep_kernels.philox import philox4x32
 # Philox streams of the run's own key; 0 to 3 belong to the noise of samples.
 STREAM_SAMPLE: Final = 16
 STREAM_ORDER: Final = 17
+STREAM_SPARE: Final = 18
 
 _MASK = 0xFFFFFFFF
 
@@ -26,6 +27,7 @@ class Draws:
     seeds: Tensor  # [B] int64, the keys of their noise
     u: Tensor  # [B] float64 in [0, 1), the share of the schedule that lies below their timestep
     drop: Tensor  # [B] float64 in [0, 1)
+    spare: Tensor  # [B] float64 in [0, 1), for what a loss draws besides
 
 
 def draw(seed: int, step: int, batch: int) -> Draws:
@@ -36,7 +38,8 @@ def draw(seed: int, step: int, batch: int) -> Draws:
     """
     words = _words(seed, step, STREAM_SAMPLE, batch)
     u = (torch.arange(batch) + words[2].double() / 2**32) / batch
-    return Draws(_keys(words), u, words[3].double() / 2**32)
+    spare = _words(seed, step, STREAM_SPARE, batch)[0]
+    return Draws(_keys(words), u, words[3].double() / 2**32, spare.double() / 2**32)
 
 
 class Order:

@@ -246,7 +246,7 @@ class _Run:
             if self.null is not None:
                 labels = torch.where(chance.drop < self.label_dropout, self.null, labels)
             conditioning["labels"] = labels.to(self.device)
-        return Batch(x_0, noise, chance.u, conditioning)
+        return Batch(x_0, noise, chance.u, chance.spare, conditioning)
 
     def _due(self) -> bool:
         """Whether to look at the numbers. On a CPU each step's loss is checked; a GPU is not stopped for that."""

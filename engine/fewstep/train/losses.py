@@ -3,19 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.special import log_ndtr
 
 import fewstep_kernels
 from fewstep.errors import ArgumentError
 from fewstep.forward import posterior_coefficients, transition, x_0_coefficients
+from fewstep.likelihood import discretised_log_likelihood
 from fewstep.schedules import Array, Schedule
-
-HALF_BIN: Final = 1 / 255  # half the distance between two of 256 grey values in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,7 @@ class Batch:
     x_0: Tensor  # [B, C, H, W] float32 in [-1, 1]
     noise: Tensor  # [B, C, H, W] standard normals
     u: Tensor  # [B] float64 on the CPU, in [0, 1): where in the schedule
+    spare: Tensor  # [B] float64 on the CPU, in [0, 1): for what a loss draws besides, such as a guidance scale
     conditioning: Mapping[str, Tensor]  # each [B, ...], what the module takes beside x_t and t: {"labels": ...}
 
 
@@ -145,20 +143,6 @@ def vlb_terms(
     decoder = -discretised_log_likelihood(x_0, estimate, log_variance)
     nats = torch.where(_each(levels.first, v) == 1, decoder, kl)
     return nats.flatten(1).mean(1) / math.log(2)
-
-
-def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log of the mass of N(mean, variance) within HALF_BIN of x, in nats; x = -1 and x = 1 own all that lies beyond.
-
-    Ho et al. (2006.11239), equation 13. By symmetry Phi(b) - Phi(a) is taken in the lower tail, where
-    log(Phi(b) - Phi(a)) = log Phi(b) + log(1 - exp(log Phi(a) - log Phi(b))) keeps its digits.
-    """
-    scale = torch.exp(-0.5 * log_variance)
-    distance = (x - mean).abs()
-    log_b, log_a = log_ndtr((HALF_BIN - distance) * scale), log_ndtr((-HALF_BIN - distance) * scale)
-    inside = log_b + torch.log(-torch.expm1(log_a - log_b))
-    below, above = log_ndtr((x - mean + HALF_BIN) * scale), log_ndtr(-(x - mean - HALF_BIN) * scale)
-    return torch.where(x < -1 + HALF_BIN, below, torch.where(x > 1 - HALF_BIN, above, inside))
 
 
 def _table(schedule: Schedule, prediction: str, min_snr_gamma: float) -> Tensor:

@@ -1,0 +1,209 @@
+"""`fewstep distill`: from a model of many steps to students of few."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from fewstep.cli import options
+from fewstep.cli.shared import emit, emit_fields, examples
+from fewstep.cli.training import asked_to_stop, command_line, device_for, progress, say
+from fewstep.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from fewstep.train import DistillConfig, Trained
+
+EXAMPLES = examples(
+    "The digits' students, each from the one before:",
+    "  fewstep distill out/teacher --student-steps 8,4,2,1 --out out/students",
+    "One consistency model for 1 to 8 steps:",
+    "  fewstep distill out/teacher --method consistency --out out/consistency",
+    "Go on after Ctrl-C, a crash or a full disk:",
+    "  fewstep distill out/teacher --student-steps 8,4,2,1 --out out/students --resume",
+)
+WHAT, HOW, RUN = "What to learn", "How to learn it", "The run"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One student of a chain."""
+
+    teacher: str
+    out: Path
+    student_steps: int
+    steps: int | None  # of the optimiser; None: as the settings have it
+    teacher_steps: int | None
+
+    @property
+    def typed(self) -> dict[str, int | None]:
+        """Its own flags."""
+        return {"student_steps": self.student_steps, "teacher_steps": self.teacher_steps, "steps": self.steps}
+
+    def settings(self, base: "DistillConfig") -> "DistillConfig":
+        """The chain's settings with this student's in their place."""
+        own = {**self.typed, "teacher": self.teacher, "steps": self.steps or base.steps}
+        return type(base).from_dict(own, base)
+
+
+def distill(
+    teacher: Annotated[str, Argument(help="The model folder to learn from.")],
+    out: Annotated[
+        Path,
+        Option("--out", "-o", help="The folder to write; of a chain, N-step below it.", rich_help_panel=RUN),
+    ],
+    student_steps: Annotated[
+        str | None, Option(help="Steps of the student, or of a chain, as 8,4,2,1.", rich_help_panel=WHAT)
+    ] = None,
+    method: Annotated[str | None, Option(help="progressive or consistency.", rich_help_panel=WHAT)] = None,
+    teacher_steps: Annotated[
+        int | None,
+        Option(help="Of the first teacher, that become the student's. Default: 2x.", rich_help_panel=WHAT),
+    ] = None,
+    guidance: Annotated[
+        str | None, Option(help="The scales to fold in, as 1,4; none: no guidance.", rich_help_panel=WHAT)
+    ] = None,
+    default_guidance: Annotated[
+        float | None, Option(help="The student's scale unless asked otherwise.", rich_help_panel=WHAT)
+    ] = None,
+    data: Annotated[str | None, Option(help="What the teacher was trained on.", rich_help_panel=WHAT)] = None,
+    config: Annotated[
+        Path | None, Option(help="A TOML file of settings; flags come on top.", rich_help_panel=WHAT)
+    ] = None,
+    steps: Annotated[
+        str | None, Option(help="Of the optimiser; one number, or one for each student.", rich_help_panel=HOW)
+    ] = None,
+    batch: Annotated[int | None, Option(help="Images a step.", rich_help_panel=HOW)] = None,
+    learning_rate: Annotated[float | None, Option(help="Of AdamW, at its highest.", rich_help_panel=HOW)] = None,
+    weighting: Annotated[
+        str | None, Option(help="Of the progressive loss: truncated_snr or snr_plus_one.", rich_help_panel=HOW)
+    ] = None,
+    ema: Annotated[float | None, Option(help="Decay of the averaged weights.", rich_help_panel=HOW)] = None,
+    dtype: Annotated[
+        str | None, Option(help="float32, or bfloat16 for the network's products.", rich_help_panel=HOW)
+    ] = None,
+    seed: Annotated[int | None, Option(help="Of all that is random.", rich_help_panel=HOW)] = None,
+    log_every: Annotated[int | None, Option(help="Steps a row of loss.csv.", rich_help_panel=RUN)] = None,
+    checkpoint_every: Annotated[int | None, Option(help="Steps between checkpoints.", rich_help_panel=RUN)] = None,
+    sheet_every: Annotated[
+        int | None, Option(help="Steps between sheets of samples; 0: none.", rich_help_panel=RUN)
+    ] = None,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on: finished students stay, the next goes on.", rich_help_panel=RUN)
+    ] = False,
+    device: Annotated[
+        str | None, Option(help="cpu, cuda or cuda:1. Default: CUDA if there is one.", rich_help_panel=RUN)
+    ] = None,
+    threads: Annotated[int | None, Option(help="CPU threads. Default: torch's choice.", rich_help_panel=RUN)] = None,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress.", rich_help_panel=RUN)] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Distill a model into students of fewer steps, with guidance as an input.
+
+    progressive: a student's step does what two of its teacher's do; a chain halves down to 1.
+    consistency: one student for 1 to 8 steps, sampled with lcm.
+    """
+    from fewstep.train import Listeners
+    from fewstep.train import distill as run
+
+    given: dict[str, Any] = {
+        "method": method, "guidance": guidance, "default_guidance": default_guidance, "data": data, "batch": batch,
+        "learning_rate": learning_rate, "weighting": weighting, "ema": ema, "dtype": dtype, "seed": seed,
+        "log_every": log_every, "checkpoint_every": checkpoint_every, "sheet_every": sheet_every,
+    }  # fmt: skip
+    where = device_for(device, threads)
+    base = _base(config, given)
+    students, budgets = _numbers("student_steps", student_steps), _numbers("steps", steps)
+    with asked_to_stop() as stop:
+        for stage in _stages(base, teacher, out, students, budgets, teacher_steps):
+            if resume and (stage.out / "fewstep.json").is_file():
+                say(f"{stage.out}: finished already")
+                continue
+            typed = {"config": config, **stage.typed, **given, "device": device, "threads": threads, "out": stage.out}
+            command = command_line("distill", stage.teacher, typed)
+            with progress(quiet or as_json, f"{stage.student_steps}-step student") as show:
+                listeners = Listeners(progress=show, say=say, stop=stop)
+                settings = stage.settings(base)
+                made = run(settings, stage.out, resume=resume, device=where, command=command, listeners=listeners)
+            if not made.finished:
+                say(f"stopped at step {made.step}, saved; the same command with --resume goes on")
+                raise KeyboardInterrupt
+            _show(made, settings, as_json)
+
+
+def _show(trained: "Trained", settings: "DistillConfig", as_json: bool) -> None:
+    found = {
+        "student_steps": settings.student_steps, "steps": trained.step, "parameters": trained.parameters,
+        "loss": trained.loss, "seconds": trained.seconds,
+    }  # fmt: skip
+    if as_json:
+        emit({"model": trained.folder, **found})
+        return
+    shown = {
+        "student": f"{settings.student_steps} for {settings.walk} steps of {settings.teacher}",
+        "steps": f"{trained.step:,} of {settings.batch}",
+        "loss": f"{trained.loss:.4g}",
+        "time": f"{trained.seconds / 60:.1f} minutes",
+        "next": f"fewstep generate {shlex.quote(str(trained.folder))}",
+    }
+    emit_fields(str(trained.folder), shown)
+
+
+def _base(path: Path | None, given: dict[str, Any]) -> "DistillConfig":
+    """The defaults with the file's settings in their place, and the flags' in place of those."""
+    from fewstep.train import DistillConfig
+
+    base = DistillConfig() if path is None else DistillConfig.from_toml(path, DistillConfig())
+    values = {name: value for name, value in given.items() if value is not None}
+    if "guidance" in values:
+        values["guidance"] = _scales(values["guidance"])
+    return DistillConfig.from_dict(values, base)
+
+
+def _stages(
+    base: "DistillConfig",
+    teacher: str,
+    out: Path,
+    students: Sequence[int] | None,
+    budgets: Sequence[int] | None,
+    teacher_steps: int | None,
+) -> list[Stage]:
+    """The chain: each student's teacher is the one before it."""
+    students = students or [base.student_steps]
+    shown = ",".join(map(str, students))
+    if any(after >= before for before, after in pairwise(students)):
+        raise ArgumentError("student_steps", shown, "falling numbers, such as 8,4,2,1")
+    if len(students) > 1 and base.method == "consistency":
+        raise ArgumentError("student_steps", shown, "one number: a consistency model does with 1 to 8 steps")
+    if budgets is not None and len(budgets) not in (1, len(students)):
+        allowed = f"one number, or {len(students)}: one for each student"
+        raise ArgumentError("steps", ",".join(map(str, budgets)), allowed)
+    chain = []
+    for place, count in enumerate(students):
+        folder = out if len(students) == 1 else out / f"{count}-step"
+        steps = None if budgets is None else budgets[place % len(budgets)]
+        walk = (teacher_steps or base.teacher_steps) if place == 0 else students[place - 1]
+        chain.append(Stage(teacher, folder, count, steps, walk))
+        teacher = str(folder)
+    return chain
+
+
+def _numbers(name: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError(name, text, "whole numbers such as 8,4,2,1") from None
+
+
+def _scales(text: str) -> list[float] | None:
+    if text == "none":
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError("guidance", text, "two scales such as 1,4, or none") from None

@@ -1,0 +1,104 @@
+"""What `fewstep train` and `fewstep distill` have in common: device, Ctrl-C, progress, the command for the card."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fewstep.cli.shared import plain
+from fewstep.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fewstep.train import Progress
+
+
+def device_for(device: str | None, threads: int | None) -> "torch.device":
+    """The device to train on, with so many CPU threads; CUDA, made deterministic, if there is one."""
+    import torch
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if device is not None and device not in devices:
+        raise ArgumentError("device", device, " or ".join(devices))
+    if threads is not None:
+        if not 1 <= threads <= 1024:
+            raise ArgumentError("threads", threads, "an integer from 1 to 1024")
+        torch.set_num_threads(threads)
+    if len(devices) > 1:
+        # cuDNN would otherwise choose its algorithms by a race, and the seed would not decide the weights.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return torch.device(device or ("cuda" if len(devices) > 1 else "cpu"))
+
+
+def command_line(verb: str, argument: str | None, options: Mapping[str, Any]) -> str:
+    """What a user types to make this model again; an option that is None was not given."""
+    words = ["fewstep", verb, *([] if argument is None else [argument])]
+    for name, value in options.items():
+        if name == "learned_range" and value is not None:
+            words.append("--learned-range" if value else "--fixed-range")
+        elif value is not None:
+            words += ["--" + name.replace("_", "-"), str(value)]
+    return shlex.join(words)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Gives `asked()`: True once Ctrl-C or a SIGTERM has come. A second one ends the run where it is."""
+    asked: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"stopping after this step, with a checkpoint; once more to stop at once\n")
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, which alone may
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress(quiet: bool, verb: str) -> Iterator[Callable[["Progress"], None]]:
+    """A bar on stderr, or where that is no terminal a line about every 1/100 of the run."""
+    if quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(verb, total=None, state="")
+            yield lambda now: bar.update(task, completed=now.step, total=now.steps, state=_state(now))
+    else:
+        yield _line
+
+
+def _line(now: "Progress") -> None:
+    if now.step % max(1, now.steps // 100) == 0 or now.step == now.steps:
+        print(f"step {now.step}/{now.steps}  {_state(now)}", file=sys.stderr, flush=True)
+
+
+def _state(now: "Progress") -> str:
+    minutes, seconds = divmod(round(now.seconds_left), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"loss {now.loss:.4g}  {now.samples_per_second:.0f} samples/s  {hours}:{minutes:02d}:{seconds:02d} left"
+
+
+def say(line: str) -> None:
+    """A line on stderr."""
+    print(plain(line), file=sys.stderr, flush=True)

@@ -1,0 +1,64 @@
+"""Models in the box: which folder a name and a number of steps stand for."""
+
+from pathlib import Path
+from typing import Final
+
+from fewstep.errors import ModelError
+from fewstep.models.load import SPEC_FILE, open_folder
+from fewstep.spec import ModelSpec
+
+BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled"
+DEFAULT_STEPS: Final = 4
+
+
+def model_folder(model: str | Path, steps: int | None = None) -> Path:
+    """The folder of a model.
+
+    Args:
+        model: a folder, or the name of a model in the box: "digits" for the one that suits the steps, or one of its
+            members, such as "digits/teacher". A folder of that name comes first.
+        steps: model calls a sample; DEFAULT_STEPS unless given. The student trained for as many is chosen, else the
+            one for the next larger number, and the teacher beyond them all.
+
+    Raises:
+        ModelError: a name that is neither.
+    """
+    path = Path(model)
+    if path.is_dir():
+        return path
+    box = _inside(str(model))
+    if box is None:
+        raise ModelError(f"{path}: no such folder, and no model in the box; those are {', '.join(names())}")
+    if (box / SPEC_FILE).is_file():
+        return box
+    wanted = DEFAULT_STEPS if steps is None else steps
+    students, teachers = [], []
+    for folder in _members(box):
+        spec = _spec(folder)
+        if spec.trained is None:
+            teachers.append(folder)
+        else:
+            students += [(count, folder) for count in spec.trained["steps"]]
+    suitable = sorted(student for student in students if student[0] >= wanted)
+    return suitable[0][1] if suitable else teachers[0]
+
+
+def names() -> list[str]:
+    """Of the models in the box and their members: digits, digits/1-step, ..."""
+    found = []
+    for box in sorted(BUNDLED.iterdir()) if BUNDLED.is_dir() else []:
+        members = _members(box)
+        found += [box.name, *(f"{box.name}/{member.name}" for member in members)] if members else []
+    return found
+
+
+def _inside(name: str) -> Path | None:
+    return BUNDLED / name if name in names() else None
+
+
+def _members(box: Path) -> list[Path]:
+    return sorted(folder for folder in box.iterdir() if (folder / SPEC_FILE).is_file())
+
+
+def _spec(folder: Path) -> ModelSpec:
+    return open_folder(folder)[1]

@@ -1,0 +1,134 @@
+"""What a run keeps in its folder beside its checkpoints: sheets of samples, the picture of its loss, the model."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from fewstep.engine import Engine
+from fewstep.errors import ArgumentError, OutputError
+from fewstep.files import atomic_write, check_writable
+from fewstep.labels import labels_from_config
+from fewstep.schedules import from_config
+from fewstep.spec import ModelSpec
+from fewstep.train.checkpoint import Checkpoint
+from fewstep.train.config import FitConfig
+from fewstep.train.fit import CHECKPOINTS, LOSS_FILE, last_checkpoint
+from fewstep.train.log import LossLog, plot_losses
+
+PLOT_FILE: Final = "loss.png"
+SHEETS: Final = "samples"
+PER_CLASS, MOST_ROWS, UNLABELLED = 8, 10, 64  # of a sheet
+
+
+def begin(out: Path, resume: bool, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint to go on from, in a folder that can be written to and is not somebody else's."""
+    check_writable(out / CHECKPOINTS / "probe")
+    if resume:
+        checkpoint = last_checkpoint(out, say)
+        if checkpoint is None:
+            say(f"{out}: no checkpoint yet; the run begins at step 0")
+        return checkpoint
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out}: holds files already; allowed: a new or empty folder, or --resume")
+    return None
+
+
+def compare(
+    checkpoint: Checkpoint,
+    config: FitConfig,
+    fixed: Iterable[str],
+    about: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """ArgumentError where the run cannot go on so; a line for all else that makes it another run than it was.
+
+    Args:
+        fixed: the settings that a resumed run must share with its checkpoint; the rest may be changed, by name.
+        about: "digest" of the data, "device" and "threads", as they are now.
+    """
+    before, now = checkpoint.about.get("config", {}), config.to_dict()
+    for name in fixed:
+        if before.get(name) != now[name]:
+            raise ArgumentError(name, now[name], f"{before.get(name)}, as the run in {checkpoint.path.parent.parent}")
+    if checkpoint.about.get("digest") != about["digest"]:
+        raise ArgumentError("data", f"{now['data']}, which has changed", "the images the run began with")
+    if checkpoint.step > config.steps:
+        raise ArgumentError("steps", config.steps, f"{checkpoint.step} or more: so many are done")
+    for field in fields(config):
+        if before.get(field.name) != now[field.name]:
+            say(f"{field.name}: was {before.get(field.name)}, is now {now[field.name]}")
+    for name in ("device", "threads"):
+        if checkpoint.about.get(name) != about[name]:
+            was = checkpoint.about.get(name)
+            say(f"{name}: was {was}, is now {about[name]}; the run goes on, but not to the same bits")
+
+
+class Sheets:
+    """Draws samples from the averaged weights, the same seeds and labels each time, and the loss so far.
+
+    Args:
+        spec: the model that the weights will be.
+        classes: how many it has; None for none.
+        title: of the picture of the loss.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        classes: int | None,
+        out: Path,
+        title: str,
+        device: torch.device,
+        listener: Callable[[nn.Module, int], None],
+    ) -> None:
+        self.spec, self.out, self.title, self.device, self.listener = spec, out, title, device, listener
+        rows = min(classes or 0, MOST_ROWS)
+        self.labels = [label for label in range(rows) for _ in range(PER_CLASS)] or None
+        self.count = len(self.labels or range(UNLABELLED))
+
+    def draw(self, module: nn.Module, step: int) -> None:
+        """A sheet of the module after so many steps."""
+        engine = Engine(
+            module,
+            schedule=from_config(self.spec.schedule),
+            prediction=self.spec.prediction,
+            shape=self.spec.shape,
+            labels=labels_from_config(self.spec.labels),
+            plan=self.spec.plan,
+            device=self.device,
+            max_batch=self.count,
+            runner="eager",  # graphs of weights that change would have to be captured each time
+            name=self.spec.name,
+        )
+        samples = engine.sample(self.count, labels=self.labels, seeds=0)
+        samples.save(
+            self.out / SHEETS / f"step-{step:08d}.png", singles=False, columns=PER_CLASS, parameters={"step": step}
+        )
+        draw_losses(self.out, self.title, step)
+        self.listener(module, step)
+
+
+def draw_losses(out: Path, title: str, step: int) -> float:
+    """Draw loss.csv as it stands, where matplotlib is installed; the last loss."""
+    log = LossLog(out / LOSS_FILE)
+    log.read(step)
+    if not log.rows:
+        return math.nan
+    picture = plot_losses(log.rows, title)
+    if picture is not None:
+        with atomic_write(out / PLOT_FILE) as file:
+            file.write(picture)
+    return log.rows[-1]["loss"]
+
+
+def machine(device: torch.device) -> str:
+    """Where a run trained, for its card: "2 CPU threads", or the GPU's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}"

@@ -1,0 +1,98 @@
+"""Progressive distillation. Salimans and Ho (2202.00512); guidance as an input: Meng et al. (2210.03142)."""
+
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fewstep_kernels
+from fewstep.errors import ArgumentError
+from fewstep.plan import Plan
+from fewstep.train.losses import Batch
+from fewstep.train.teacher import Teacher
+
+WEIGHTINGS: Final = ("truncated_snr", "snr_plus_one")
+
+
+class Progressive:
+    """A student's one step learns to land where its teacher's next few do.
+
+        x_t     = signal_i x_0 + noise_i z at level i of the student's plan, i uniform over its rows
+        x_s     = where the teacher's steps take x_t, to level i + 1 of the student's plan
+        target  = the m with which the student's own row lands there, a x_t + b (k_x x_t + k_m m) + e m = x_s:
+                  m = (x_s - (a + b k_x) x_t) / (b k_m + e)
+        loss    = mean of  weight_i k_m^2 (m_student - target)^2,  which is weight_i (x_0 - x_0 of the target)^2
+
+    weight: "truncated_snr" max(SNR, 1), "snr_plus_one" SNR + 1 (section 4). Levels and coefficients are
+    those of the plans, so the student is trained for just the steps that the engine will run.
+
+    Args:
+        student: the plan it is trained for; each of its steps spans as many of the teacher's.
+        guidance: the range from which each sample's guidance scale is drawn; None for a model without guidance.
+    """
+
+    def __init__(
+        self, teacher: Teacher, student: Plan, guidance: tuple[float, float] | None, weighting: str = "truncated_snr"
+    ) -> None:
+        self.teacher, self.guidance = teacher, guidance
+        self.substeps, self.rows = substeps(teacher.plan, student), len(student)
+        self._table = torch.from_numpy(_table(student, weighting))
+
+    def __call__(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """{"loss": ...}."""
+        device, labels = batch.x_0.device, batch.conditioning.get("labels")
+        i = (batch.u * self.rows).long().clamp(max=self.rows - 1)
+        t, signal, noise, _, _, weight = self._table[:, i].float().to(device).unbind()
+        w = drawn_guidance(self.guidance, batch)
+        x_t = fewstep_kernels.add_noise(batch.x_0, signal, noise, batch.noise)
+        target = self.target(x_t, i, labels, w)
+        arguments = dict(batch.conditioning) if w is None else {**batch.conditioning, "guidance": w}
+        m = module(x_t, t, **arguments)[:, : target.shape[1]].float()
+        return {"loss": (weight * (m - target).square().flatten(1).mean(1)).mean()}
+
+    def target(self, x_t: Tensor, i: Tensor, labels: Tensor | None, w: Tensor | None) -> Tensor:
+        """The m with which the student's row i [B] takes x_t [B, C, H, W] to where the teacher's steps take it."""
+        x_s = x_t
+        for step in range(self.substeps):
+            x_s = self.teacher.step(x_s, i * self.substeps + step, labels, w)
+        of_x, of_landed = (column[:, None, None, None] for column in self._table[3:5, i].float().to(x_t.device))
+        return of_landed * x_s + of_x * x_t
+
+
+def substeps(teacher: Plan, student: Plan) -> int:
+    """How many steps of the teacher's plan one of the student's spans.
+
+    Raises:
+        ArgumentError: plans whose levels do not meet.
+    """
+    spans, rest = divmod(len(teacher), len(student))
+    if rest == 0 and spans > 0:
+        meets = [
+            np.allclose(getattr(teacher.path, name)[::spans], getattr(student.path, name), rtol=1e-12, atol=0)
+            for name in ("signal_scale", "noise_scale")
+        ]
+        if all(meets):
+            return spans
+    allowed = f"a multiple of {len(student)} whose timesteps include the student's, such as {2 * len(student)}"
+    raise ArgumentError("teacher_steps", len(teacher), allowed)
+
+
+def drawn_guidance(guidance: tuple[float, float] | None, batch: Batch) -> Tensor | None:
+    """A guidance scale for each sample, uniform in the range: [B] float32 on the device."""
+    if guidance is None:
+        return None
+    low, high = guidance
+    return (low + (high - low) * batch.spare).float().to(batch.x_0.device)
+
+
+def _table(plan: Plan, weighting: str) -> np.ndarray:
+    """[6, N] float64: t, signal, noise, the target's coefficients of x_t and x_s, and the weight of (m - target)^2."""
+    a, b, e, k_x, k_m = (plan.column(name) for name in ("a", "b", "e", "k_x", "k_m"))
+    signal, noise = plan.path.signal_scale[:-1], plan.path.noise_scale[:-1]
+    snr = (signal / noise) ** 2
+    weights = {"truncated_snr": np.maximum(snr, 1), "snr_plus_one": snr + 1}
+    if weighting not in weights:
+        raise ArgumentError("weighting", weighting, ", ".join(WEIGHTINGS))
+    of_m = b * k_m + e
+    return np.stack([plan.column("t"), signal, noise, -(a + b * k_x) / of_m, 1 / of_m, weights[weighting] * k_m**2])

@@ -1,0 +1,101 @@
+"""A run from beginning to end, whatever its loss: from a module to a model folder."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+
+from fewstep.errors import ArgumentError, ModelError
+from fewstep.models import UNet, count_parameters
+from fewstep.models.load import save_model
+from fewstep.spec import ModelSpec
+from fewstep.train.config import FitConfig
+from fewstep.train.data import Dataset
+from fewstep.train.fit import Fitted, Listeners, Loss, fit, ignore, last_checkpoint
+from fewstep.train.folder import Sheets, begin, compare, draw_losses
+
+Config = TypeVar("Config", bound=FitConfig)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run made."""
+
+    folder: Path  # a model folder, if the run is finished
+    finished: bool  # else it was stopped, and can be resumed
+    step: int
+    seconds: float  # of training, over all sessions
+    loss: float  # the last row's of loss.csv
+    parameters: int
+
+
+class Card(Protocol):
+    """The spec with what a user wants to know of how the model came to be."""
+
+    def __call__(self, spec: ModelSpec, fitted: Fitted, loss: float) -> ModelSpec: ...
+
+
+def carry_out(
+    module: UNet,
+    spec: ModelSpec,
+    loss: Loss,
+    data: Dataset,
+    config: FitConfig,
+    out: Path,
+    *,
+    fixed: Iterable[str],
+    title: str,
+    card: Card,
+    label_dropout: float,
+    resume: bool,
+    device: torch.device,
+    command: str,
+    listeners: Listeners,
+) -> Trained:
+    """Fit the module to the loss, and write it into `out` as the model of `spec`.
+
+    Args:
+        fixed: the settings that a resumed run must share with its checkpoint.
+        title: of the picture of the loss.
+        command: how a user would make this model again; "" for a resumed run as it was.
+    """
+    checkpoint = begin(out, resume, listeners.say)
+    about: dict[str, Any] = {"digest": data.digest(), "device": device.type, "threads": torch.get_num_threads()}
+    commands = [command] if command else []
+    if checkpoint is not None:
+        compare(checkpoint, config, fixed, about, listeners.say)
+        commands = list(dict.fromkeys([*checkpoint.about.get("commands", []), *commands]))
+    about["commands"] = commands
+    spec = replace(spec, source="; then ".join(commands) or spec.source)
+
+    sheets = Sheets(spec, data.classes, out, title, device, listeners.sheet)
+    fitted = fit(
+        module,
+        loss,
+        data,
+        config,
+        out,
+        about=about,
+        null=None if spec.labels is None else spec.labels["null"],
+        label_dropout=label_dropout,
+        device=device,
+        resume=checkpoint,
+        listeners=replace(listeners, sheet=sheets.draw),
+    )
+    last = draw_losses(out, title, fitted.step)
+    if fitted.finished:
+        save_model(out, cast(UNet, fitted.module), card(spec, fitted, last), overwrite=True)
+    return Trained(out, fitted.finished, fitted.step, fitted.seconds, last, count_parameters(module))
+
+
+def saved_settings(kind: type[Config], out: Path, say: Callable[[str], None] = ignore) -> Config | None:
+    """The settings of the run in `out` that can be resumed; None where there is none. See `last_checkpoint`."""
+    checkpoint = last_checkpoint(out, say) if out.is_dir() else None
+    if checkpoint is None:
+        return None
+    try:
+        return kind.from_dict(checkpoint.about["config"])
+    except (ArgumentError, KeyError, TypeError) as error:
+        raise ModelError(f"{checkpoint.path}: its settings are not those of such a run: {error}") from None

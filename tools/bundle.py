@@ -1,0 +1,60 @@
+"""Puts trained models into the box: weights as float16, and their scores on the card.
+
+    python tools/bundle.py FOLDER NAME
+
+FOLDER holds one model folder for each member (teacher, 8-step, ...), each with the evaluate/evaluate.json that
+`fewstep evaluate MEMBER --out MEMBER/evaluate` wrote; they become engine/fewstep/bundled/NAME/MEMBER.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.models.bundled import BUNDLED
+from fewstep.models.load import SPEC_FILE, load_model, save_model
+
+MOST_BYTES = 24e6  # of all that is in the box
+
+
+def scores(result: dict[str, Any]) -> list[str]:
+    """A line for each number of steps of an evaluate.json."""
+    settings, real = result["settings"], result["real"]["frechet"]
+    scale = settings["guidance_scale"]
+    guided = "" if scale in (None, 1.0) else f", guidance {scale:g}"
+    return [
+        f"scores: {row['sampler']}, {row['steps']} steps{guided}: Frechet distance {row['frechet']:.2f} "
+        f"({row['frechet'] / real:.2f} of real digits'), class accuracy {100 * row['accuracy']:.2f} %, "
+        f"on {settings['n']:,} samples, seeds from {settings['seed']}"
+        for row in result["rows"]
+    ]
+
+
+def bundle(source: Path, target: Path) -> None:
+    """One member."""
+    unet, spec = load_model(source)
+    lines = []
+    for path in sorted(source.glob("evaluate*/evaluate.json")):
+        lines += scores(json.loads(path.read_text()))
+    notes = (*(note for note in spec.notes if not note.startswith("scores: ")), *lines)
+    save_model(target, unet.to(torch.float16), replace(spec, notes=notes), overwrite=True)
+    print(f"{target}: {sum(file.stat().st_size for file in target.iterdir()) / 1e6:.2f} MB", *lines, sep="\n  ")
+
+
+def main(folder: Path, name: str) -> None:
+    """Every member of the folder."""
+    for source in sorted(path.parent for path in folder.glob(f"*/{SPEC_FILE}")):
+        bundle(source, BUNDLED / name / source.name)
+    total = sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file())
+    print(f"in the box: {total / 1e6:.2f} MB")
+    if total > MOST_BYTES:
+        sys.exit(f"more than {MOST_BYTES / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), sys.argv[2])
