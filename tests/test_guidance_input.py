@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from cli_case import SPEC
 from fewstep import ArgumentError, Engine, GuidanceInput, ModelError
+from fewstep.evaluate.features import SHAPE as DIGITS
+from fewstep.evaluate.run import model_bound
 from fewstep.graphs import GraphRunner
 from fewstep.models.load import load_model, save_model
 from fewstep.models.unet import UNet
@@ -230,6 +232,12 @@ def test_a_student_survives_its_folder(folder: Path) -> None:
 def test_a_spec_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         student_spec(**changes)
+
+
+def test_a_guided_student_has_no_likelihood() -> None:
+    digits: Any = None  # refused before they are looked at
+    with pytest.raises(ArgumentError, match=r"bpd: got .* with the guidance scale as an input"):
+        model_bound(student_engine(shape=DIGITS), digits, 1)
 
 
 TEACHER = {"sampler": "ddim", "steps": 4, "clip": 1.0, "guidance_scale": 2.5}

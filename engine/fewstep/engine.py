@@ -81,7 +81,7 @@ class Engine:
         self.schedule, self.prediction, self.name = schedule, prediction, name
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         self.labels = labels_from_config(labels) if isinstance(labels, Mapping) else labels
-        self.defaults: dict[str, Any] = {"sampler": "ddim", "steps": 4} | dict(plan or {})
+        self.defaults: dict[str, Any] = {"sampler": "ddim", "steps": 4, **(plan or {})}
         self.guidance, self.trained = guidance_from_config(guidance), trained_from_config(trained)
         if self.guidance is not None and "guidance_scale" in self.defaults:
             raise ArgumentError("plan", dict(plan or {}), "no guidance_scale: the default of `guidance` says it")
