@@ -3,10 +3,12 @@
 from fewstep import samplers, schedules
 from fewstep.callbacks import Step
 from fewstep.engine import Engine
-from fewstep.errors import ArgumentError, FewstepError, ModelError, OutputError
+from fewstep.errors import ArgumentError, FewstepError, ModelError, OutputError, UntrainedPlanWarning
+from fewstep.guidance_input import GuidanceInput
 from fewstep.labels import ClassLabels, ContinuousLabels
 from fewstep.plan import Plan
 from fewstep.results import Samples
+from fewstep.trained import Trained
 
 __version__ = "0.1.0"
 
@@ -16,11 +18,14 @@ __all__ = [
     "ContinuousLabels",
     "Engine",
     "FewstepError",
+    "GuidanceInput",
     "ModelError",
     "OutputError",
     "Plan",
     "Samples",
     "Step",
+    "Trained",
+    "UntrainedPlanWarning",
     "samplers",
     "schedules",
 ]

@@ -14,15 +14,15 @@ from fewstep.buffers import Signature, State
 from fewstep.callbacks import Callback, Step
 from fewstep.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
 from fewstep.errors import ArgumentError
+from fewstep.guidance_input import GuidanceInput, guidance_from_config
 from fewstep.labels import LabelSpec, labels_from_config
 from fewstep.plan import Plan
+from fewstep.planning import Planner
 from fewstep.request import Request, build_request, resolve_seeds, sample_count, starting_noise
 from fewstep.results import Samples
-from fewstep.runners import EagerRunner, Runner
-from fewstep.samplers import make_plan
+from fewstep.runners import Runner, runner_for
 from fewstep.schedules import Schedule, from_config
-
-GRAPH_SHARE = 4  # of the device's memory, a quarter may be held by graphs
+from fewstep.trained import Trained, trained_from_config
 
 
 class Engine:
@@ -34,7 +34,12 @@ class Engine:
         shape: (C, H, W) of one sample.
         prediction: what it predicts: "eps", "x_0", "v", "flow" or "score".
         labels: None, `ClassLabels`, `ContinuousLabels`, or a dict like {"kind": "classes", "count": 10, "null": 10}.
-        plan: the defaults of `Engine.plan`: {"sampler": "ddim", "steps": 4, ...} with options of that sampler.
+        plan: the defaults of `Engine.plan`: {"sampler": "ddim", "steps": 4, ...} with options of that sampler, and
+            perhaps the guidance_scale to sample with unless told (1 if it is not there).
+        guidance: None, or a `GuidanceInput`, or {"min": 1.0, "max": 4.0, "default": 1.5}: the module takes the guidance
+            scale itself, as module(..., guidance=[R]), so a sample owns one row of the batch at any scale.
+        trained: None, or a `Trained`, or {"sampler": "ddim", "steps": [4]}: what a distilled model was trained for;
+            other plans run with an `UntrainedPlanWarning`.
         device: where it runs; CUDA if there is one.
         dtype: of the network; as it is unless given. x itself is float32 (float64 for a float64 network).
         batch_invariant: run every batch padded to `max_batch` U-Net rows, so that a sample's bits do not depend on who
@@ -55,6 +60,8 @@ class Engine:
         prediction: str = "eps",
         labels: LabelSpec | Mapping[str, object] | None = None,
         plan: Mapping[str, Any] | None = None,
+        guidance: GuidanceInput | Mapping[str, Any] | None = None,
+        trained: Trained | Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         batch_invariant: bool = False,
@@ -74,9 +81,14 @@ class Engine:
         self.schedule, self.prediction, self.name = schedule, prediction, name
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         self.labels = labels_from_config(labels) if isinstance(labels, Mapping) else labels
-        self.defaults: dict[str, Any] = {"sampler": "ddim", "steps": 4} | dict(plan or {})
+        self.defaults: dict[str, Any] = {"sampler": "ddim", "steps": 4, **(plan or {})}
+        self.guidance, self.trained = guidance_from_config(guidance), trained_from_config(trained)
+        if self.guidance is not None and "guidance_scale" in self.defaults:
+            raise ArgumentError("plan", dict(plan or {}), "no guidance_scale: the default of `guidance` says it")
+        if self.trained is not None and not self.trained.lists(self.defaults["sampler"], self.defaults["steps"]):
+            raise ArgumentError("trained", str(self.trained), "what lists the default plan, which is another")
         self.batch_invariant, self.max_batch = batch_invariant, max_batch
-        self._runner = _runner_for(runner, self.device)
+        self._runner = runner_for(runner, self.device)
         self._label_argument = label_argument_of(self.module)
         self._lock = threading.Lock()
 
@@ -111,6 +123,8 @@ class Engine:
             prediction=spec.prediction,
             labels=labels_from_config(spec.labels),
             plan=spec.plan,
+            guidance=spec.guidance,
+            trained=spec.trained,
             device=device,
             name=spec.name,
             **options,
@@ -121,17 +135,21 @@ class Engine:
         steps: int | None = None,
         sampler: str | None = None,
         *,
-        guidance_scale: float | Sequence[float] = 1.0,
+        guidance_scale: float | Sequence[float] | None = None,
         guidance_rescale: float = 0.0,
         strength: float = 1.0,
         **options: Any,
     ) -> Plan:
         """The plan that `sample` runs: the model's own, with what is given here in its place.
 
+        A model that takes the guidance scale as an input has plans whose own w is 1; the scale is only checked here,
+        and for `sample` to hand over. `UntrainedPlanWarning` where a distilled model was not trained for the plan.
+
         Args:
             steps: model calls.
             sampler: a name in `fewstep.samplers.SAMPLERS`.
-            guidance_scale: w in uncond + w (cond - uncond); one number, or one per row.
+            guidance_scale: w in uncond + w (cond - uncond); one number, or one per row. The model's own if it names
+                one, else 1.
             guidance_rescale: phi of Lin et al. 2023, 0 to 1.
             strength: the share of the noise range that is run; for an image start.
             options: further options of the sampler, such as eta, clip or spacing.
@@ -139,14 +157,10 @@ class Engine:
         Raises:
             ArgumentError: naming the argument and what is allowed.
         """
-        chosen = sampler or self.defaults["sampler"]
-        defaults = dict(self.defaults) if chosen == self.defaults["sampler"] else {"steps": self.defaults["steps"]}
-        defaults |= options
-        defaults.pop("sampler", None)
-        wanted = defaults.pop("steps") if steps is None else steps
-        defaults.pop("steps", None)
-        plan = make_plan(chosen, self.schedule, wanted, prediction=self.prediction, strength=strength, **defaults)
-        return plan.with_guidance(guidance_scale, rescale=guidance_rescale)
+        planner = self._planner
+        plan = planner.plan(steps, sampler, guidance_scale, guidance_rescale, strength, options)
+        planner.warn([plan], own_levels=strength == 1 and not options, stacklevel=2)
+        return plan
 
     def sample(
         self,
@@ -175,7 +189,8 @@ class Engine:
         Args:
             n: how many; as many as there are labels, seeds or plans unless given.
             labels: one per sample, for a model that takes them.
-            steps, sampler, guidance_scale, guidance_rescale: as for `Engine.plan`.
+            steps, sampler, guidance_scale, guidance_rescale: as for `Engine.plan`. A model that takes the guidance
+                scale as an input takes one number in its range.
             seeds: one per sample, or an integer s for s, s + 1, ...; drawn at random unless given.
             plan: a plan instead of steps and sampler, or one per sample.
             image: start from it at `strength`; with `mask`, the known image. Floats in [-1, 1], uint8 arrays, PIL.
@@ -183,7 +198,8 @@ class Engine:
             mask: [H, W] or [B, 1, H, W], 1 (white) where the sample is generated, 0 where `image` is kept.
             renoise: the noise on the kept region: "initial", the run's own, or "fresh" at each row (RePaint).
             conditioning, negative_conditioning: further arguments of the module, each tensor [B, ...]; the negative
-                ones take the condition's place in the unconditional half.
+                ones take the condition's place in the unconditional half. Where the guidance scale is an input,
+                {"guidance": [B]} gives each sample its own, and wins.
             noise: the initial noise [B, C, H, W], or with each row's noise [N + 1, B, C, H, W], instead of the seeds'.
             generator: a torch.Generator, or one per sample, to draw the noise as diffusers does.
             callback: called after each step with a `Step`; False stops the run.
@@ -194,6 +210,9 @@ class Engine:
 
         Raises:
             ArgumentError: naming the argument, its value and what is allowed.
+
+        Warns:
+            UntrainedPlanWarning: a distilled model was not trained for the plan.
         """
         listed = {
             "labels": labels,
@@ -204,8 +223,14 @@ class Engine:
         count = sample_count(n, **listed)
         if renoise not in ("initial", "fresh"):
             raise ArgumentError("renoise", renoise, "initial or fresh")
+        planner = self._planner
+        plans = planner.plans(count, plan, steps, sampler, guidance_scale, guidance_rescale, strength, renoise)
+        scales: list[float] | None = None
+        if self.guidance is not None:
+            w = self.guidance.scale(guidance_scale, guidance_rescale)
+            conditioning, scales = self.guidance.condition(w, conditioning, count)
         request = build_request(
-            plans=self._plans(count, plan, steps, sampler, guidance_scale, guidance_rescale, strength, renoise),
+            plans=plans,
             seeds=resolve_seeds(seeds, count),
             shape=self.shape,
             labels=self.labels,
@@ -220,6 +245,7 @@ class Engine:
             resume=resume,
             explicit_plan=plan is not None,
         )
+        planner.warn(plans, own_levels=plan is None and strength in (None, 1), stacklevel=2)
         cancelled: set[int] = set()
         with self._lock:
             started = time.perf_counter()
@@ -238,6 +264,7 @@ class Engine:
             seconds=seconds,
             cancelled=[sample in cancelled for sample in range(count)],
             parameters=self._parameters(strength, renoise if mask is not None else None, noise, generator),
+            guidance_scales=scales,
         )
 
     def _parameters(
@@ -265,38 +292,18 @@ class Engine:
                     arguments.setdefault("labels", [self.labels.example] * arguments.get("n", 1))
                 self.sample(**arguments)
 
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale of a request that names none."""
+        return float(self.defaults.get("guidance_scale", 1.0)) if self.guidance is None else self.guidance.default
+
     def stats(self) -> dict[str, Any]:
         """What the runner holds and has done: graphs, bytes, hits, captures, replays."""
         return self._runner.stats()
 
-    def _plans(
-        self,
-        count: int,
-        plan: Plan | Sequence[Plan] | None,
-        steps: int | None,
-        sampler: str | None,
-        guidance_scale: float | Sequence[float] | None,
-        guidance_rescale: float,
-        strength: float | None,
-        renoise: str,
-    ) -> list[Plan]:
-        if plan is None:
-            built = self.plan(
-                steps,
-                sampler,
-                guidance_scale=1.0 if guidance_scale is None else guidance_scale,
-                guidance_rescale=guidance_rescale,
-                strength=1.0 if strength is None else strength,
-            )
-            plans = [built] * count
-        else:
-            for name, value in {"steps": steps, "sampler": sampler}.items():
-                if value is not None:
-                    raise ArgumentError(name, value, "nothing beside a plan, which says it already")
-            plans = [plan] * count if isinstance(plan, Plan) else list(plan)
-            if guidance_scale is not None:
-                plans = [each.with_guidance(guidance_scale, rescale=guidance_rescale) for each in plans]
-        return [each.with_known(fresh=True) for each in plans] if renoise == "fresh" else plans
+    @property
+    def _planner(self) -> Planner:
+        return Planner(self.schedule, self.prediction, self.defaults, self.guidance, self.trained, self.name)
 
     def _run(self, request: Request, callback: Callback | None, cancelled: set[int]) -> tuple[Tensor, int]:
         z = starting_noise(request, self.shape, self.device)
@@ -344,17 +351,3 @@ def _device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError):
         available = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise ArgumentError("device", str(device), ", ".join(["cpu", *available])) from None
-
-
-def _runner_for(runner: str | Runner, device: torch.device) -> Runner:
-    if not isinstance(runner, str):
-        return runner
-    if runner not in ("auto", "eager", "graph"):
-        raise ArgumentError("runner", runner, "auto, eager, graph or a Runner")
-    if runner == "eager" or (runner == "auto" and device.type != "cuda"):
-        return EagerRunner()
-    if device.type != "cuda":
-        raise ArgumentError("runner", runner, f"eager on {device.type}: graphs need a CUDA device")
-    from fewstep.graphs import CudaCapturer, GraphRunner
-
-    return GraphRunner(CudaCapturer(device), torch.cuda.get_device_properties(device).total_memory // GRAPH_SHARE)

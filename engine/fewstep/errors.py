@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each message is one line that names the argument, the value and what is allowed."""
+"""The errors a user can cause, and a warning. Each is one line: the argument, the value and what is allowed."""
 
 
 class FewstepError(Exception):
@@ -22,6 +22,10 @@ class ModelError(FewstepError):
 
 class OutputError(FewstepError):
     """A result that cannot be written; the message names the path and the reason, and nothing is left behind."""
+
+
+class UntrainedPlanWarning(UserWarning):
+    """A distilled model is asked for a sampler, a number of steps or noise levels that it was not trained for."""
 
 
 def _shown(value: object) -> str:

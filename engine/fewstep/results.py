@@ -41,6 +41,7 @@ class Samples:
     seconds: float = 0.0
     cancelled: Sequence[bool] = ()  # [B]: stopped early, so its image is unfinished; empty for none
     parameters: Mapping[str, object] = field(default_factory=dict)  # what else made them: model, strength
+    guidance_scales: Sequence[float] | None = None  # [B] where the network takes the scale; else the plan has it
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -89,7 +90,7 @@ class Samples:
         parameters = {"seed": str(int(self.seeds[index]))}
         if self.labels is not None:
             parameters["label"] = label_text(self.labels[index])
-        return parameters | self._shared_parameters()
+        return parameters | self._shared_parameters([index])
 
     def save(
         self,
@@ -153,7 +154,7 @@ class Samples:
         about = {"seeds": ",".join(str(int(seed)) for seed in every.seeds)}
         if every.labels is not None:
             about["labels"] = ",".join(label_text(label) for label in every.labels)
-        about |= self._shared_parameters() | more | _as_text({"columns": columns})
+        about |= self._shared_parameters(kept) | more | _as_text({"columns": columns})
         contents = {path: _png(_sheet(pictures, columns), about)}
         if singles:
             for index, picture in zip(kept, pictures, strict=True):
@@ -161,11 +162,19 @@ class Samples:
                 contents[single] = _png(picture, self.parameters_of(index) | more)
         return contents
 
-    def _shared_parameters(self) -> dict[str, str]:
+    def guidance_scale_of(self, indices: Sequence[int] | None = None) -> float | list[float]:
+        """The guidance scale of these samples, or of all: one number if it is one, else one per sample or per step."""
+        given = self.guidance_scales
+        indices = range(len(self)) if indices is None else indices
+        scales = [float(w) for w in (self.plan.column("w") if given is None else [given[i] for i in indices])]
+        return scales[0] if len(set(scales)) == 1 else scales
+
+    def _shared_parameters(self, indices: Sequence[int]) -> dict[str, str]:
         import fewstep
 
         shared: dict[str, object] = {"sampler": self.plan.sampler, "steps": len(self.plan)}
-        shared["guidance_scale"] = _column(self.plan, "w")
+        scale = self.guidance_scale_of(indices)
+        shared["guidance_scale"] = ",".join(map(_number, scale if isinstance(scale, list) else [scale]))
         if _column(self.plan, "phi") != "0":
             shared["guidance_rescale"] = _column(self.plan, "phi")
         return _as_text(shared | dict(self.parameters)) | {"Software": f"fewstep {fewstep.__version__}"}

@@ -6,17 +6,19 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final
 
 from fewstep.errors import ArgumentError
+from fewstep.guidance_input import guidance_from_config
 from fewstep.labels import labels_from_config
 from fewstep.models.config import MAX_CLASSES, UNetConfig
 from fewstep.models.fields import Fields, shown
 from fewstep.samplers import make_plan
 from fewstep.schedules import from_config
+from fewstep.trained import MOST_STEPS, trained_from_config
 
 FORMAT: Final = 1
 FAMILIES: Final = ("ddpm", "adm")
 PREDICTIONS: Final = ("eps", "x_0", "v", "flow", "score", "consistency")
 MAX_SIZE: Final = 16_384
-MAX_STEPS: Final = 100_000
+MAX_GUIDANCE: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class ModelSpec:
     shape: tuple[int, int, int]  # channels, height, width of an image
     schedule: dict[str, Any]  # as `schedules.from_config` takes it
     prediction: str
-    plan: dict[str, Any]  # {"sampler": "ddim", "steps": 4, ...}: what `samplers.make_plan` takes
+    plan: dict[str, Any]  # {"sampler": "ddim", "steps": 4, ...}: what `Engine.plan` begins with
     labels: dict[str, Any] | None = None  # as `labels.labels_from_config` takes it
+    guidance: dict[str, Any] | None = None  # as `guidance_input.guidance_from_config` takes it
+    trained: dict[str, Any] | None = None  # as `trained.trained_from_config` takes it; None: for any plan
     description: str = ""
     licence: str = ""
     source: str = ""
@@ -68,22 +72,30 @@ def _checked(read: Fields) -> dict[str, Any]:
         "prediction": read.choice("prediction", PREDICTIONS),
         "plan": _plan(read.child("plan")),
         "labels": _labels(read.child("labels")) if read.has("labels") else None,
+        "guidance": _guidance(read.child("guidance")) if read.has("guidance") else None,
+        "trained": _trained(read.child("trained")) if read.has("trained") else None,
         **{name: read.text(name) for name in ("description", "licence", "source")},
         "notes": read.texts("notes"),
     }
     read.finish()
     _check_shape(read, values)
     _check_labels(read, values)
+    _check_guidance(read, values)
     _check_plan(read, values)
+    _check_trained(read, values)
     return values
 
 
 def _plan(read: Fields) -> dict[str, Any]:
     read.text("sampler", max_length=100)
-    read.integer("steps", 1, MAX_STEPS)
+    read.integer("steps", 1, MOST_STEPS)
     for name in ("schedule", "prediction"):
         if name in read.data:
             raise read.error(name, "belongs beside the plan, not in it")
+    if "guidance_scale" in read.data:
+        read.number("guidance_scale", -MAX_GUIDANCE, MAX_GUIDANCE)
+    if "guidance_rescale" in read.data:
+        raise read.error("guidance_rescale", "is for a request to ask for; a plan may have a guidance_scale")
     return dict(read.data)
 
 
@@ -98,6 +110,18 @@ def _labels(read: Fields) -> dict[str, Any]:
         values = {"min": read.number("min", -1e9, 1e9), "max": read.number("max", -1e9, 1e9)}
     read.finish()
     return {"kind": kind} | values
+
+
+def _guidance(read: Fields) -> dict[str, Any]:
+    values = {name: read.number(name, -1e9, 1e9) for name in ("min", "max", "default")}
+    read.finish()
+    return values
+
+
+def _trained(read: Fields) -> dict[str, Any]:
+    values = {"sampler": read.text("sampler", max_length=100), "steps": list(read.integers("steps", 1, MOST_STEPS))}
+    read.finish()
+    return values
 
 
 def _check_shape(read: Fields, values: dict[str, Any]) -> None:
@@ -128,11 +152,35 @@ def _check_labels(read: Fields, values: dict[str, Any]) -> None:
     labels_from_config(labels)
 
 
+def _check_guidance(read: Fields, values: dict[str, Any]) -> None:
+    guidance, unet, labels = values["guidance"], values["unet"], values["labels"]
+    expected = None if guidance is None else (guidance["min"], guidance["max"])
+    if unet.guidance_range != expected:
+        has = f"guidance_range {unet.guidance_range}"
+        raise read.error("guidance", f"got {shown(guidance)}; allowed: what the U-Net has, {has}")
+    with _naming(read, "guidance"):
+        guidance_from_config(guidance)
+    scale = values["plan"].get("guidance_scale", 1)
+    if guidance is not None and "guidance_scale" in values["plan"]:
+        raise read.error("plan", f"guidance_scale: got {scale}; allowed: none beside guidance, whose default says it")
+    if scale != 1 and (labels is None or labels.get("null") is None):
+        raise read.error("plan", f"guidance_scale: got {scale}; allowed: 1, as there is no null label to guide from")
+
+
 def _check_plan(read: Fields, values: dict[str, Any]) -> None:
     with _naming(read, "schedule"):
         schedule = from_config(values["schedule"])
     with _naming(read, "plan"):
         make_plan(schedule=schedule, prediction=values["prediction"], **values["plan"])
+
+
+def _check_trained(read: Fields, values: dict[str, Any]) -> None:
+    plan = values["plan"]
+    with _naming(read, "trained"):
+        trained = trained_from_config(values["trained"])
+    if trained is not None and not trained.lists(plan["sampler"], plan["steps"]):
+        default = f"{plan['sampler']} with {plan['steps']} steps"
+        raise read.error("trained", f"got {trained}; allowed: what lists the plan of the model, {default}")
 
 
 @contextmanager

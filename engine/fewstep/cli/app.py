@@ -21,7 +21,7 @@ from fewstep.cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from fewstep.cli.generate import generate
 from fewstep.cli.info import EXAMPLES as INFO_EXAMPLES
 from fewstep.cli.info import info
-from fewstep.cli.shared import emit, examples, plain
+from fewstep.cli.shared import emit, examples, plain, say, warnings_as_lines
 from fewstep.cli.train import EXAMPLES as TRAIN_EXAMPLES
 from fewstep.cli.train import train
 from fewstep.errors import ArgumentError, FewstepError, OutputError
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(arguments, prog_name="fewstep", standalone_mode=False)
+        with warnings_as_lines():
+            code = app(arguments, prog_name="fewstep", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except Exception as error:
@@ -106,7 +107,7 @@ def _fail(error: BaseException, as_json: bool) -> int:
     code, message = _explain(error)
     if code == EXIT_UNEXPECTED and os.environ.get("FEWSTEP_TRACEBACK"):
         traceback.print_exception(error)
-    _say(message)
+    say("error", "bold red", message)
     if as_json:
         failure: dict[str, object] = {"type": type(error).__name__, "message": plain(message)}
         failure["exit_code"] = code
@@ -115,11 +116,3 @@ def _fail(error: BaseException, as_json: bool) -> int:
         with suppress(OutputError, typer.Exit):
             emit({"error": failure})
     return code
-
-
-def _say(message: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    line = Text.assemble(("error: ", "bold red"), plain(message))
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line)

@@ -88,9 +88,11 @@ def evaluate(
     judge = load_classifier(weights)
     about: dict[str, object] = {"n": n, "seed": seed, "guidance_scale": guidance_scale, "batch": batch}
     about["classifier"] = fingerprint(weights)
-    curves = [Curve.read(path, about) for path in beside or []]
     engine = _load(model, device, dtype, batch)
     check_model(engine)
+    if guidance_scale is None and engine.guidance_scale != 1:
+        about["guidance_scale"] = engine.guidance_scale
+    curves = [Curve.read(path, about) for path in beside or []]
     settings = Settings(n, counts, sampler, guidance_scale, seed)
     silent = quiet or as_json
     report = _report(engine, judge, load_digits(), settings, about, bpd_images if bpd else 0, quiet=silent)

@@ -169,7 +169,6 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
     import fewstep
     from fewstep.results import label_text
 
-    scales = [float(w) for w in samples.plan.column("w")]
     singles = paths[1:] or (paths if len(samples) == 1 else [])
     images = []
     for index in range(len(samples)):
@@ -183,7 +182,7 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
         "shape": list(samples.images.shape[1:]),
         "sampler": samples.plan.sampler,
         "steps": len(samples.plan),
-        "guidance_scale": scales[0] if len(set(scales)) == 1 else scales,
+        "guidance_scale": samples.guidance_scale_of(),
         "model_calls": samples.model_calls,
         "seconds": samples.seconds,
         "ms_per_image": 1000 * samples.seconds / len(samples),

@@ -5,13 +5,16 @@ import importlib.util
 import platform
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fewstep.cli.options import AllowPickle, AsJson
 from fewstep.cli.shared import emit, emit_fields, examples
 from fewstep.errors import ArgumentError, FewstepError
+
+if TYPE_CHECKING:
+    from fewstep.engine import Engine
 
 EXTRAS = ("diffusers", "onnx", "matplotlib")
 EXAMPLES = examples(
@@ -33,7 +36,7 @@ REPEATED = (  # the parameters that are options of generate
     "columns",
 )
 MOST_SHOWN = 16  # a schedule of custom betas has a thousand
-DEFAULTS = {"--guidance-scale": "1", "--dtype": "float32"}
+DEFAULTS = {"--dtype": "float32"}  # not the guidance scale: a model may have another than 1
 
 
 def info(
@@ -151,6 +154,8 @@ def _model(path: Path, allow_pickle: bool) -> dict[str, object]:
         "parameters": sum(weights.numel() for weights in engine.module.parameters()),
         "shape": list(spec.shape),
         "labels": engine.labels.allowed if engine.labels else "none",
+        "guidance_scale": _guidance(engine),
+        "trained_for": str(engine.trained or ""),
         "schedule": spec.schedule,
         "prediction": spec.prediction,
         "defaults": spec.plan,
@@ -161,6 +166,15 @@ def _model(path: Path, allow_pickle: bool) -> dict[str, object]:
         "notes": list(spec.notes),
         "weights": "complete and finite",
     }
+
+
+def _guidance(engine: "Engine") -> str:
+    """What a request may say of guidance; empty where there is none to ask for."""
+    scale = f"{engine.guidance_scale:g} by default"
+    if engine.guidance is not None:
+        return f"{engine.guidance.min:g} to {engine.guidance.max:g}, an input of the network; {scale}"
+    guided = engine.labels is not None and engine.labels.null_rows(1) is not None
+    return f"any, from two halves; {scale}" if guided else ""
 
 
 def _picture(path: Path) -> dict[str, object]:

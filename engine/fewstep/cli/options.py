@@ -35,7 +35,7 @@ Sampler = Annotated[
 ]
 GuidanceScale = Annotated[
     float | None,
-    Option(help="w in uncond + w (cond - uncond). Default: 1, no guidance.", rich_help_panel=HOW),
+    Option(help="w in uncond + w (cond - uncond). Default: the model's own, else 1.", rich_help_panel=HOW),
 ]
 GuidanceRescale = Annotated[
     float, Option(help="0 to 1: how far guidance keeps the prediction's spread.", rich_help_panel=HOW)

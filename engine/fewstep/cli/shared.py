@@ -6,12 +6,14 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, UntrainedPlanWarning
 from fewstep.files import output_error
 
 MOST_SAMPLES = 10_000
@@ -68,6 +70,34 @@ def write_out(text: str) -> None:
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(1) from None
         raise output_error("stdout", error) from error
+
+
+def say(word: str, style: str, message: str) -> None:
+    """One line on stderr that begins with a word such as "error:"."""
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text.assemble((f"{word}: ", style), plain(message))
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Within it our own warnings are lines on stderr, each once; Python would show a line of our source as well."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, UntrainedPlanWarning):
+                shown(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                say("warning", "bold yellow", str(message))
+
+        warnings.simplefilter("always", UntrainedPlanWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewstep import schedules
 from fewstep.bench.subject import PRESETS as NETWORKS
 from fewstep.cost.counter import DEVICE
+from fewstep.guidance_input import ARGUMENT as GUIDANCE
 from fewstep.labels import LabelSpec, labels_from_config
 from fewstep.models.keys_diffusers import config_from_diffusers
 from fewstep.models.load import open_folder
@@ -39,7 +40,8 @@ class Subject:
         title: what it is.
         network: on the meta device; `Opaque` where only what surrounds it is counted.
         channels: of its answer, twice those of `shape` where it learns the variance.
-        guided: whether classifier-free guidance can be asked of it.
+        guided: whether classifier-free guidance can be asked of it, as two halves.
+        takes_guidance: whether the guidance scale is an input of it.
         unet_2d_config: of diffusers' UNet2DModel, or None where it has no counterpart.
     """
 
@@ -52,6 +54,7 @@ class Subject:
     prediction: str = "eps"
     labels: LabelSpec | None = None
     guided: bool = False
+    takes_guidance: bool = False
     unet_2d_config: dict[str, Any] | None = None
 
     @property
@@ -66,10 +69,13 @@ class Subject:
 
     def conditioning(self, rows: int) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
         """What each of `rows` network rows is given beside x and t, as a `Signature` names it."""
-        if self.labels is None:
-            return ()
-        labels = self.labels.rows([self.labels.example] * rows, rows)
-        return (("labels", tuple(labels.shape[1:]), labels.dtype),)
+        given: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()
+        if self.takes_guidance:
+            given += ((GUIDANCE, (), torch.float32),)
+        if self.labels is not None:
+            labels = self.labels.rows([self.labels.example] * rows, rows)
+            given += (("labels", tuple(labels.shape[1:]), labels.dtype),)
+        return given
 
 
 def cifar10_ddpm() -> Subject:
@@ -108,7 +114,8 @@ def folder_subject(folder: Path) -> Subject:
         schedule=schedules.from_config(spec.schedule),
         prediction=spec.prediction,
         labels=labels,
-        guided=labels is not None and labels.null_rows(1) is not None,
+        guided=spec.guidance is None and labels is not None and labels.null_rows(1) is not None,
+        takes_guidance=spec.guidance is not None,
     )
 
 

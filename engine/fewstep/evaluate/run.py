@@ -63,7 +63,7 @@ def evaluate(
     """
     check_model(engine)
     for steps in settings.steps:
-        engine.plan(steps, settings.sampler, guidance_scale=_scale(settings))
+        engine.plan(steps, settings.sampler, guidance_scale=settings.guidance_scale)
     judge = Judge(classifier, digits, settings.n)
     labels = judge.labels if engine.labels is not None else None
     total = settings.n * sum(settings.steps)
@@ -105,6 +105,9 @@ def model_bound(
     if engine.schedule.kind == "ve" or engine.prediction == "consistency":
         allowed = "a diffusion model on a schedule of kind vp or flow, whose reverse steps have a likelihood"
         raise ArgumentError("bpd", f"{engine.prediction} prediction on a {engine.schedule.name} schedule", allowed)
+    if engine.guidance is not None:
+        allowed = "one that does not take the guidance scale: guided predictions belong to no likelihood"
+        raise ArgumentError("bpd", f"{engine.name or 'a model'} with the guidance scale as an input", allowed)
     part = first_of_each(digits.held_out, count)
     channels = engine.shape[0]
     denoiser = ModuleDenoiser(engine.module, label_argument_of(engine.module), (channels, 2 * channels))
@@ -130,10 +133,6 @@ def check_model(engine: "Engine") -> None:
         raise ArgumentError("model", f"{engine.name or 'a model'} with labels {labels}", f"{CLASSES} classes, or none")
 
 
-def _scale(settings: Settings) -> float:
-    return 1.0 if settings.guidance_scale is None else settings.guidance_scale
-
-
 def _counting(advance: Advance, before: int, total: int) -> "Callback":
     def count(step: "Step") -> None:
         done = step.samples[0] * step.total + (step.index + 1) * len(step.samples)
@@ -151,4 +150,6 @@ def _sheet(samples: Samples) -> Samples:
         if rows:
             chosen = [of_class[digit][row] for row in range(rows) for digit in range(CLASSES)]
     labels = None if samples.labels is None else [float(samples.labels[i]) for i in chosen]
-    return Samples(samples.images[chosen], [samples.seeds[i] for i in chosen], samples.plan, labels)
+    scales = None if samples.guidance_scales is None else [samples.guidance_scales[i] for i in chosen]
+    seeds = [samples.seeds[i] for i in chosen]
+    return Samples(samples.images[chosen], seeds, samples.plan, labels, guidance_scales=scales)

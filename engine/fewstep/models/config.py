@@ -46,6 +46,7 @@ class UNetConfig:
     freq_shift: int = 0
     num_classes: int | None = None  # rows of the class embedding, a null class included
     label_range: tuple[float, float] | None = None  # a float label, mapped to 0..1 from this range, instead of classes
+    guidance_range: tuple[float, float] | None = None  # the guidance scale as an input, mapped to 0..1 from this range
     dropout: float = 0.0
     center_input: bool = False  # 2 x - 1 first
 
@@ -115,6 +116,7 @@ def _checked(read: Fields) -> dict[str, Any]:
         "freq_shift": read.integer("freq_shift", 0, MAX_CHANNELS),
         "num_classes": read.optional_integer("num_classes", 1, MAX_CLASSES),
         "label_range": read.numbers("label_range", -1e9, 1e9) if read.has("label_range") else None,
+        "guidance_range": read.numbers("guidance_range", -1e9, 1e9) if read.has("guidance_range") else None,
         "dropout": read.number("dropout", 0.0, 0.99),
         "center_input": read.flag("center_input"),
     }
@@ -159,8 +161,9 @@ def _check_embeddings(read: Fields, values: dict[str, Any]) -> None:
     if values["time_embedding"] == "sinusoidal" and (time_width % 2 or values["freq_shift"] >= time_width // 2):
         above = 2 * values["freq_shift"]
         raise read.error("time_channels", f"got {time_width}; allowed: an even number above 2 freq_shift = {above}")
-    if (label_range := values["label_range"]) is not None:
-        if values["num_classes"] is not None:
-            raise read.error("label_range", "is given beside num_classes; allowed: one kind of label")
-        if len(label_range) != 2 or label_range[0] >= label_range[1]:
-            raise read.error("label_range", f"got {list(label_range)}; allowed: two numbers, the smaller first")
+    if values["label_range"] is not None and values["num_classes"] is not None:
+        raise read.error("label_range", "is given beside num_classes; allowed: one kind of label")
+    for name in ("label_range", "guidance_range"):
+        ends = values[name]
+        if ends is not None and (len(ends) != 2 or ends[0] >= ends[1]):
+            raise read.error(name, f"got {list(ends)}; allowed: two numbers, the smaller first")

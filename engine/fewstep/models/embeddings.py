@@ -1,4 +1,4 @@
-"""The embeddings of time and label that steer every residual block."""
+"""The embeddings of time, label and guidance scale that steer every residual block."""
 
 import math
 
@@ -63,7 +63,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ContinuousEmbedding(nn.Module):
-    """linear_2(silu(linear_1(y))), y = (label - low) / (high - low). labels [B] -> [B, embed_width]."""
+    """linear_2(silu(linear_1(y))), y = (value - low) / (high - low). values [B] -> [B, embed_width]."""
 
     def __init__(self, low: float, high: float, channels: int) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class ContinuousEmbedding(nn.Module):
         self.linear_1 = nn.Linear(1, channels)
         self.linear_2 = nn.Linear(channels, channels)
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """labels [B] of any real dtype -> [B, embed_width]."""
-        unit = (labels.float() - self.low) / (self.high - self.low)
+    def forward(self, values: Tensor) -> Tensor:
+        """values [B] of any real dtype -> [B, embed_width]."""
+        unit = (values.float() - self.low) / (self.high - self.low)
         hidden: Tensor = self.linear_1(unit[:, None].to(self.linear_1.weight.dtype))
         result: Tensor = self.linear_2(functional.silu(hidden))
         return result
@@ -86,6 +86,20 @@ def label_embedding(config: UNetConfig) -> nn.Embedding | ContinuousEmbedding | 
     if config.label_range is not None:
         return ContinuousEmbedding(*config.label_range, config.embed_width)
     return None
+
+
+def guidance_embedding(config: UNetConfig) -> ContinuousEmbedding | None:
+    """A map of the guidance scale that is zero until it is trained, or None where the scale is no input.
+
+    With the weights of its teacher a student begins as its teacher, whatever the scale (Luo et al., Latent Consistency
+    Models, 2310.04378).
+    """
+    if config.guidance_range is None:
+        return None
+    embedding = ContinuousEmbedding(*config.guidance_range, config.embed_width)
+    nn.init.zeros_(embedding.linear_2.weight)
+    nn.init.zeros_(embedding.linear_2.bias)
+    return embedding
 
 
 def _waves(angle: Tensor, cos_first: bool) -> Tensor:

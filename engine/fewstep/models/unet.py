@@ -9,7 +9,7 @@ from torch.nn import functional
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.models.blocks import Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample
 from fewstep.models.config import UNetConfig
-from fewstep.models.embeddings import TimeEmbedding, label_embedding
+from fewstep.models.embeddings import TimeEmbedding, guidance_embedding, label_embedding
 
 MAX_PARAMETERS: Final = 8_000_000_000
 
@@ -82,7 +82,7 @@ class UpLevel(nn.Module):
 class UNet(nn.Module):
     """Predicts what its training asked for (eps, x_0, v, ...) from a noisy image and its time.
 
-        e          = time(t) + label(labels)
+        e          = time(t) + label(labels) + guidance(guidance)      label and guidance where the model has them
         modulation = project(silu(e)), the columns of all residual blocks side by side
         image      = conv_out(up(mid(down(conv_in(x), modulation), modulation), modulation))
 
@@ -118,6 +118,9 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         self.project = nn.Linear(config.embed_width, self._pack())
+        self.guidance = guidance_embedding(
+            config
+        )  # last, so that a seed gives the rest the weights it gives without it
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _pack(self) -> int:
@@ -137,17 +140,18 @@ class UNet(nn.Module):
         """Of the weights and of the prediction."""
         return self.conv_in.weight.dtype
 
-    def modulation(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the residual blocks take from t [B] and labels [B]: [B, M]; it does not depend on the image.
+    def modulation(self, t: Tensor, labels: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+        """What the residual blocks take from t, labels and guidance, each [B]: [B, M]; the image has no part in it.
 
-        Raises ArgumentError where labels are missing, or given to a model that has none.
+        Raises ArgumentError where labels or guidance are missing, or given to a model that has none.
         """
-        if (labels is None) != (self.label is None):
-            allowed = "None: the model has no labels" if self.label is None else "a tensor [B]: the model has labels"
-            raise ArgumentError("labels", None if labels is None else "a tensor", allowed)
+        _check_condition("labels", labels, "labels", self.label)
+        _check_condition("guidance", guidance, "guidance input", self.guidance)
         embedding = self.time(t)
         if self.label is not None:
             embedding = embedding + self.label(labels)
+        if self.guidance is not None:
+            embedding = embedding + self.guidance(guidance)
         result: Tensor = self.project(functional.silu(embedding))
         return result
 
@@ -156,12 +160,13 @@ class UNet(nn.Module):
         x: Tensor,  # [B, C_in, H, W]
         t: Tensor,  # [B] of any real dtype
         labels: Tensor | None = None,  # [B] integer classes, or floats for a continuous label
-        modulation: Tensor | None = None,  # [B, M], where `modulation(t, labels)` is already known
+        modulation: Tensor | None = None,  # [B, M], where `modulation(t, labels, guidance)` is already known
+        guidance: Tensor | None = None,  # [B] of any real dtype: the guidance scale, where it is an input
     ) -> Tensor:  # [B, C_out, H, W] in the weights' dtype
         """The prediction. Raises ArgumentError on a shape that the U-Net does not take."""
         self._check(x, t)
         if modulation is None:
-            modulation = self.modulation(t, labels)
+            modulation = self.modulation(t, labels, guidance)
         h = x.to(self.dtype, memory_format=torch.channels_last)
         h = self.conv_in(2 * h - 1 if self.config.center_input else h)
         kept = [h]
@@ -182,6 +187,12 @@ class UNet(nn.Module):
             raise ArgumentError("x", list(x.shape), allowed)
         if t.shape != x.shape[:1]:
             raise ArgumentError("t", list(t.shape), f"[{x.shape[0]}], one for each image")
+
+
+def _check_condition(name: str, given: Tensor | None, what: str, embedding: nn.Module | None) -> None:
+    if (given is None) != (embedding is None):
+        allowed = f"None: the model has no {what}" if embedding is None else f"a tensor [B]: the model has {what}"
+        raise ArgumentError(name, None if given is None else "a tensor", allowed)
 
 
 def kept_channels(config: UNetConfig) -> list[int]:
