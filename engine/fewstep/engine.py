@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.batch import Batch, assemble, split
-from fewstep.buffers import Signature, State
+from fewstep.buffers import Output, Signature, State
 from fewstep.callbacks import Callback, Step
+from fewstep.decode import Decoder, Images, taken
 from fewstep.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
 from fewstep.errors import ArgumentError
 from fewstep.labels import LabelSpec, labels_from_config
@@ -42,6 +43,8 @@ class Engine:
         max_batch: U-Net rows in one call, at most; a larger request runs in several batches.
         runner: "eager" calls the loop, "graph" replays CUDA graphs of it, "auto" takes graphs on CUDA. Or a `Runner`.
         name: of the model, for the record.
+        decoder: what makes images [B, C', H', W'] in [-1, 1] of the final x [B, C, H, W], for a latent model. Any
+            module; it is called in its own dtype, as a part of the run.
 
     An engine may be shared by threads: their requests run one after another.
     """
@@ -61,6 +64,7 @@ class Engine:
         max_batch: int = 16,
         runner: str | Runner = "auto",
         name: str = "",
+        decoder: nn.Module | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ArgumentError("module", type(module).__name__, "a torch.nn.Module")
@@ -77,6 +81,7 @@ class Engine:
         self.defaults: dict[str, Any] = {"sampler": "ddim", "steps": 4} | dict(plan or {})
         self.batch_invariant, self.max_batch = batch_invariant, max_batch
         self._runner = _runner_for(runner, self.device)
+        self._decoder = Decoder.of(decoder, self.shape, self.device)
         self._label_argument = label_argument_of(self.module)
         self._lock = threading.Lock()
 
@@ -169,6 +174,7 @@ class Engine:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback: Callback | None = None,
         resume: Sequence[State] | None = None,
+        output: str = "float",
     ) -> Samples:
         """Draw samples.
 
@@ -188,9 +194,10 @@ class Engine:
             generator: a torch.Generator, or one per sample, to draw the noise as diffusers does.
             callback: called after each step with a `Step`; False stops the run.
             resume: states kept by `Step.state`, one per sample, to go on from.
+            output: "float", or "uint8" for the bytes of `Samples.numpy`, made on the device as the end of the run.
 
         Returns:
-            Samples: the images [B, C, H, W] in [-1, 1] and what made them.
+            Samples: the images [B, C, H, W] in [-1, 1], or uint8 [B, H, W, C], and what made them.
 
         Raises:
             ArgumentError: naming the argument, its value and what is allowed.
@@ -221,22 +228,24 @@ class Engine:
             explicit_plan=plan is not None,
         )
         cancelled: set[int] = set()
+        ending = self._decoder.output(output)
         with self._lock:
             started = time.perf_counter()
             with torch.no_grad():
-                images, calls = self._run(request, callback, cancelled)
+                images, calls = self._run(request, callback, cancelled, ending)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds = time.perf_counter() - started
         given_labels = request.conditioning.get("labels") if labels is not None else None
         return Samples(
-            images=images,
+            images=images.values,
             seeds=list(request.seeds),
             plan=request.plans[0],
             labels=None if given_labels is None else given_labels.tolist(),
             model_calls=calls,
             seconds=seconds,
             cancelled=[sample in cancelled for sample in range(count)],
+            finite=() if images.finite is None else images.finite.tolist(),
             parameters=self._parameters(strength, renoise if mask is not None else None, noise, generator),
         )
 
@@ -298,16 +307,19 @@ class Engine:
                 plans = [each.with_guidance(guidance_scale, rescale=guidance_rescale) for each in plans]
         return [each.with_known(fresh=True) for each in plans] if renoise == "fresh" else plans
 
-    def _run(self, request: Request, callback: Callback | None, cancelled: set[int]) -> tuple[Tensor, int]:
+    def _run(
+        self, request: Request, callback: Callback | None, cancelled: set[int], output: Output | None
+    ) -> tuple[Images, int]:
         z = starting_noise(request, self.shape, self.device)
         watched = callback is not None
         parts, calls = [], 0
         for samples in split(request, self.max_batch):
             if len(cancelled) == len(request):  # a callback has stopped the run
-                parts.append(z[list(samples)].to(torch.float32))
+                parts.append(self._decoder.images(z[list(samples)], output))
                 continue
-            batch = self._assemble(request, samples, z, watched)
-            run = self._runner.prepare(self._denoiser(batch.signature), batch.signature, batch.steps, watched)
+            batch = self._assemble(request, samples, z, watched, output)
+            denoiser = self._denoiser(batch.signature)
+            run = self._runner.prepare(denoiser, self._decoder, batch.signature, batch.steps, watched)
             batch.fill(run.buffers)
             for i in run.steps():
                 calls += 1
@@ -315,10 +327,13 @@ class Engine:
                     unfinished = samples if i < batch.steps - 1 else ()
                     cancelled.update(unfinished, range(samples[-1] + 1, len(request)))
                     break
-            parts.append(run.buffers.x[: len(samples)].to(torch.float32, copy=True))  # a later run reuses the buffers
-        return torch.cat(parts), calls
+            run.decode()
+            parts.append(taken(run.buffers, len(samples)))
+        return Images.cat(parts), calls
 
-    def _assemble(self, request: Request, samples: tuple[int, ...], z: Tensor, watched: bool) -> Batch:
+    def _assemble(
+        self, request: Request, samples: tuple[int, ...], z: Tensor, watched: bool, output: Output | None
+    ) -> Batch:
         return assemble(
             request,
             samples,
@@ -328,6 +343,7 @@ class Engine:
             device=self.device,
             watched=watched,
             padded_rows=self.max_batch if self.batch_invariant else None,
+            output=output,
         )
 
     def _denoiser(self, signature: Signature) -> ModuleDenoiser:
