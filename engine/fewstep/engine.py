@@ -1,5 +1,6 @@
 """The engine: a denoiser, its schedule and its default plan, ready to sample."""
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep import manifest
 from fewstep.batch import Batch, assemble, split
 from fewstep.buffers import Output, Signature, State
 from fewstep.callbacks import Callback, Step
@@ -82,6 +84,7 @@ class Engine:
         self.batch_invariant, self.max_batch = batch_invariant, max_batch
         self._runner = _runner_for(runner, self.device)
         self._decoder = Decoder.of(decoder, self.shape, self.device)
+        self._seen = manifest.Seen()
         self._label_argument = label_argument_of(self.module)
         self._lock = threading.Lock()
 
@@ -229,10 +232,11 @@ class Engine:
         )
         cancelled: set[int] = set()
         ending = self._decoder.output(output)
+        noted = conditioning is None and negative_conditioning is None
         with self._lock:
             started = time.perf_counter()
             with torch.no_grad():
-                images, calls = self._run(request, callback, cancelled, ending)
+                images, calls = self._run(request, callback, cancelled, ending, noted)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds = time.perf_counter() - started
@@ -257,22 +261,39 @@ class Engine:
         known = {"model": self.name, "strength": strength, "renoise": renoise, "noise": source}
         return {name: value for name, value in known.items() if value is not None}
 
-    def warm_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
+    def warm_up(self, requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
         """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.
 
         Args:
             requests: arguments of `sample`, one mapping per kind: {"n": 4, "steps": 4, "guidance_scale": 3.0}. Labels
-                need not be given.
+                need not be given; True stands for any callback, mask or noise. Or a file that `manifest` wrote. Where
+                the graphs' budget does not hold them all, the first ones are kept.
 
         Raises:
-            ArgumentError: as `sample` does.
+            ArgumentError: as `sample` does, naming the entry.
+            ModelError: a file that is no manifest, naming the entry and the field.
         """
-        with self._runner.warming():
-            for request in requests:
-                arguments = dict(request)
-                if self.labels is not None:
-                    arguments.setdefault("labels", [self.labels.example] * arguments.get("n", 1))
-                self.sample(**arguments)
+        with self._runner.warming(), self._seen.paused():
+            for name, request in reversed(manifest.named(requests)):
+                try:
+                    self.sample(**manifest.sample_arguments(request, self.shape, self.labels))
+                except ArgumentError as error:
+                    raise ArgumentError(f"{name}: {error.argument}", error.value, error.allowed) from error
+
+    def manifest(self, path: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
+        """The kinds of request served so far, most used first, for `warm_up`; also written to `path` if given, as JSON.
+
+        One entry per graph, such as {"n": 4, "steps": 4, "sampler": "ddim", "guidance_scale": 3.0}. Not listed:
+        warm-ups, and what cannot be said so, which is requests with conditioning, with unlike plans, or resumed.
+
+        Raises:
+            OutputError: naming the path and the reason.
+        """
+        with self._lock:
+            requests = self._seen.requests(self.plan)
+        if path is not None:
+            manifest.write(path, requests)
+        return requests
 
     def stats(self) -> dict[str, Any]:
         """What the runner holds and has done: graphs, bytes, hits, captures, replays."""
@@ -308,7 +329,7 @@ class Engine:
         return [each.with_known(fresh=True) for each in plans] if renoise == "fresh" else plans
 
     def _run(
-        self, request: Request, callback: Callback | None, cancelled: set[int], output: Output | None
+        self, request: Request, callback: Callback | None, cancelled: set[int], output: Output | None, noted: bool
     ) -> tuple[Images, int]:
         z = starting_noise(request, self.shape, self.device)
         watched = callback is not None
@@ -328,6 +349,8 @@ class Engine:
                     cancelled.update(unfinished, range(samples[-1] + 1, len(request)))
                     break
             run.decode()
+            if noted:
+                self._seen.note(batch, watched, noise=request.noise is not None)
             parts.append(taken(run.buffers, len(samples)))
         return Images.cat(parts), calls
 
