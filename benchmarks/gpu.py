@@ -55,7 +55,7 @@ def registry() -> dict[str, Part]:
         ),
         "graphs": Part(
             "graph == eager, bit by bit; then the latency of both",
-            (gpu_tests("graphs-tests", 40, *GRAPH_TESTS), script("graphs", 65)),
+            (gpu_tests("graphs-tests", 45, *GRAPH_TESTS), script("graphs", 65)),
         ),
         "sanitizer": Part("memcheck, racecheck and synccheck on every kernel", (script("sanitizer", 80),)),
         "bench": Part("the step and the norms beside their baselines", (script("step", 90), script("norms", 40))),
