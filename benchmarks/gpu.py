@@ -32,7 +32,7 @@ def gpu_tests(name: str, seconds: float, *patterns: str, workers: int = 1, dry: 
 
 
 KERNEL_TESTS = ("tests/test_fused_*.py", "tests/test_kernel_*.py")
-GRAPH_TESTS = ("tests/test_graphs.py",)
+GRAPH_TESTS = ("tests/test_graphs.py", "tests/test_graphs_decode.py", "tests/test_manifest.py")
 WORKERS = 8  # kernels are compiled before they run, one after another in each process
 SMALL = ("-k", "not tile and not 63x21")  # `make test` interprets the others too
 
@@ -55,7 +55,7 @@ def registry() -> dict[str, Part]:
         ),
         "graphs": Part(
             "graph == eager, bit by bit; then the latency of both",
-            (gpu_tests("graphs-tests", 40, *GRAPH_TESTS), script("graphs", 65)),
+            (gpu_tests("graphs-tests", 45, *GRAPH_TESTS), script("graphs", 65)),
         ),
         "sanitizer": Part("memcheck, racecheck and synccheck on every kernel", (script("sanitizer", 80),)),
         "bench": Part("the step and the norms beside their baselines", (script("step", 90), script("norms", 40))),

@@ -210,6 +210,30 @@ def test_a_full_disk_leaves_the_earlier_pictures(tmp_path: Path, monkeypatch: py
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bytes_made_on_the_device_are_shown_and_saved_as_floats_are(tmp_path: Path, channels: int) -> None:
+    floats = samples_of(1.2 * ramp(3, channels), cancelled=[False, True, False])
+    made = samples_of(torch.from_numpy(floats.numpy()), cancelled=floats.cancelled, finite=[True, True, True])
+    assert made.channels == floats.channels == channels
+    assert np.array_equal(made.numpy(), floats.numpy())
+    assert made._repr_png_() == floats._repr_png_()
+    for name, samples in (("floats", floats), ("made", made)):
+        samples.save(tmp_path / name / "out.png", columns=1)
+    for path in (tmp_path / "floats").iterdir():
+        assert (tmp_path / "made" / path.name).read_bytes() == path.read_bytes()
+    made.save(tmp_path / "out.npy")
+    assert np.array_equal(np.load(tmp_path / "out.npy"), made.images.numpy()[[0, 2]])
+
+
+def test_bytes_of_what_was_not_finite_and_bytes_in_colour_are_refused(tmp_path: Path) -> None:
+    made = samples_of(torch.zeros(2, 6, 5, 1, dtype=torch.uint8), finite=[True, False])
+    for convert in (made.numpy, made.pil, lambda: made.save(tmp_path / "out.png")):
+        with pytest.raises(FewstepError, match=r"^sample 1 \(seed 11\): the image is not finite"):
+            convert()
+    with pytest.raises(ArgumentError, match=r'colormap: got .terrain.; allowed: gray: .* output="float"'):
+        samples_of(torch.zeros(1, 6, 5, 1, dtype=torch.uint8), finite=[True]).pil("terrain")
+
+
 def test_a_picture_made_elsewhere_has_no_parameters(tmp_path: Path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     assert read_parameters(tmp_path / "a.png") == {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.buffers import Signature, Slot, State, StaticBuffers, as_int64, table_capacity
+from fewstep.buffers import Output, Signature, Slot, State, StaticBuffers, as_int64, table_capacity
 from fewstep.errors import ArgumentError
 from fewstep.guidance import assign_rows, condition_rows, halves_of
 from fewstep.plan import Plan
@@ -63,6 +63,7 @@ def assemble(
     device: torch.device,
     watched: bool,
     padded_rows: int | None = None,
+    output: Output | None = None,
 ) -> Batch:
     """One batch.
 
@@ -70,6 +71,7 @@ def assemble(
         samples: which samples of the request.
         watched: a callback wants previews.
         padded_rows: run as this many slots and U-Net rows, whoever is there. One more row is scratch for idle slots.
+        output: what the run ends in; None for x.
     """
     plans = [request.plans[sample] for sample in samples]
     noise = None if request.noise is None else request.noise[:, list(samples)]
@@ -98,6 +100,7 @@ def assemble(
         given_noise=noise is not None,
         known=request.mask is not None,
         conditioning=tuple((name, tuple(t.shape[1:]), t.dtype) for name, t in sorted(conditioning.items())),
+        output=output,
     )
     slots = tuple(
         Slot(

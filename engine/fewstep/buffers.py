@@ -15,6 +15,14 @@ from fewstep_kernels import COLUMN, COLUMNS, IDLE_ROW
 
 
 @dataclass(frozen=True)
+class Output:
+    """What a run ends in where that is not x: images of `shape` (C', H', W'), decoded or as pixels."""
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype  # float32 [B, C', H', W'] in [-1, 1], or uint8 [B, H', W', C']
+
+
+@dataclass(frozen=True)
 class Signature:
     """What the shapes and the work of a step depend on. Two runs of one signature differ only in values.
 
@@ -35,6 +43,7 @@ class Signature:
     given_noise: bool = False
     known: bool = False
     conditioning: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()  # name, shape of a row, dtype
+    output: Output | None = None
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -93,6 +102,8 @@ class StaticBuffers:
     noise: Tensor | None = None  # [N + 1, B, C, H, W] given noise: initial, then row by row
     known: Tensor | None = None  # [B, C, H, W]
     mask: Tensor | None = None  # [B, 1, H, W] 1 where the sample is generated
+    images: Tensor | None = None  # what the run ends in, as the signature's output says
+    finite: Tensor | None = None  # [B] bool, beside pixels: whether all values were finite
 
     @classmethod
     def allocate(cls, signature: Signature) -> "StaticBuffers":
@@ -126,6 +137,7 @@ class StaticBuffers:
             noise=zeros(steps + 1, *per_sample) if signature.given_noise else None,
             known=zeros(*per_sample) if signature.known else None,
             mask=zeros(samples, 1, *signature.shape[1:]) if signature.known else None,
+            **_images(signature),
         )
 
     def clear(self) -> None:
@@ -181,6 +193,19 @@ class StaticBuffers:
         """Refill the conditioning of every U-Net row; the names, shapes and dtypes are the signature's."""
         for name, rows in conditioning.items():
             self.conditioning[name].copy_(rows)
+
+
+def _images(signature: Signature) -> dict[str, Tensor]:
+    output, samples, device = signature.output, signature.samples, signature.device
+    if output is None:
+        return {}
+    if output.dtype != torch.uint8:
+        return {"images": torch.zeros(samples, *output.shape, dtype=output.dtype, device=device)}
+    channels, height, width = output.shape
+    return {
+        "images": torch.zeros(samples, height, width, channels, dtype=output.dtype, device=device),
+        "finite": torch.zeros(samples, dtype=torch.bool, device=device),
+    }
 
 
 def table_capacity(steps: int) -> int:

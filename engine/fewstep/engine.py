@@ -1,5 +1,6 @@
 """The engine: a denoiser, its schedule and its default plan, ready to sample."""
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep import manifest
 from fewstep.batch import Batch, assemble, split
-from fewstep.buffers import Signature, State
+from fewstep.buffers import Output, Signature, State
 from fewstep.callbacks import Callback, Step
+from fewstep.decode import Decoder, Images, taken
 from fewstep.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
 from fewstep.errors import ArgumentError
 from fewstep.guidance_input import GuidanceInput, guidance_from_config
@@ -47,6 +50,8 @@ class Engine:
         max_batch: U-Net rows in one call, at most; a larger request runs in several batches.
         runner: "eager" calls the loop, "graph" replays CUDA graphs of it, "auto" takes graphs on CUDA. Or a `Runner`.
         name: of the model, for the record.
+        decoder: what makes images [B, C', H', W'] in [-1, 1] of the final x [B, C, H, W], for a latent model. Any
+            module; it is called in its own dtype, as a part of the run.
 
     An engine may be shared by threads: their requests run one after another.
     """
@@ -68,6 +73,7 @@ class Engine:
         max_batch: int = 16,
         runner: str | Runner = "auto",
         name: str = "",
+        decoder: nn.Module | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ArgumentError("module", type(module).__name__, "a torch.nn.Module")
@@ -89,6 +95,8 @@ class Engine:
             raise ArgumentError("trained", str(self.trained), "what lists the default plan, which is another")
         self.batch_invariant, self.max_batch = batch_invariant, max_batch
         self._runner = runner_for(runner, self.device)
+        self._decoder = Decoder.of(decoder, self.shape, self.device)
+        self._seen = manifest.Seen()
         self._label_argument = label_argument_of(self.module)
         self._lock = threading.Lock()
 
@@ -183,6 +191,7 @@ class Engine:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback: Callback | None = None,
         resume: Sequence[State] | None = None,
+        output: str = "float",
     ) -> Samples:
         """Draw samples.
 
@@ -204,9 +213,10 @@ class Engine:
             generator: a torch.Generator, or one per sample, to draw the noise as diffusers does.
             callback: called after each step with a `Step`; False stops the run.
             resume: states kept by `Step.state`, one per sample, to go on from.
+            output: "float", or "uint8" for the bytes of `Samples.numpy`, made on the device as the end of the run.
 
         Returns:
-            Samples: the images [B, C, H, W] in [-1, 1] and what made them.
+            Samples: the images [B, C, H, W] in [-1, 1], or uint8 [B, H, W, C], and what made them.
 
         Raises:
             ArgumentError: naming the argument, its value and what is allowed.
@@ -223,6 +233,7 @@ class Engine:
         count = sample_count(n, **listed)
         if renoise not in ("initial", "fresh"):
             raise ArgumentError("renoise", renoise, "initial or fresh")
+        noted = conditioning is None and negative_conditioning is None
         planner = self._planner
         plans = planner.plans(count, plan, steps, sampler, guidance_scale, guidance_rescale, strength, renoise)
         scales: list[float] | None = None
@@ -247,22 +258,24 @@ class Engine:
         )
         planner.warn(plans, own_levels=plan is None and strength in (None, 1), stacklevel=2)
         cancelled: set[int] = set()
+        ending = self._decoder.output(output)
         with self._lock:
             started = time.perf_counter()
             with torch.no_grad():
-                images, calls = self._run(request, callback, cancelled)
+                images, calls = self._run(request, callback, cancelled, ending, noted)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds = time.perf_counter() - started
         given_labels = request.conditioning.get("labels") if labels is not None else None
         return Samples(
-            images=images,
+            images=images.values,
             seeds=list(request.seeds),
             plan=request.plans[0],
             labels=None if given_labels is None else given_labels.tolist(),
             model_calls=calls,
             seconds=seconds,
             cancelled=[sample in cancelled for sample in range(count)],
+            finite=() if images.finite is None else images.finite.tolist(),
             parameters=self._parameters(strength, renoise if mask is not None else None, noise, generator),
             guidance_scales=scales,
         )
@@ -275,22 +288,39 @@ class Engine:
         known = {"model": self.name, "strength": strength, "renoise": renoise, "noise": source}
         return {name: value for name, value in known.items() if value is not None}
 
-    def warm_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
+    def warm_up(self, requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
         """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.
 
         Args:
             requests: arguments of `sample`, one mapping per kind: {"n": 4, "steps": 4, "guidance_scale": 3.0}. Labels
-                need not be given.
+                need not be given; True stands for any callback, mask or noise. Or a file that `manifest` wrote. Where
+                the graphs' budget does not hold them all, the first ones are kept.
 
         Raises:
-            ArgumentError: as `sample` does.
+            ArgumentError: as `sample` does, naming the entry.
+            ModelError: a file that is no manifest, naming the entry and the field.
         """
-        with self._runner.warming():
-            for request in requests:
-                arguments = dict(request)
-                if self.labels is not None:
-                    arguments.setdefault("labels", [self.labels.example] * arguments.get("n", 1))
-                self.sample(**arguments)
+        with self._runner.warming(), self._seen.paused():
+            for name, request in reversed(manifest.named(requests)):
+                try:
+                    self.sample(**manifest.sample_arguments(request, self.shape, self.labels))
+                except ArgumentError as error:
+                    raise ArgumentError(f"{name}: {error.argument}", error.value, error.allowed) from error
+
+    def manifest(self, path: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
+        """The kinds of request served so far, most used first, for `warm_up`; also written to `path` if given, as JSON.
+
+        One entry per graph, such as {"n": 4, "steps": 4, "sampler": "ddim", "guidance_scale": 3.0}. Not listed:
+        warm-ups, and what cannot be said so, which is requests with conditioning, with unlike plans, or resumed.
+
+        Raises:
+            OutputError: naming the path and the reason.
+        """
+        with self._lock:
+            requests = self._seen.requests(self.plan)
+        if path is not None:
+            manifest.write(path, requests)
+        return requests
 
     @property
     def guidance_scale(self) -> float:
@@ -305,16 +335,19 @@ class Engine:
     def _planner(self) -> Planner:
         return Planner(self.schedule, self.prediction, self.defaults, self.guidance, self.trained, self.name)
 
-    def _run(self, request: Request, callback: Callback | None, cancelled: set[int]) -> tuple[Tensor, int]:
+    def _run(
+        self, request: Request, callback: Callback | None, cancelled: set[int], output: Output | None, noted: bool
+    ) -> tuple[Images, int]:
         z = starting_noise(request, self.shape, self.device)
         watched = callback is not None
         parts, calls = [], 0
         for samples in split(request, self.max_batch):
             if len(cancelled) == len(request):  # a callback has stopped the run
-                parts.append(z[list(samples)].to(torch.float32))
+                parts.append(self._decoder.images(z[list(samples)], output))
                 continue
-            batch = self._assemble(request, samples, z, watched)
-            run = self._runner.prepare(self._denoiser(batch.signature), batch.signature, batch.steps, watched)
+            batch = self._assemble(request, samples, z, watched, output)
+            denoiser = self._denoiser(batch.signature)
+            run = self._runner.prepare(denoiser, self._decoder, batch.signature, batch.steps, watched)
             batch.fill(run.buffers)
             for i in run.steps():
                 calls += 1
@@ -322,10 +355,15 @@ class Engine:
                     unfinished = samples if i < batch.steps - 1 else ()
                     cancelled.update(unfinished, range(samples[-1] + 1, len(request)))
                     break
-            parts.append(run.buffers.x[: len(samples)].to(torch.float32, copy=True))  # a later run reuses the buffers
-        return torch.cat(parts), calls
+            run.decode()
+            if noted:
+                self._seen.note(batch, watched, noise=request.noise is not None)
+            parts.append(taken(run.buffers, len(samples)))
+        return Images.cat(parts), calls
 
-    def _assemble(self, request: Request, samples: tuple[int, ...], z: Tensor, watched: bool) -> Batch:
+    def _assemble(
+        self, request: Request, samples: tuple[int, ...], z: Tensor, watched: bool, output: Output | None
+    ) -> Batch:
         return assemble(
             request,
             samples,
@@ -335,6 +373,7 @@ class Engine:
             device=self.device,
             watched=watched,
             padded_rows=self.max_batch if self.batch_invariant else None,
+            output=output,
         )
 
     def _denoiser(self, signature: Signature) -> ModuleDenoiser:

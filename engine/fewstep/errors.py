@@ -17,7 +17,7 @@ class ArgumentError(FewstepError, ValueError):
 
 
 class ModelError(FewstepError):
-    """A model file or folder that cannot be loaded; the message names the file and the reason."""
+    """A model file or folder or a warm-up manifest that cannot be loaded; the message names the file and why."""
 
 
 class OutputError(FewstepError):

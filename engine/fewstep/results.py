@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewstep.decode import finite_samples, to_pixels
 from fewstep.errors import ArgumentError, FewstepError
 from fewstep.files import AtomicFiles
 
@@ -33,7 +34,7 @@ class Samples:
     `len(samples)` is B; `.numpy()`, `.pil()`, `.grid()` and `.save()` convert. A notebook shows the sheet.
     """
 
-    images: Tensor  # [B, C, H, W] float32, in [-1, 1]
+    images: Tensor  # [B, C, H, W] float32, in [-1, 1]; or [B, H, W, C] uint8
     seeds: Sequence[int]  # [B]
     plan: "Plan"
     labels: Sequence[float] | Tensor | None = None  # [B], None for a model without labels
@@ -41,6 +42,7 @@ class Samples:
     seconds: float = 0.0
     cancelled: Sequence[bool] = ()  # [B]: stopped early, so its image is unfinished; empty for none
     parameters: Mapping[str, object] = field(default_factory=dict)  # what else made them: model, strength
+    finite: Sequence[bool] = ()  # [B], beside uint8 images: whether a sample was finite before it became bytes
     guidance_scales: Sequence[float] | None = None  # [B] where the network takes the scale; else the plan has it
 
     def __len__(self) -> int:
@@ -52,7 +54,16 @@ class Samples:
         return f"Samples({size}; {plan}; {self.model_calls} model calls in {self.seconds:.3g} s)"
 
     def _repr_png_(self) -> bytes | None:
-        return _png(self.grid(), {}) if self.images.shape[1] in (1, 3) else None
+        return _png(self.grid(), {}) if self.channels in (1, 3) else None
+
+    @property
+    def channels(self) -> int:
+        """C of an image."""
+        return int(self.images.shape[3 if self._bytes else 1])
+
+    @property
+    def _bytes(self) -> bool:
+        return self.images.dtype == torch.uint8
 
     def numpy(self) -> NDArray[np.uint8]:
         """uint8 [B, H, W, C]: round((x + 1) * 127.5), clamped to 0..255.
@@ -60,9 +71,8 @@ class Samples:
         Raises FewstepError naming the sample if one is not finite: a NaN would otherwise be shown as black.
         """
         self._require_finite(range(len(self)))
-        images = self.images.detach().float()
-        pixels = ((images + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+        pixels = self.images if self._bytes else to_pixels(self.images.detach())
+        return pixels.cpu().contiguous().numpy()
 
     def pil(self, colormap: str = "gray") -> "list[Image]":
         """One PIL image per sample: RGB for 3 channels; for 1 channel L, or RGB through a colormap.
@@ -71,8 +81,10 @@ class Samples:
         """
         from PIL import Image
 
-        channels = int(self.images.shape[1])
+        channels = self.channels
         check_channels(channels, colormap)
+        if self._bytes and colormap != "gray":
+            raise ArgumentError("colormap", colormap, 'gray: a colormap is for the numbers of output="float"')
         pixels = self.numpy()
         if channels == 3:
             return [Image.fromarray(rgb) for rgb in pixels]
@@ -104,8 +116,8 @@ class Samples:
         """Write `out.png`: one sample as itself; several as a sheet, with `out-000.png` ... if `singles`.
 
         The pictures carry their parameters as PNG text (`parameters_of`, and what `parameters` adds), to be
-        read with `read_parameters`. `out.npy` takes the float32 [B, C, H, W] itself. Cancelled samples are
-        left out. All files appear or none; an OutputError names the path and the reason.
+        read with `read_parameters`. `out.npy` takes `images` as they are. Cancelled samples are left out. All
+        files appear or none; an OutputError names the path and the reason.
         Returns the paths written, the sheet first.
         """
         path = Path(path)
@@ -123,7 +135,7 @@ class Samples:
         return list(contents)
 
     def _require_finite(self, indices: Sequence[int]) -> None:
-        finite = torch.isfinite(self.images).flatten(1).all(dim=1).tolist()
+        finite = self.finite or finite_samples(self.images).tolist()
         for index in indices:
             if not finite[index]:
                 raise FewstepError(
@@ -147,6 +159,7 @@ class Samples:
             seeds=[self.seeds[i] for i in kept],
             plan=self.plan,
             labels=None if self.labels is None else [float(self.labels[i]) for i in kept],
+            finite=[self.finite[i] for i in kept] if self.finite else (),
         )
         pictures = every.pil(colormap)
         if len(pictures) == 1:
@@ -254,7 +267,8 @@ def _png(picture: "Image", text: Mapping[str, str]) -> bytes:
 
 def _npy(images: Tensor) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, images.detach().float().cpu().numpy(), allow_pickle=False)
+    plain = images if images.dtype == torch.uint8 else images.detach().float()
+    np.save(buffer, plain.cpu().numpy(), allow_pickle=False)
     return buffer.getvalue()
 
 

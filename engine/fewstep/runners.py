@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from fewstep.buffers import Signature, StaticBuffers
+from fewstep.decode import Decoder, decode
 from fewstep.denoiser import Denoiser
 from fewstep.errors import ArgumentError
 from fewstep.loop import sample_loop
@@ -17,7 +18,7 @@ GRAPH_SHARE = 4  # of the device's memory, a quarter may be held by graphs
 
 
 class Run(Protocol):
-    """One batch about to be sampled: fill the buffers, then take the steps."""
+    """One batch about to be sampled: fill the buffers, take the steps, then decode."""
 
     @property
     def buffers(self) -> StaticBuffers:
@@ -28,11 +29,15 @@ class Run(Protocol):
         """Take the steps; between two that are yielded the caller may look, cancel or stop."""
         ...
 
+    def decode(self) -> None:
+        """Make the images of x as it stands, where the signature asks for an output; call it once, after the steps."""
+        ...
+
 
 class Runner(Protocol):
     """Something that executes `sample_loop`."""
 
-    def prepare(self, denoiser: Denoiser, signature: Signature, steps: int, watched: bool) -> Run:
+    def prepare(self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, watched: bool) -> Run:
         """A run of `steps` steps.
 
         `watched`: the caller wants to act between the steps, so they may not be taken in one go.
@@ -53,6 +58,7 @@ class EagerRun:
     """The loop, called."""
 
     denoiser: Denoiser
+    decoder: Decoder
     buffers: StaticBuffers
     count: int
     ops: StepOps
@@ -60,6 +66,10 @@ class EagerRun:
     def steps(self) -> Iterator[int]:
         """Yield after each step."""
         return sample_loop(self.denoiser, self.buffers, self.count, self.ops)
+
+    def decode(self) -> None:
+        """Decode, called."""
+        decode(self.decoder, self.buffers)
 
 
 class EagerRunner:
@@ -72,10 +82,12 @@ class EagerRunner:
     def __init__(self, ops: StepOps | None = None) -> None:
         self._ops = ops
 
-    def prepare(self, denoiser: Denoiser, signature: Signature, steps: int, watched: bool) -> EagerRun:
+    def prepare(
+        self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, watched: bool
+    ) -> EagerRun:
         """A run that calls the loop; watched or not, it yields after each step."""
         ops = self._ops or eager_step_ops(signature.device)
-        return EagerRun(denoiser, StaticBuffers.allocate(signature), steps, ops)
+        return EagerRun(denoiser, decoder, StaticBuffers.allocate(signature), steps, ops)
 
     def warming(self) -> AbstractContextManager[None]:
         """There is nothing to prepare."""

@@ -9,20 +9,34 @@ from fewstep.graphs.capture import Graph
 
 @dataclass(frozen=True)
 class GraphKey:
-    """What a graph is captured for: the signature of its buffers, and how many steps one replay takes."""
+    """What a graph is captured for.
+
+    Attributes:
+        signature: of its buffers.
+        unroll: how many steps one replay takes.
+        decodes: whether the replay ends in the images too; else, where there are any to make, a second graph does.
+    """
 
     signature: Signature
     unroll: int
+    decodes: bool = False
 
 
 @dataclass
 class Entry:
-    """A graph and the buffers it reads and writes."""
+    """A graph, the buffers it reads and writes, and the graph of what follows the last step, if that is another."""
 
     buffers: StaticBuffers
     graph: Graph
     bytes: int
     replays: int = 0
+    decode: Graph | None = None
+
+    def release(self) -> None:
+        """Give the memory of its graphs back."""
+        self.graph.release()
+        if self.decode is not None:
+            self.decode.release()
 
 
 class GraphCache:
@@ -43,11 +57,11 @@ class GraphCache:
     def put(self, key: GraphKey, entry: Entry) -> bool:
         """Keep an entry, evicting the least recently used until it fits. False: it can never fit, and is released."""
         if entry.bytes > self.budget_bytes:
-            entry.graph.release()
+            entry.release()
             return False
         while self.bytes + entry.bytes > self.budget_bytes:
             _, oldest = self._entries.popitem(last=False)
-            oldest.graph.release()
+            oldest.release()
             self.evictions += 1
         self._entries[key] = entry
         return True

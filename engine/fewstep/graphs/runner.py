@@ -1,7 +1,8 @@
 """The graph runner: the loop captured once per key, replayed per request.
 
-    unroll = N <= 8   the whole run is one graph: lowest latency
-    unroll = 1        one step is a graph, replayed N times: any N, and the caller may act between the steps
+    unroll = N <= 8   the whole run is one graph, with the decode and the pixels where asked for: lowest latency
+    unroll = 1        one step is a graph, replayed N times: any N, and the caller may act between the steps; what
+                      makes images of the last x is a second one
 
 A key is served eagerly twice and captured before its third run; while `warming`, before its first.
 A graph is kept only if replaying it is faster than calling the loop, measured right after the capture.
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from fewstep.buffers import Signature, StaticBuffers
+from fewstep.decode import Decoder, decode
 from fewstep.denoiser import Denoiser
 from fewstep.graphs.cache import Entry, GraphCache, GraphKey
 from fewstep.graphs.capture import Capturer
@@ -48,6 +50,11 @@ class GraphRun:
                 self.entry.replays += 1
             yield i
 
+    def decode(self) -> None:
+        """Replay the graph that decodes; an unrolled run has done so."""
+        if self.entry.decode is not None:
+            self.entry.decode.replay()
+
 
 class GraphRunner:
     """Replays captured graphs, and runs eagerly what is not captured yet or not worth it.
@@ -66,16 +73,16 @@ class GraphRunner:
         self._dropped: set[GraphKey] = set()
         self._counts: Counter[str] = Counter()
 
-    def prepare(self, denoiser: Denoiser, signature: Signature, steps: int, watched: bool) -> Run:
+    def prepare(self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, watched: bool) -> Run:
         """A run by replay where the key is captured, or has now been used often enough to be; else an eager one."""
         key = self.key(signature, steps, watched)
         entry = self.cache.get(key)
         self._uses[key] += 1
         if entry is None and self._uses[key] > self._eager_uses and key not in self._dropped:
-            entry = self._capture(denoiser, key)
+            entry = self._capture(denoiser, decoder, key)
         if entry is None:
             self._counts["eager runs"] += 1
-            return self._eager.prepare(denoiser, signature, steps, watched)
+            return self._eager.prepare(denoiser, decoder, signature, steps, watched)
         self._counts["hits"] += 1
         entry.buffers.clear()
         return GraphRun(entry, key.unroll, steps)
@@ -117,9 +124,11 @@ class GraphRunner:
     @staticmethod
     def key(signature: Signature, steps: int, watched: bool) -> GraphKey:
         """Which graph serves a run. Each can draw noise: a row that adds none masks it, at no cost in launches."""
-        return GraphKey(replace(signature, stochastic=True), 1 if watched or steps > MAX_UNROLL else steps)
+        by_step = watched or steps > MAX_UNROLL
+        decodes = signature.output is not None and not by_step
+        return GraphKey(replace(signature, stochastic=True), 1 if by_step else steps, decodes)
 
-    def _capture(self, denoiser: Denoiser, key: GraphKey) -> Entry | None:
+    def _capture(self, denoiser: Denoiser, decoder: Decoder, key: GraphKey) -> Entry | None:
         """Capture with every slot idle, so that warming up works on nobody's sample."""
         buffers = StaticBuffers.allocate(key.signature)
         buffers.clear()
@@ -128,13 +137,22 @@ class GraphRunner:
         def work() -> None:
             for _ in sample_loop(denoiser, buffers, key.unroll):
                 pass
+            if key.decodes:
+                decode(decoder, buffers)
+
+        @torch.no_grad()
+        def decoding() -> None:
+            decode(decoder, buffers)
 
         graph = self._capturer.capture(work)
         self._counts["captures"] += 1
         faster = self._capturer.seconds(graph.replay) < KEEP_BELOW * self._capturer.seconds(work)
         entry = Entry(buffers, graph, graph.bytes)
+        if faster and key.signature.output is not None and not key.decodes:
+            entry.decode = self._capturer.capture(decoding)
+            entry.bytes += entry.decode.bytes
         if not faster:
-            graph.release()
+            entry.release()
         if not faster or not self.cache.put(key, entry):
             self._dropped.add(key)
             return None
