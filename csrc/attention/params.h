@@ -5,8 +5,8 @@
 
 namespace attention {
 
-// A tensor [batch, rows, heads, head_dim] of 16-bit elements by its strides in elements; neighbours along head_dim are
-// adjacent. Rows are 16-byte aligned: the pointer, and every stride a multiple of 8.
+// A tensor [batch, rows, heads, head_dim] of 16-bit elements by its strides in elements; neighbours along
+// head_dim are adjacent. Rows are 16-byte aligned: the pointer, and every stride a multiple of 8.
 struct View {
   void* data;
   std::int64_t batch_stride, row_stride, head_stride;

@@ -14,7 +14,7 @@
 #define DEVICE __device__ __forceinline__
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #define LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
-#define UNROLL _Pragma("unroll")
+#define UNROLL_FOR(...) _Pragma("unroll") for (__VA_ARGS__)
 
 namespace simt {
 
@@ -38,7 +38,8 @@ DEVICE std::uint32_t shared_address(const void* shared) {
 
 // 16 bytes, of which the first `filled` come from global memory and the rest are zero.
 DEVICE void cp_async_16(void* shared, const void* global, int filled) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(filled)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(filled)
                : "memory");
 }
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -48,7 +49,9 @@ DEVICE void cp_async_wait() {
 }
 
 DEVICE Words4 load_shared_16(const void* shared) { return *static_cast<const Words4*>(shared); }
-DEVICE void store_shared_4(void* shared, std::uint32_t value) { *static_cast<std::uint32_t*>(shared) = value; }
+DEVICE void store_shared_4(void* shared, std::uint32_t value) {
+  *static_cast<std::uint32_t*>(shared) = value;
+}
 DEVICE void store_global_16(void* global, const Words4& value) { *static_cast<Words4*>(global) = value; }
 
 DEVICE void ldmatrix_x4(std::uint32_t (&fragment)[4], const void* row) {
@@ -75,17 +78,25 @@ template <class T>
 DEVICE void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b_0, std::uint32_t b_1);
 
 template <>
-DEVICE void mma_m16n8k16<bfloat16>(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b_0, std::uint32_t b_1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_0), "r"(b_1));
+DEVICE void mma_m16n8k16<bfloat16>(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b_0,
+                                   std::uint32_t b_1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_0), "r"(b_1));
 }
 
 template <>
-DEVICE void mma_m16n8k16<half>(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b_0, std::uint32_t b_1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_0), "r"(b_1));
+DEVICE void mma_m16n8k16<half>(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b_0,
+                               std::uint32_t b_1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, "
+      "%1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_0), "r"(b_1));
 }
 
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
@@ -115,10 +126,11 @@ DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 DEVICE float minus_infinity() { return __int_as_float(0xff800000); }
 
 template <class... Parameters, class... Arguments>
-Status launch(void (*kernel)(Parameters...), long blocks, int threads, std::size_t shared_bytes, Stream stream,
-              Arguments... arguments) {
-  cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(shared_bytes));
+Status launch(void (*kernel)(Parameters...), long blocks, int threads, std::size_t shared_bytes,
+              Stream stream, Arguments... arguments) {
+  cudaError_t error =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(shared_bytes));
   if (error == cudaSuccess) {
     void* pointers[] = {&arguments...};
     error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),

@@ -1,4 +1,5 @@
-// The device functions of kernels on a CPU: the same names as in device.h, each done by the emulator and checked.
+// The device functions of kernels on a CPU: the same names as in device.h, each done by the emulator and
+// checked.
 #pragma once
 
 #include <cmath>
@@ -13,7 +14,7 @@
 #define DEVICE inline
 #define DYNAMIC_SHARED(name) unsigned char* name = simt::emulator::Block::running().shared().base()
 #define LAUNCH_BOUNDS(threads)
-#define UNROLL
+#define UNROLL_FOR(...) for (__VA_ARGS__)
 
 namespace simt {
 
@@ -59,8 +60,8 @@ DEVICE void store_global_16(void* global, const Words4& value, Site site = Site:
   std::memcpy(global, &value, sizeof value);
 }
 
-// PTX ISA, "ldmatrix": matrix m has its rows at the addresses of lanes 8m to 8m+7. Lane l gets two neighbours of row
-// l / 4, in columns 2 (l % 4) and the next; with .trans, of column l / 4.
+// PTX ISA, "ldmatrix": matrix m has its rows at the addresses of lanes 8m to 8m+7. Lane l gets two neighbours
+// of row l / 4, in columns 2 (l % 4) and the next; with .trans, of column l / 4.
 template <int kMatrices, bool kTransposed>
 DEVICE void ldmatrix(std::uint32_t* fragment, const void* row, const char* what, Site site) {
   struct Lane {
@@ -96,11 +97,12 @@ DEVICE void ldmatrix_x2_trans(std::uint32_t (&fragment)[2], const void* row, Sit
   ldmatrix<2, true>(fragment, row, "ldmatrix.x2.trans", site);
 }
 
-// PTX ISA, "mma.m16n8k16": with g = lane / 4 and t = lane % 4, register i of A holds row g + 8 (i % 2), columns
-// 2t + 8 (i / 2) and the next; register i of B rows 2t + 8i and the next, column g; float i of C row g + 8 (i / 2),
-// column 2t + i % 2. Products are summed in order of k, then added to C.
+// PTX ISA, "mma.m16n8k16": with g = lane / 4 and t = lane % 4, register i of A holds row g + 8 (i % 2),
+// columns 2t + 8 (i / 2) and the next; register i of B rows 2t + 8i and the next, column g; float i of C row
+// g + 8 (i / 2), column 2t + i % 2. Products are summed in order of k, then added to C.
 template <class T>
-DEVICE void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b_0, std::uint32_t b_1, Site site = Site::here()) {
+DEVICE void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b_0, std::uint32_t b_1,
+                         Site site = Site::here()) {
   struct Lane {
     float* c;
     const std::uint32_t* a;
@@ -150,7 +152,8 @@ DEVICE float maximum(float a, float b) { return std::fmax(a, b); }
 DEVICE float minus_infinity() { return -INFINITY; }
 
 template <class... Parameters, class... Arguments>
-Status launch(void (*kernel)(Parameters...), long blocks, int threads, std::size_t shared_bytes, Stream, Arguments... arguments) {
+Status launch(void (*kernel)(Parameters...), long blocks, int threads, std::size_t shared_bytes, Stream,
+              Arguments... arguments) {
   emulator::Emulation::current().run(blocks, threads, shared_bytes, [&] { kernel(arguments...); });
   return {0, nullptr};
 }

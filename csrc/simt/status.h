@@ -4,7 +4,7 @@
 namespace simt {
 
 struct Status {
-  int code;             // 0: it is done, or under way on its stream; below 0: an argument; above: a cudaError_t
+  int code;  // 0: it is done, or under way on its stream; below 0: an argument; above: a cudaError_t
   const char* message;  // null where the code is 0; static storage
 };
 

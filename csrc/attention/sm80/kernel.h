@@ -1,5 +1,5 @@
-// softmax(scale q k^T) v for the queries of one tile, of one head of one sample (Dao et al. 2022, in FlashAttention-2's
-// order: a block owns queries, a warp owns rows).
+// softmax(scale q k^T) v for the queries of one tile, of one head of one sample (Dao et al. 2022, in
+// FlashAttention-2's order: a block owns queries, a warp owns rows).
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ DEVICE T* head_of(const View& view, int batch, int head) {
   return static_cast<T*>(view.data) + batch * view.batch_stride + head * view.head_stride;
 }
 
-// S::kStages is 2 for any number of keys: while one tile is used the next one arrives. It is 1 where all keys are one
-// tile. What a row computes does not depend on how many rows share a block, so neither do its bits.
+// S::kStages is 2 for any number of keys: while one tile is used the next one arrives. It is 1 where all keys
+// are one tile. What a row computes does not depend on how many rows share a block, so neither do its bits.
 template <class T, class S>
 KERNEL void LAUNCH_BOUNDS(kWarp* kMaxWarps) attention_fwd(Params params) {
   DYNAMIC_SHARED(shared);
@@ -48,34 +48,37 @@ KERNEL void LAUNCH_BOUNDS(kWarp* kMaxWarps) attention_fwd(Params params) {
 
   float o[S::kRowTiles][S::kColumnTiles][4];
   RowState state[S::kRowTiles];
-  UNROLL for (int m = 0; m < S::kRowTiles; m++) {
-    UNROLL for (int r = 0; r < 2; r++) {
+  UNROLL_FOR (int m = 0; m < S::kRowTiles; m++) {
+    UNROLL_FOR (int r = 0; r < 2; r++) {
       state[m].max[r] = simt::minus_infinity();
       state[m].sum[r] = 0.0f;
     }
-    UNROLL for (int n = 0; n < S::kColumnTiles; n++)
-      UNROLL for (int i = 0; i < 4; i++) o[m][n][i] = 0.0f;
+    UNROLL_FOR (int n = 0; n < S::kColumnTiles; n++)
+      UNROLL_FOR (int i = 0; i < 4; i++) o[m][n][i] = 0.0f;
   }
   std::uint32_t q_fragments[S::kRowTiles][S::kDepthSteps][4];
 
   // Copies arrive in the order k_0, v_0, k_1, v_1, ...; the newest two groups are never needed at once.
-  for (int first_key = 0, stage = 0; first_key < params.keys; first_key += S::kKeys, stage ^= S::kStages - 1) {
+  for (int first_key = 0, stage = 0; first_key < params.keys;
+       first_key += S::kKeys, stage ^= S::kStages - 1) {
     const int next_key = first_key + S::kKeys, other = stage ^ (S::kStages - 1);
     simt::cp_async_wait<1>();
     simt::sync_block();
     if constexpr (S::kStages == 2) {
-      if (next_key < params.keys) load_tile<S::kDepth, S::kRow>(keys + other * S::kKeyTile, k, next_key, S::kKeys);
+      if (next_key < params.keys)
+        load_tile<S::kDepth, S::kRow>(keys + other * S::kKeyTile, k, next_key, S::kKeys);
     }
     simt::cp_async_commit();
     if constexpr (S::kQueriesInRegisters) {
       if (first_key == 0) {
-        UNROLL for (int m = 0; m < S::kRowTiles; m++)
-          UNROLL for (int d = 0; d < S::kDepthSteps; d++) load_queries<S>(q_fragments[m][d], own_queries, m, d);
+        UNROLL_FOR (int m = 0; m < S::kRowTiles; m++)
+          UNROLL_FOR (int d = 0; d < S::kDepthSteps; d++)
+            load_queries<S>(q_fragments[m][d], own_queries, m, d);
       }
     }
     float s[S::kRowTiles][S::kKeyTiles][4];
     multiply_keys<S>(s, q_fragments, own_queries, keys + stage * S::kKeyTile);
-    UNROLL for (int m = 0; m < S::kRowTiles; m++) {
+    UNROLL_FOR (int m = 0; m < S::kRowTiles; m++) {
       if (next_key > params.keys) mask_keys(s[m], params.keys - first_key);
       softmax_tile<S::kStages == 1>(s[m], state[m], o[m], scale_log2);
     }

@@ -1,4 +1,5 @@
-// Which kernel runs, in which blocks: a function of the shape and of how many multiprocessors there are to fill.
+// Which kernel runs, in which blocks: a function of the shape and of how many multiprocessors there are to
+// fill.
 #pragma once
 
 #include "kernel.h"
@@ -6,7 +7,8 @@
 
 namespace attention::sm80 {
 
-// The sizes of one head dim. As many queries and keys a tile as registers (255 a thread) and shared memory allow.
+// The sizes of one head dim. As many queries and keys a tile as registers (255 a thread) and shared memory
+// allow.
 template <int kHeadDim>
 struct Sizes {
   static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1;
@@ -36,7 +38,8 @@ int warps(const Params& params) {
 template <class T, class S>
 simt::Status launch(const Params& params, int warps, simt::Stream stream) {
   static_assert(S::shared_bytes(kFewestWarps) <= kMaxShared);
-  return simt::launch(attention_fwd<T, S>, blocks<S>(params, warps), warps * kWarp, S::shared_bytes(warps), stream, params);
+  return simt::launch(attention_fwd<T, S>, blocks<S>(params, warps), warps * kWarp, S::shared_bytes(warps),
+                      stream, params);
 }
 
 template <class T, int kHeadDim>
@@ -53,7 +56,8 @@ simt::Status choose(const Params& params, simt::Stream stream) {
   if constexpr (Of::kRowTiles > 1) {
     using S = typename Of::Large;
     static_assert(S::shared_bytes(kMaxWarps) <= kMaxShared);
-    if (blocks<S>(params, kMaxWarps) >= params.multiprocessors) return launch<T, S>(params, kMaxWarps, stream);
+    if (blocks<S>(params, kMaxWarps) >= params.multiprocessors)
+      return launch<T, S>(params, kMaxWarps, stream);
   }
   using S = typename Of::Small;
   return launch<T, S>(params, warps<S>(params), stream);

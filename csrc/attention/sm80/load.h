@@ -15,8 +15,8 @@ struct Rows {
   int count, head_dim;
 };
 
-// Rows `first` to `first + rows` into `tile`, whose rows are kStride apart. What lies beyond the last row, or beyond
-// head_dim up to kColumns, becomes zero: a mask need not fear what a zero is multiplied with.
+// Rows `first` to `first + rows` into `tile`, whose rows are kStride apart. What lies beyond the last row, or
+// beyond head_dim up to kColumns, becomes zero: a mask need not fear what a zero is multiplied with.
 template <int kColumns, int kStride, class T>
 DEVICE void load_tile(T* tile, const Rows<T>& source, int first, int rows) {
   constexpr int kChunk = 8, kChunks = kColumns / kChunk;

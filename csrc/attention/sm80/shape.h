@@ -7,13 +7,14 @@ namespace attention::sm80 {
 
 constexpr int kWarp = 32;
 constexpr int kMaxWarps = 4;
-constexpr int kFragment = 16;             // rows of an mma tile, and its depth
-constexpr std::size_t kMaxShared = 101376;  // bytes a block may have on sm_86, sm_89 and sm_120; sm_80 and sm_90 have more
+constexpr int kFragment = 16;  // rows of an mma tile, and its depth
+constexpr std::size_t kMaxShared =
+    101376;  // bytes a block may have on sm_86, sm_89 and sm_120; sm_80 and sm_90 have more
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// kHeadDim: a multiple of 8. kRowTiles: groups of 16 queries that a warp owns. kKeys: of one tile, a multiple of 16.
-// kStages: tiles of keys and of values in shared memory.
+// kHeadDim: a multiple of 8. kRowTiles: groups of 16 queries that a warp owns. kKeys: of one tile, a multiple
+// of 16. kStages: tiles of keys and of values in shared memory.
 template <int kHeadDim_, int kRowTiles_, int kKeys_, int kStages_>
 struct Shape {
   static constexpr int kHeadDim = kHeadDim_, kRowTiles = kRowTiles_, kKeys = kKeys_, kStages = kStages_;

@@ -20,11 +20,12 @@ std::string Site::text() const {
 
 void fail(const std::string& what, Site site) {
   const Block& block = Block::running();
-  throw Fault(what + " [block " + std::to_string(block.index()) + ", thread " + std::to_string(block.thread()) + ", " +
-              site.text() + "]");
+  throw Fault(what + " [block " + std::to_string(block.index()) + ", thread " +
+              std::to_string(block.thread()) + ", " + site.text() + "]");
 }
 
-Block::Block(int threads, std::size_t shared_bytes, std::uint64_t seed, GlobalMemory& global, Counters& counters)
+Block::Block(int threads, std::size_t shared_bytes, std::uint64_t seed, GlobalMemory& global,
+             Counters& counters)
     : clocks_(threads / kWarp),
       shared_(shared_bytes, clocks_),
       global_(global),
@@ -77,7 +78,9 @@ void Block::leave() {
   Fiber& fiber = fibers_[current_];
   std::size_t copies = fiber.open.size();
   for (const auto& group : fiber.groups) copies += group.size();
-  if (copies > 0) fail("unfinished copies: the thread returns with " + std::to_string(copies) + " cp.async not waited for", Site{});
+  if (copies > 0)
+    fail("unfinished copies: the thread returns with " + std::to_string(copies) + " cp.async not waited for",
+         Site{});
   for (Meeting* meeting : {&warp_meetings_[current_ / kWarp], &block_meeting_}) {
     meeting->gone++;
     if (meeting->arrived > 0)
@@ -109,12 +112,17 @@ void Block::suspend(const char* what, Site site) {
   fiber.waits_for = nullptr;
 }
 
-// Whether the caller is the last of the `of` threads that meet here; otherwise it has waited for the last to `release`.
+// Whether the caller is the last of the `of` threads that meet here; otherwise it has waited for the last to
+// `release`.
 bool Block::arrive(Meeting& meeting, int of, const char* what, Site site) {
   if (meeting.gone > 0)
-    fail(std::string("early exit: ") + what + " needs every thread, and " + std::to_string(meeting.gone) + " returned before it", site);
+    fail(std::string("early exit: ") + what + " needs every thread, and " + std::to_string(meeting.gone) +
+             " returned before it",
+         site);
   if (meeting.arrived > 0 && (meeting.what != what || !(meeting.where == site)))
-    fail(std::string("divergence: at ") + what + " while others wait at " + meeting.what + " (" + meeting.where.text() + ")", site);
+    fail(std::string("divergence: at ") + what + " while others wait at " + meeting.what + " (" +
+             meeting.where.text() + ")",
+         site);
   meeting.what = what;
   meeting.where = site;
   if (++meeting.arrived == of) return true;
@@ -167,7 +175,8 @@ void Block::commit_copies() {
 void Block::wait_copies(int pending) {
   auto& groups = fibers_[current_].groups;
   while (static_cast<int>(groups.size()) > pending) {
-    for (const Copy& copy : groups.front()) shared_.land(copy.to, copy.from, copy.bytes, copy.filled, stamp());
+    for (const Copy& copy : groups.front())
+      shared_.land(copy.to, copy.from, copy.bytes, copy.filled, stamp());
     groups.erase(groups.begin());
   }
 }
@@ -177,7 +186,8 @@ std::string Block::deadlock() const {
   for (const Fiber& fiber : fibers_)
     if (!fiber.done) places[std::string(fiber.waits_for) + " (" + fiber.where.text() + ")"]++;
   std::string text = "deadlock:";
-  for (const auto& [place, count] : places) text += " " + std::to_string(count) + " threads wait at " + place + ",";
+  for (const auto& [place, count] : places)
+    text += " " + std::to_string(count) + " threads wait at " + place + ",";
   return text + " " + std::to_string(done_) + " have returned [block " + std::to_string(index_) + "]";
 }
 

@@ -1,4 +1,5 @@
-// One block of threads on one CPU thread: a fiber for each, run in a random order between the places where they meet.
+// One block of threads on one CPU thread: a fiber for each, run in a random order between the places where
+// they meet.
 #pragma once
 
 #include <cstdint>

@@ -20,7 +20,8 @@ struct Site {
   std::string text() const;
 };
 
-// Ends the launch: says what is wrong, which thread did it and where. Called on a fiber, which is never resumed.
+// Ends the launch: says what is wrong, which thread did it and where. Called on a fiber, which is never
+// resumed.
 [[noreturn]] void fail(const std::string& what, Site site);
 
 }  // namespace simt::emulator

@@ -1,5 +1,6 @@
-// A switch costs a few nanoseconds: what a callee must keep is pushed, the stack pointers are exchanged. ucontext,
-// which asks the kernel to save the signal mask each time, is left to the machines that have no switch here.
+// A switch costs a few nanoseconds: what a callee must keep is pushed, the stack pointers are exchanged.
+// ucontext, which asks the kernel to save the signal mask each time, is left to the machines that have no
+// switch here.
 #include "fiber.h"
 
 #include <sys/mman.h>
@@ -122,7 +123,8 @@ void switch_context(Context& from, Context& to) { fewstep_simt_switch(&from.resu
 
 // The ucontext_t of a fiber lies at the top of its stack; that of the scheduler on its own.
 void prepare(Context& context, unsigned char* top, void (*entry)()) {
-  auto* made = reinterpret_cast<ucontext_t*>((reinterpret_cast<std::uintptr_t>(top) - sizeof(ucontext_t)) & ~std::uintptr_t{63});
+  auto* made = reinterpret_cast<ucontext_t*>((reinterpret_cast<std::uintptr_t>(top) - sizeof(ucontext_t)) &
+                                             ~std::uintptr_t{63});
   unsigned char* bottom = top - kStackBytes;
   getcontext(made);
   made->uc_stack.ss_sp = bottom;

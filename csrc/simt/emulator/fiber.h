@@ -26,7 +26,8 @@ struct Context {
   void* resume = nullptr;
 };
 
-// Makes `context` one that calls `entry` on the stack below `top` when first switched to; `entry` never returns.
+// Makes `context` one that calls `entry` on the stack below `top` when first switched to; `entry` never
+// returns.
 void prepare(Context& context, unsigned char* top, void (*entry)());
 
 // Suspends the caller in `from` and resumes `to`.

@@ -27,7 +27,8 @@ Emulation& Emulation::current() {
 
 void Emulation::run(long blocks, int threads, std::size_t shared_bytes, const std::function<void()>& body) {
   if (threads < 1 || threads > kMaxThreads || threads % kWarp != 0)
-    throw Fault("launch: " + std::to_string(threads) + " threads a block; whole warps up to 1024 are allowed");
+    throw Fault("launch: " + std::to_string(threads) +
+                " threads a block; whole warps up to 1024 are allowed");
   if (shared_bytes > options_.shared_limit)
     throw Fault("launch: " + std::to_string(shared_bytes) + " bytes of shared memory; at most " +
                 std::to_string(options_.shared_limit) + " are allowed");

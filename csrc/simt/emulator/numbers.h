@@ -56,7 +56,8 @@ inline half to_16_bits<half>(float value) {
   const std::uint16_t sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000u);
   const std::uint32_t rest = bits & 0x7fffffffu;
   if (rest > 0x7f800000u) return {0x7fff};
-  if (rest >= 0x477ff000u) return {static_cast<std::uint16_t>(sign | 0x7c00u)};  // 65520 and above round to infinity
+  if (rest >= 0x477ff000u)
+    return {static_cast<std::uint16_t>(sign | 0x7c00u)};  // 65520 and above round to infinity
   if (rest < 0x38800000u) {  // below 2^-14 the spacing is 2^-24: adding 0.5 puts it in a float's last place
     const std::uint32_t rounded = to_bits(from_bits(rest) + 0.5f) - to_bits(0.5f);
     return {static_cast<std::uint16_t>(sign | rounded)};

@@ -1,4 +1,5 @@
-// Which of two accesses came first, and whether anything made it so: clocks of warps (Lamport; Fidge; Mattern).
+// Which of two accesses came first, and whether anything made it so: clocks of warps (Lamport; Fidge;
+// Mattern).
 #pragma once
 
 #include <cstdint>
@@ -15,9 +16,9 @@ struct Stamp {
   std::uint32_t clock = 0;
 };
 
-// Every warp has a clock that ticks where its lanes' accesses are ordered, and remembers how far it has heard of the
-// others'. __syncwarp ticks one clock, a barrier ticks all and tells everyone. Shuffles, ldmatrix and mma wait for
-// all lanes but promise nothing about memory, so they do not tick.
+// Every warp has a clock that ticks where its lanes' accesses are ordered, and remembers how far it has heard
+// of the others'. __syncwarp ticks one clock, a barrier ticks all and tells everyone. Shuffles, ldmatrix and
+// mma wait for all lanes but promise nothing about memory, so they do not tick.
 class Clocks {
  public:
   explicit Clocks(int warps) : now_(warps, 1), heard_(warps, std::vector<std::uint32_t>(warps, 0)) {}
