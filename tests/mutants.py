@@ -75,9 +75,17 @@ MUTANTS = {
         "  if (first_row + warp * S::kWarpRows >= params.queries) return;",
     ),
     "half_a_warp_shuffles": Mutant(
-        "lanes whose row does not exist skip a shuffle",
+        "half of the lanes skip a shuffle",
+        "deadlock", SOFTMAX, "    max = quad_max(max);", "    if (simt::thread_index() % 32 < 16) max = quad_max(max);",
+    ),
+    "lanes_part_ways": Mutant(
+        "half of the lanes take another shuffle",
         "divergence", SOFTMAX, "    max = quad_max(max);",
-        "    if (simt::thread_index() % 32 < 16 || r == 0) max = quad_max(max);",
+        "    max = simt::thread_index() % 32 < 16 ? quad_max(max) : quad_sum(max);",
+    ),
+    "columns_not_filled": Mutant(
+        "the columns that pad the queries are not set to zero",
+        "uninitialised", KERNEL, "load_tile<S::kDepth, S::kRow>(queries", "load_tile<S::kHeadDim, S::kRow>(queries",
     ),
     "rows_too_close": Mutant(
         "rows in shared memory 8 bytes off a multiple of 16",
@@ -85,7 +93,7 @@ MUTANTS = {
     ),
     "values_read_by_rows_of_keys": Mutant(
         "the padding of the values is taken for that of the keys",
-        "uninitialised", MULTIPLY, "simt::ldmatrix_x4_trans(b, corner + 16 * k * S::kValueRow + 8 * n);",
+        "out of bounds", MULTIPLY, "simt::ldmatrix_x4_trans(b, corner + 16 * k * S::kValueRow + 8 * n);",
         "simt::ldmatrix_x4_trans(b, corner + 16 * k * S::kRow + 8 * n);",
     ),
     "too_little_shared_memory": Mutant(
@@ -106,7 +114,7 @@ MUTANTS = {
     ),
     "columns_of_the_next_head": Mutant(
         "columns beyond the head dim are copied, not zero",
-        "numbers", LOAD, " && column < source.head_dim", "",
+        "out of bounds", LOAD, " && column < source.head_dim", "",
     ),
     "wrong_ldmatrix_row": Mutant(
         "the upper 16 lanes name the rows of the lower for the queries",
@@ -144,6 +152,6 @@ MUTANTS = {
     ),
     "store_not_masked": Mutant(
         "rows that do not exist are stored",
-        "race", STORE, "first + row < count && column", "column",
+        "out of bounds", STORE, "first + row < count && column", "column",
     ),
 }  # fmt: skip

@@ -31,12 +31,12 @@ def load(name: str, path: Path) -> ModuleType:
 
 @functools.cache
 def builder() -> ModuleType:
-    """csrc/build.py."""
+    """csrc/ninja_build.py."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed here")
     sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
     try:
-        return load("fewstep_csrc_build", ROOT / "csrc" / "build.py")
+        return load("fewstep_csrc_build", ROOT / "csrc" / "ninja_build.py")
     finally:
         sys.dont_write_bytecode = kept
 

@@ -45,7 +45,7 @@ def test_nothing_is_wrong_with_the_kernel_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_bug_is_caught(name: str) -> None:
-    assert verdict(load("fewstep_kernels._sim", modules()[name])) == MUTANTS[name].caught_by
+    assert verdict(load(f"{name}._sim", modules()[name])) == MUTANTS[name].caught_by
 
 
 def test_the_documentation_lists_every_bug_and_what_caught_it() -> None:

@@ -20,8 +20,6 @@ struct Sizes {
   using Short128 = Shape<kHeadDim, 1, 128, 1>;
 };
 
-constexpr int kFewestWarps = 2;
-
 template <class S>
 long blocks(const Params& params, int warps) {
   const int rows = warps * S::kWarpRows;
@@ -31,13 +29,12 @@ long blocks(const Params& params, int warps) {
 // Four warps a block; two where blocks of four leave multiprocessors idle, or do not fit.
 template <class S>
 int warps(const Params& params) {
-  const bool fits = S::shared_bytes(kMaxWarps) <= kMaxShared;
-  return fits && blocks<S>(params, kMaxWarps) >= params.multiprocessors ? kMaxWarps : kFewestWarps;
+  return blocks<S>(params, S::kMostWarps) >= params.multiprocessors ? S::kMostWarps : kFewestWarps;
 }
 
 template <class T, class S>
 simt::Status launch(const Params& params, int warps, simt::Stream stream) {
-  static_assert(S::shared_bytes(kFewestWarps) <= kMaxShared);
+  static_assert(S::kFits);
   return simt::launch(attention_fwd<T, S>, blocks<S>(params, warps), warps * kWarp, S::shared_bytes(warps),
                       stream, params);
 }
@@ -45,17 +42,17 @@ simt::Status launch(const Params& params, int warps, simt::Stream stream) {
 template <class T, int kHeadDim>
 simt::Status choose(const Params& params, simt::Stream stream) {
   using Of = Sizes<kHeadDim>;
-  if constexpr (Of::Short80::shared_bytes(kFewestWarps) <= kMaxShared) {
+  if constexpr (Of::Short80::kFits) {
     using S = typename Of::Short80;
     if (params.keys <= S::kKeys) return launch<T, S>(params, warps<S>(params), stream);
   }
-  if constexpr (Of::Short128::shared_bytes(kFewestWarps) <= kMaxShared) {
+  if constexpr (Of::Short128::kFits) {
     using S = typename Of::Short128;
     if (params.keys <= S::kKeys) return launch<T, S>(params, warps<S>(params), stream);
   }
   if constexpr (Of::kRowTiles > 1) {
     using S = typename Of::Large;
-    static_assert(S::shared_bytes(kMaxWarps) <= kMaxShared);
+    static_assert(S::kMostWarps == kMaxWarps);
     if (blocks<S>(params, kMaxWarps) >= params.multiprocessors)
       return launch<T, S>(params, kMaxWarps, stream);
   }

@@ -6,10 +6,9 @@
 namespace attention::sm80 {
 
 constexpr int kWarp = 32;
-constexpr int kMaxWarps = 4;
-constexpr int kFragment = 16;  // rows of an mma tile, and its depth
-constexpr std::size_t kMaxShared =
-    101376;  // bytes a block may have on sm_86, sm_89 and sm_120; sm_80 and sm_90 have more
+constexpr int kMaxWarps = 4, kFewestWarps = 2;  // of a block
+constexpr int kFragment = 16;                   // rows of an mma tile, and its depth
+constexpr std::size_t kMaxShared = 101376;      // bytes a block may have on sm_86, sm_89 and sm_120
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -40,6 +39,9 @@ struct Shape {
   static constexpr std::size_t shared_bytes(int warps) {
     return 2 * (static_cast<std::size_t>(warps) * kWarpRows * kRow + kStages * (kKeyTile + kValueTile));
   }
+  static constexpr bool kFits = shared_bytes(kFewestWarps) <= kMaxShared;
+  static constexpr int kMostWarps = shared_bytes(kMaxWarps) <= kMaxShared ? kMaxWarps : kFewestWarps;
+  static constexpr std::size_t kSharedBytes = shared_bytes(kMostWarps);
 };
 
 }  // namespace attention::sm80

@@ -6,6 +6,7 @@ as the workers of pytest-xdist, from building at once.
 
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -171,6 +172,63 @@ def _plant(folder: Path, file: str, correct: str, wrong: str) -> None:
             copy.write_text(text)
 
 
+def nvcc() -> str | None:
+    """The CUDA compiler: CUDA_HOME's, the PATH's, or that of the usual folder."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
+
+
+def architectures() -> list[str]:
+    """What is compiled to machine code: FEWSTEP_CUDA_ARCHS, such as "80;90", or sm_80, which newer ones also run."""
+    found = os.environ.get("FEWSTEP_CUDA_ARCHS", "80").replace(",", ";").split(";")
+    for each in found:
+        if not re.fullmatch(r"[0-9]{2,3}a?", each) or int(each.rstrip("a")) < 80:
+            raise BuildError(f"FEWSTEP_CUDA_ARCHS: got {each!r}; allowed: 80 or newer, such as 80;90")
+    return found
+
+
+def cuda_flags(archs: Sequence[str]) -> list[str]:
+    """How nvcc compiles: machine code for each architecture, and sm_80's PTX for those to come."""
+    flags = ["-std=c++17", "-O3", "--threads", "1", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    targets = [*(f"arch=compute_{each},code=sm_{each}" for each in archs), "arch=compute_80,code=compute_80"]
+    return [*flags, *(f"-gencode={target}" for target in targets)]
+
+
+def build_cuda(folder: Path) -> Path:
+    """Build _C in `folder`, or find it built, and print what is in it; gives back the module's file."""
+    compiler = nvcc()
+    if compiler is None:
+        raise BuildError("nvcc is not installed: name its toolkit's folder by CUDA_HOME")
+    archs = architectures()
+    with locked(folder):
+        plan = Ninja(folder, "cuda.ninja")
+        command = f"{compiler} {shlex.join(cuda_flags(archs))} $flags -MMD -MF $out.d -c $in -o $out"
+        plan.rule("compile", command, depfile=True)
+        plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
+        objects = [plan.edge("bindings.o", "compile", [CSRC / "bindings.cpp"], python_flags())]
+        objects.append(plan.edge("attention.o", "compile", [CSRC / DISPATCH]))
+        for head_dim in HEAD_DIMS:
+            for kind in TYPES:
+                flags = variant_flags(head_dim, kind)
+                objects.append(plan.edge(f"d{head_dim}_{kind}.o", "compile", [CSRC / VARIANT], flags))
+        module = folder / plan.edge("_C.so", "link", objects)
+        print(f"csrc: {compiler}, {jobs()} at once", flush=True)
+        plan.run(jobs())
+    targets = ", ".join([*(f"sm_{each}" for each in archs), "PTX of compute_80"])
+    dims = ", ".join(map(str, HEAD_DIMS))
+    print(f"csrc: attention for {targets}; head dims {dims}; {', '.join(TYPES)}; {module.stat().st_size / 2**20:.1f} MiB")
+    return module
+
+
+def main() -> int:
+    """Build the emulator."""
+    try:
+        print(build_emulator(CSRC.parent / "build" / "sim"))
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print(build_emulator(CSRC.parent / "build" / "sim"))
-    sys.exit(0)
+    sys.exit(main())
