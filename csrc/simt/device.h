@@ -13,7 +13,7 @@
 #define KERNEL static __global__
 #define DEVICE __device__ __forceinline__
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
-#define LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
+#define LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define UNROLL_FOR(...) _Pragma("unroll") for (__VA_ARGS__)
 
 namespace simt {

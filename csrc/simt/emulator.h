@@ -13,7 +13,7 @@
 #define KERNEL static
 #define DEVICE inline
 #define DYNAMIC_SHARED(name) unsigned char* name = simt::emulator::Block::running().shared().base()
-#define LAUNCH_BOUNDS(threads)
+#define LAUNCH_BOUNDS(threads, blocks)
 #define UNROLL_FOR(...) for (__VA_ARGS__)
 
 namespace simt {

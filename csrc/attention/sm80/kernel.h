@@ -24,7 +24,7 @@ DEVICE T* head_of(const View& view, int batch, int head) {
 // S::kStages is 2 for any number of keys: while one tile is used the next one arrives. It is 1 where all keys
 // are one tile. What a row computes does not depend on how many rows share a block, so neither do its bits.
 template <class T, class S>
-KERNEL void LAUNCH_BOUNDS(kWarp* kMaxWarps) attention_fwd(Params params) {
+KERNEL void LAUNCH_BOUNDS(kWarp* kMaxWarps, S::kBlocks) attention_fwd(Params params) {
   DYNAMIC_SHARED(shared);
   const int warp = simt::thread_index() / kWarp, rows = simt::thread_count() / kWarp * S::kWarpRows;
   T* const queries = reinterpret_cast<T*>(shared);

@@ -36,6 +36,10 @@ struct Shape {
   static constexpr int kAccumulators = kRowTiles * (kColumnTiles + kKeyTiles) * 4;
   static constexpr bool kQueriesInRegisters = kAccumulators + kRowTiles * kDepthSteps * 4 <= 168;
 
+  // Blocks whose registers a multiprocessor must have room for. 0 leaves it to nvcc, which here alone aims
+  // for five and spills 8 bytes.
+  static constexpr int kBlocks = kHeadDim == 40 && kRowTiles == 1 && kStages == 2 ? 4 : 0;
+
   static constexpr std::size_t shared_bytes(int warps) {
     return 2 * (static_cast<std::size_t>(warps) * kWarpRows * kRow + kStages * (kKeyTile + kValueTile));
   }
