@@ -1,0 +1,60 @@
+// Checks, then the choice of a variant.
+#include "attention.h"
+
+#include <climits>
+#include <cmath>
+#include <cstdint>
+
+#include "sm80/variant.h"
+
+namespace attention {
+
+namespace {
+
+constexpr int kAlignment = 16;  // bytes that a thread copies at once
+constexpr int kChunk = 8;       // elements of them
+constexpr int kMaxHeadDim = 256;
+
+bool aligned(const View& view) {
+  const std::int64_t strides = view.batch_stride | view.row_stride | view.head_stride;
+  return reinterpret_cast<std::uintptr_t>(view.data) % kAlignment == 0 && strides % kChunk == 0;
+}
+
+const char* refusal(const Params& p) {
+  if (!p.q.data || !p.k.data || !p.v.data || !p.o.data) return "q, k, v and o must not be null";
+  if (!aligned(p.q) || !aligned(p.k) || !aligned(p.v) || !aligned(p.o))
+    return "q, k, v and o must be aligned to 16 bytes, and their strides multiples of 8 elements";
+  if (p.batch < 1 || p.heads < 1 || p.queries < 1 || p.keys < 1)
+    return "batch, heads, queries and keys must be 1 or more";
+  if (p.head_dim < kChunk || p.head_dim > kMaxHeadDim || p.head_dim % kChunk != 0)
+    return "head_dim must be a multiple of 8 up to 256";
+  if (!(p.scale > 0.0f) || std::isinf(p.scale)) return "scale must be positive and finite";
+  if (p.multiprocessors < 1) return "multiprocessors must be 1 or more";
+  const double blocks = static_cast<double>(p.batch) * p.heads * (p.queries / 16 + 1.0);
+  if (blocks > INT_MAX || p.keys > INT_MAX / 2 || p.queries > INT_MAX / 2)
+    return "there are too many queries, keys or heads";
+  return nullptr;
+}
+
+// The first variant, in the order they are listed, that has the head dim or the nearest above it.
+template <class T, int... kHeadDims>
+simt::Status dispatch(const Params& params, simt::Stream stream, sm80::HeadDims<kHeadDims...>) {
+  simt::Status status{-1, "no variant for this head_dim was built"};
+  const bool found =
+      ((params.head_dim <= kHeadDims && (status = sm80::variant<T, kHeadDims>(params, stream), true)) || ...);
+  static_cast<void>(found);
+  return status;
+}
+
+}  // namespace
+
+simt::Status attention_fwd(const Params& params, Type type, simt::Stream stream) {
+  if (const char* message = refusal(params)) return {-1, message};
+#ifndef FEWSTEP_BFLOAT16_ONLY
+  if (type == Type::kFloat16) return dispatch<simt::half>(params, stream, sm80::Built{});
+#endif
+  if (type == Type::kBFloat16) return dispatch<simt::bfloat16>(params, stream, sm80::Built{});
+  return {-1, "no variant for this type was built"};
+}
+
+}  // namespace attention

@@ -1,0 +1,27 @@
+// fewstep_kernels._C: the CUDA kernels. Pointers, sizes and streams are integers; torch is not involved.
+#include <cuda_runtime_api.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "arguments.h"
+
+static void attention_fwd(const Pointers& pointers, const Strides& strides, const Sizes& sizes, bool is_half,
+                          float scale, int multiprocessors, std::uintptr_t stream) {
+  const attention::Params params = attention_params(pointers, strides, sizes, scale, multiprocessors);
+  const simt::Status status =
+      attention::attention_fwd(params, attention_type(is_half), reinterpret_cast<simt::Stream>(stream));
+  if (status.code < 0) throw std::invalid_argument(status.message);
+  if (status.code > 0) throw std::runtime_error(status.message);
+}
+
+static int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+PYBIND11_MODULE(_C, module) {
+  module.def("attention_fwd", &attention_fwd);
+  module.def("driver_version", &driver_version);
+}

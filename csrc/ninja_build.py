@@ -1,0 +1,234 @@
+"""Compiles csrc: with g++ into the emulator's module _sim, with nvcc into the CUDA module _C. Ninja does the work.
+
+A build lives in a folder that may be built again: ninja knows what has changed. A lock on it keeps two processes, such
+as the workers of pytest-xdist, from building at once.
+"""
+
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parent
+HEAD_DIMS = (32, 40, 64, 80, 96, 128, 160, 192, 256)
+TYPES = ("bfloat16", "half")
+EMULATOR = tuple(f"simt/emulator/{name}.cpp" for name in ("block", "fiber", "global", "launch", "shared"))
+DISPATCH, VARIANT = "attention/attention.cu", "attention/sm80/variant.cu"
+WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
+# An uninitialised local is a pattern and not, by chance, zero; no product and sum in one rounding, so that two
+# machines find the same bits.
+HOST = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS)
+POISON = "-ftrivial-auto-var-init=pattern"
+
+
+class BuildError(Exception):
+    """What is missing for a build, or the compiler's own words."""
+
+
+class Ninja:
+    """A file for ninja in the making: rules and edges, written at once, and only if they differ."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name, self.lines = folder, name, ["ninja_required_version = 1.5"]
+
+    def rule(self, name: str, command: str, depfile: bool = False) -> None:
+        """A command with $in, $out and $flags; `depfile`: it writes $out.d."""
+        self.lines += [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
+        self.lines += ["  depfile = $out.d", "  deps = gcc"] if depfile else []
+
+    def edge(self, out: str, rule: str, inputs: Sequence[Path | str], flags: Sequence[str] = ()) -> str:
+        """One thing to make; gives back its name."""
+        self.lines += [f"build {_escaped(out)}: {rule} {' '.join(_escaped(str(each)) for each in inputs)}"]
+        self.lines += [f"  flags = {' '.join(shlex.quote(flag) for flag in flags)}"]
+        return out
+
+    def run(self, jobs: int) -> str:
+        """Bring everything up to date; gives back what ninja printed."""
+        text, path = "\n".join([*self.lines, ""]), self.folder / self.name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+        command = [*ninja(), "-C", str(self.folder), "-f", self.name, "-j", str(jobs)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def _escaped(path: str) -> str:
+    return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def ninja() -> list[str]:
+    """The command of ninja: that of the Python package, or one on the PATH."""
+    try:
+        from ninja import BIN_DIR
+    except ImportError:
+        found = shutil.which("ninja")
+        if found is None:
+            raise BuildError("ninja is not installed: pip install ninja") from None
+        return [found]
+    return [str(Path(BIN_DIR) / "ninja")]
+
+
+def jobs() -> int:
+    """How many compilers run at once: MAX_JOBS, or one for each core that may be used."""
+    return int(os.environ.get("MAX_JOBS", 0)) or len(os.sched_getaffinity(0))
+
+
+def python_flags() -> list[str]:
+    """Where Python's and pybind11's headers are."""
+    try:
+        import pybind11
+    except ImportError:
+        raise BuildError("pybind11 is not installed: pip install pybind11") from None
+    return [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+
+
+def variant_flags(head_dim: int, kind: str) -> list[str]:
+    """What makes attention/sm80/variant.cu one variant."""
+    return [f"-DVARIANT_HEAD_DIM={head_dim}", f"-DVARIANT_TYPE={kind}"]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The only process in `folder`, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def compiler() -> str:
+    """The C++ compiler: CXX, or g++."""
+    found = shutil.which(os.environ.get("CXX", "g++"))
+    if found is None:
+        raise BuildError("no C++ compiler: install g++, or name one by CXX")
+    return found
+
+
+def _emulator_objects(plan: Ninja) -> list[str]:
+    """The rules for g++, and everything of _sim but attention."""
+    cxx = compiler()
+    probe = subprocess.run([cxx, POISON, "-x", "c++", "-E", os.devnull], capture_output=True)
+    poison = "" if probe.returncode else f" {POISON}"
+    plan.rule("compile", f"{cxx} {' '.join(HOST)}{poison} $flags -MMD -MF $out.d -x c++ -c $in -o $out", depfile=True)
+    plan.rule("link", f"{cxx} -shared $in -o $out")
+    made = [plan.edge(f"{Path(each).stem}.o", "compile", [CSRC / each]) for each in EMULATOR]
+    return [*made, plan.edge("bindings.o", "compile", [CSRC / "simt/bindings.cpp"], python_flags())]
+
+
+def build_emulator(folder: Path) -> Path:
+    """Build _sim in `folder`, or find it built; gives back the module's file."""
+    with locked(folder):
+        plan = Ninja(folder, "emulator.ninja")
+        objects = [*_emulator_objects(plan), plan.edge("attention.o", "compile", [CSRC / DISPATCH])]
+        for head_dim in HEAD_DIMS:
+            for kind in TYPES:
+                flags = variant_flags(head_dim, kind)
+                objects.append(plan.edge(f"d{head_dim}_{kind}.o", "compile", [CSRC / VARIANT], flags))
+        module = plan.edge("_sim.so", "link", objects)
+        plan.run(jobs())
+    return folder / module
+
+
+def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_dim: int) -> dict[str, Path]:
+    """Build _sim once for each planted bug: name -> (file in csrc, text that is in it once, what stands there instead).
+
+    Only one variant is compiled for each, in bfloat16; the rest is shared, with `build_emulator` in the same folder too.
+    """
+    made: dict[str, Path] = {}
+    with locked(folder):
+        plan = Ninja(folder, "mutants.ninja")
+        only = [f"-DFEWSTEP_HEAD_DIMS={head_dim}", "-DFEWSTEP_BFLOAT16_ONLY"]
+        shared = [*_emulator_objects(plan), plan.edge("one.o", "compile", [CSRC / DISPATCH], only)]
+        for name, mutant in mutants.items():
+            _plant(folder / name, *mutant)
+            variant = plan.edge(f"{name}.o", "compile", [folder / name / VARIANT], variant_flags(head_dim, "bfloat16"))
+            made[name] = folder / plan.edge(f"{name}.so", "link", [*shared, variant])
+        plan.run(jobs())
+    return made
+
+
+def _plant(folder: Path, file: str, correct: str, wrong: str) -> None:
+    """A copy of the sources with one change; files that are as they should be keep their time."""
+    for source in CSRC.rglob("*.*"):
+        if source.suffix not in (".h", ".cu", ".cpp"):
+            continue
+        name = source.relative_to(CSRC)
+        text, copy = source.read_text(), folder / name
+        if name == Path(file):
+            if text.count(correct) != 1:
+                raise BuildError(f"{file} has {correct!r} {text.count(correct)} times; allowed: once")
+            text = text.replace(correct, wrong)
+        if not copy.exists() or copy.read_text() != text:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(text)
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler: CUDA_HOME's, the PATH's, or that of the usual folder."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
+
+
+def architectures() -> list[str]:
+    """What is compiled to machine code: FEWSTEP_CUDA_ARCHS, such as "80;90", or sm_80, which newer ones also run."""
+    found = os.environ.get("FEWSTEP_CUDA_ARCHS", "80").replace(",", ";").split(";")
+    for each in found:
+        if not re.fullmatch(r"[0-9]{2,3}a?", each) or int(each.rstrip("a")) < 80:
+            raise BuildError(f"FEWSTEP_CUDA_ARCHS: got {each!r}; allowed: 80 or newer, such as 80;90")
+    return found
+
+
+def cuda_flags(archs: Sequence[str]) -> list[str]:
+    """How nvcc compiles: machine code for each architecture, and sm_80's PTX for those to come."""
+    flags = ["-std=c++17", "-O3", "--threads", "1", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    targets = [*(f"arch=compute_{each},code=sm_{each}" for each in archs), "arch=compute_80,code=compute_80"]
+    return [*flags, *(f"-gencode={target}" for target in targets)]
+
+
+def build_cuda(folder: Path) -> Path:
+    """Build _C in `folder`, or find it built, and print what is in it; gives back the module's file."""
+    compiler = nvcc()
+    if compiler is None:
+        raise BuildError("nvcc is not installed: name its toolkit's folder by CUDA_HOME")
+    archs = architectures()
+    with locked(folder):
+        plan = Ninja(folder, "cuda.ninja")
+        command = f"{compiler} {shlex.join(cuda_flags(archs))} $flags -MMD -MF $out.d -c $in -o $out"
+        plan.rule("compile", command, depfile=True)
+        plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
+        objects = [plan.edge("bindings.o", "compile", [CSRC / "bindings.cpp"], python_flags())]
+        objects.append(plan.edge("attention.o", "compile", [CSRC / DISPATCH]))
+        for head_dim in HEAD_DIMS:
+            for kind in TYPES:
+                flags = variant_flags(head_dim, kind)
+                objects.append(plan.edge(f"d{head_dim}_{kind}.o", "compile", [CSRC / VARIANT], flags))
+        module = folder / plan.edge("_C.so", "link", objects)
+        print(f"csrc: {compiler}, {jobs()} at once", flush=True)
+        plan.run(jobs())
+    targets = ", ".join([*(f"sm_{each}" for each in archs), "PTX of compute_80"])
+    dims = ", ".join(map(str, HEAD_DIMS))
+    print(f"csrc: attention for {targets}; head dims {dims}; {', '.join(TYPES)}; {module.stat().st_size / 2**20:.1f} MiB")
+    return module
+
+
+def main() -> int:
+    """Build the emulator."""
+    try:
+        print(build_emulator(CSRC.parent / "build" / "sim"))
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

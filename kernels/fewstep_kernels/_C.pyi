@@ -1,0 +1,12 @@
+from collections.abc import Sequence
+
+def attention_fwd(
+    pointers: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    sizes: Sequence[int],
+    is_half: bool,
+    scale: float,
+    multiprocessors: int,
+    stream: int,
+) -> None: ...
+def driver_version() -> int: ...

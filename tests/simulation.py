@@ -1,0 +1,100 @@
+"""The attention kernels on a CPU: builds the emulator, and hands it tensors."""
+
+import functools
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fewstep_kernels.attention_call import check_attention, prepare, refusal
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW, MANY = 1, 10_000  # multiprocessors: so few that blocks are large, so many that they are small
+
+
+def load(name: str, path: Path) -> ModuleType:
+    """A Python file or a built module, by its path."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def builder() -> ModuleType:
+    """csrc/ninja_build.py."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed here")
+    sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
+    try:
+        return load("fewstep_csrc_build", ROOT / "csrc" / "ninja_build.py")
+    finally:
+        sys.dont_write_bytecode = kept
+
+
+@functools.cache
+def emulator() -> ModuleType:
+    """fewstep_kernels._sim, built if a source has changed."""
+    return load("fewstep_kernels._sim", builder().build_emulator(ROOT / "build" / "sim"))
+
+
+def extent(x: Tensor, writable: bool) -> tuple[int, int, bool]:
+    """The bytes from the first element of a view to its last."""
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), (last + 1) * x.element_size(), writable
+
+
+def simulate(
+    q: Tensor,  # [B, Lq, H, D]
+    k: Tensor,  # [B, Lk, H, D]
+    v: Tensor,  # [B, Lk, H, D]
+    scale: float | None = None,
+    *,
+    module: Any = None,
+    multiprocessors: int = FEW,
+    seed: int = 0,
+    shared_limit: int | None = None,
+) -> tuple[Tensor, dict[str, int]]:
+    """The result [B, Lq, H, D], NaN where nothing was written, and what the kernel did."""
+    module = emulator() if module is None else module
+    check_attention(q, k, v)
+    assert refusal(q, k, v, scale) is None
+    out = torch.full(q.shape, torch.nan, dtype=q.dtype)
+    ranges = [*(extent(each, False) for each in (q, k, v)), extent(out, True)]
+    limit = module.SHARED_LIMIT if shared_limit is None else shared_limit
+    did = module.attention_fwd(*prepare(q, k, v, out, scale), multiprocessors, ranges, seed, limit)
+    return out, did
+
+
+def of_torch(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Attention by torch's own, in the dtype of q."""
+    heads_first = (each.transpose(1, 2) for each in (q, k, v))
+    return functional.scaled_dot_product_attention(*heads_first, scale=scale).transpose(1, 2)
+
+
+def errors(out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> tuple[float, float]:
+    """The relative L2 distances from float64 of `out` and of torch's own in the same dtype."""
+    exact = of_torch(q.double(), k.double(), v.double(), scale)
+
+    def distance(x: Tensor) -> float:
+        return float((x.double() - exact).norm() / exact.norm())
+
+    return distance(out), distance(of_torch(q, k, v, scale))
+
+
+def tensors(
+    Lq: int, Lk: int, D: int, dtype: torch.dtype, B: int = 2, H: int = 2, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normal q, k and v in the kernel's layout."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(B, L, H, D, generator=generator).to(dtype) for L in (Lq, Lk, Lk))
+    return q, k, v

@@ -1,0 +1,197 @@
+"""The hand-written attention, executed by the emulator: against float64 and torch's own, in every layout and order."""
+
+from itertools import product
+
+import pytest
+import torch
+from simulation import FEW, MANY, emulator, errors, simulate, tensors
+from torch import Tensor
+
+EXACT = (32, 40, 64, 80, 96, 128, 160, 192, 256)  # head dims with a variant of their own
+LARGER = (8, 24, 48, 72, 88, 104, 136, 168, 248)  # served by the nearest above
+LENGTHS = (1, 7, 64, 77, 130, 257)
+DTYPES = (torch.bfloat16, torch.float16)
+# A shape for each kernel: keys in one tile of 80 or of 128, and in many.
+FORMS = {"77 keys": (70, 77), "128 keys": (70, 128), "many tiles": (130, 257)}
+
+
+def name(value: object) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def judge(out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> None:
+    ours, theirs = errors(out, q, k, v, scale)
+    print(f"{list(q.shape)} x {k.shape[1]} keys, {q.dtype}: relative L2 {ours:.2e}, torch's own {theirs:.2e}")
+    assert ours <= 2 * theirs
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("D", EXACT)
+def test_every_length_is_as_exact_as_torch_and_the_size_of_a_block_changes_no_bit(D: int, dtype: torch.dtype) -> None:
+    """Each length as queries and as keys at every head dim, and each pair of lengths at some head dim."""
+    for i, queries in enumerate(LENGTHS):
+        q, k, v = tensors(queries, LENGTHS[(i + EXACT.index(D)) % len(LENGTHS)], D, dtype)
+        large, did_large = simulate(q, k, v, multiprocessors=FEW)
+        small, did_small = simulate(q, k, v, multiprocessors=MANY)
+        judge(large, q, k, v)
+        assert torch.equal(large, small)
+        assert did_large["blocks"] <= did_small["blocks"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("D", LARGER)
+def test_a_head_dim_without_a_variant_runs_in_the_nearest_above(D: int, dtype: torch.dtype) -> None:
+    for queries, keys in ((7, 77), (65, 130)):
+        q, k, v = tensors(queries, keys, D, dtype)
+        judge(simulate(q, k, v, multiprocessors=MANY)[0], q, k, v)
+
+
+def layouts(D: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """q, k and v of equal values in different places; NaN lies wherever none of them is."""
+    q, k, v = tensors(70, 130, D, torch.bfloat16)
+    B, Lq, H, _ = q.shape
+
+    def buffer(*shape: int) -> Tensor:
+        return torch.full(shape, torch.nan, dtype=q.dtype)
+
+    packed = buffer(B, k.shape[1], 3, H, D)
+    packed[:, :Lq, 0], packed[:, :, 1], packed[:, :, 2] = q, k, v
+    padded = buffer(3, B, k.shape[1] + 3, H, D + 8)
+    padded[0, :, 2 : Lq + 2, :, :D], padded[1, :, 2:-1, :, :D], padded[2, :, 2:-1, :, :D] = q, k, v
+    q_rows, k_rows, v_rows = (each.reshape(B, -1, H * D) for each in (q, k, v))
+    return {
+        "contiguous": (q, k, v),
+        "heads before tokens": tuple(each.transpose(1, 2).contiguous().transpose(1, 2) for each in (q, k, v)),
+        "packed qkv": (packed[:, :Lq, 0], packed[:, :, 1], packed[:, :, 2]),
+        "padded on every side": (padded[0, :, 2 : Lq + 2, :, :D], padded[1, :, 2:-1, :, :D], padded[2, :, 2:-1, :, :D]),
+        "heads within channels": tuple(each.unflatten(-1, (H, D)) for each in (q_rows, k_rows, v_rows)),
+    }
+
+
+@pytest.mark.parametrize("D", [40, 64, 160])
+def test_every_layout_gives_the_same_bits(D: int) -> None:
+    found = {layout: simulate(*given)[0] for layout, given in layouts(D).items()}
+    judge(found["contiguous"], *layouts(D)["contiguous"])
+    assert not [layout for layout, out in found.items() if not torch.equal(out, found["contiguous"])]
+
+
+def test_keys_shared_by_a_batch_need_no_copy() -> None:
+    q, k, v = tensors(33, 77, 40, torch.float16)
+    k, v = k[:1].expand_as(k), v[:1].expand_as(v)
+    out, _ = simulate(q, k, v)
+    assert torch.equal(out, simulate(q, k.contiguous(), v.contiguous())[0])
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0, 3.5])
+def test_the_scale_is_an_argument(scale: float) -> None:
+    for queries, keys in FORMS.values():
+        q, k, v = tensors(queries, keys, 80, torch.float16)
+        judge(simulate(q, k, v, scale)[0], q, k, v, scale)
+
+
+@pytest.mark.parametrize(("D", "form"), list(product((40, 128, 160), FORMS)))
+def test_five_orders_of_threads_and_blocks_give_the_same_bits(D: int, form: str) -> None:
+    q, k, v = tensors(*FORMS[form], D, torch.bfloat16)
+    first, did = simulate(q, k, v, seed=0, multiprocessors=MANY)
+    for seed in range(1, 5):
+        out, again = simulate(q, k, v, seed=seed, multiprocessors=MANY)
+        assert torch.equal(out, first)
+        assert again == did
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sample_has_the_same_bits_alone_and_in_a_batch(form: str) -> None:
+    q, k, v = tensors(*FORMS[form], 64, torch.bfloat16, B=3)
+    out, _ = simulate(q, k, v, multiprocessors=8)
+    for i in range(3):
+        alone, _ = simulate(*(each[i : i + 1] for each in (q, k, v)), multiprocessors=8)
+        assert torch.equal(alone[0], out[i])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+def test_logits_of_200_either_way(form: str, dtype: torch.dtype) -> None:
+    q, k, v = tensors(*FORMS[form], 64, dtype)
+    signs = torch.randn(64, generator=torch.Generator().manual_seed(1)).sign()
+    q, k = (torch.where(each[..., :1] > 0, 5, -5) * signs.to(dtype) for each in (q, k))
+    assert ((q.float()[:, :1] * k.float()[:, :1]).sum(-1) / 8).abs().eq(200).all()
+    out, _ = simulate(q, k, v)
+    judge(out, q, k, v)
+
+
+def test_logits_that_grow_from_tile_to_tile() -> None:
+    """Each tile of keys outweighs all before it, so what was summed must shrink to nothing."""
+    q, k, v = tensors(64, 257, 40, torch.bfloat16)
+    q, k = q.abs(), k.abs() * torch.linspace(0.01, 8, 257)[:, None, None].bfloat16()
+    judge(simulate(q, k, v)[0], q, k, v)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equal_keys_give_the_mean_of_the_values(form: str) -> None:
+    q, k, v = tensors(*FORMS[form], 80, torch.float16)
+    k = k[:, :1].expand_as(k)
+    out, _ = simulate(q, k, v)
+    judge(out, q, k, v)
+    ours, theirs = out.double(), v.double().mean(1, keepdim=True).expand_as(q)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_nan_stays_where_it_belongs(form: str) -> None:
+    """In a key or value: in the head that has it, for a value in its column; in a query: in its row."""
+    q, k, v = tensors(*FORMS[form], 40, torch.bfloat16)
+    clean, _ = simulate(q, k, v)
+    where = {"q": (0, 3, 1), "k": (1, 65, 0), "v": (1, 65, 0, 5)}
+    reach = {"q": (0, 3, 1), "k": (1, slice(None), 0), "v": (1, slice(None), 0, 5)}
+    for which in "qkv":
+        given = {"q": q.clone(), "k": k.clone(), "v": v.clone()}
+        given[which][where[which]] = torch.nan
+        out, _ = simulate(**given)
+        expected = clean.clone()
+        expected[reach[which]] = torch.nan
+        torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_logit_of_minus_infinity_has_no_weight() -> None:
+    """As torch has it: products that overflow to minus infinity, over a whole tile of keys."""
+    q, k, v = tensors(16, 130, 40, torch.bfloat16, B=1, H=1)
+    q[..., 0], k[:, :70, :, 0], k[:, 70:, :, 0] = 3e38, -3e38, 0
+    q[..., 1:] = 0
+    out, _ = simulate(q, k, v)
+    torch.testing.assert_close(out[0, :, 0].float(), v[0, 70:, 0].float().mean(0).expand(16, -1), rtol=0, atol=4e-3)
+
+
+def test_the_work_is_that_of_the_exact_head_dim() -> None:
+    """d40: products of depth 48 and of width 40, not 64 and 64; copies of what exists; two barriers a tile."""
+    q, k, v = tensors(128, 128 + 64, 40, torch.bfloat16, B=1, H=1)
+    _, did = simulate(q, k, v)
+    tiles, row_tiles = 3, 8
+    assert did["mma"] == tiles * row_tiles * (8 * 3 + 4 * 5)
+    assert did["copies"] == (128 * 48 + tiles * 64 * (48 + 40)) // 8
+    assert (did["blocks"], did["barriers"]) == (1, 2 * tiles)
+
+
+def test_more_shared_memory_than_a_device_has_is_refused() -> None:
+    q, k, v = tensors(16, 16, 40, torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"launch: \d+ bytes of shared memory; at most 1000 are allowed"):
+        simulate(q, k, v, shared_limit=1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": 0.0}, "scale must be positive and finite"),
+        ({"sizes": [2, 2, 7, 7, 44]}, "head_dim must be a multiple of 8 up to 256"),
+        ({"sizes": [2, 2, 7, 7, 264]}, "head_dim must be a multiple of 8 up to 256"),
+        ({"sizes": [0, 2, 7, 7, 40]}, "must be 1 or more"),
+        ({"sizes": [2**20, 2**20, 7, 7, 40]}, "too many"),
+        ({"strides": [[560, 81, 40]] * 4}, "multiples of 8"),
+        ({"pointers": [0, 0, 0, 0]}, "must not be null"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_the_kernels_check_what_they_are_given_themselves(change: dict[str, object], message: str) -> None:
+    pointers, strides = [4096] * 4, [[560, 80, 40]] * 4
+    given = {"pointers": pointers, "strides": strides, "sizes": [2, 2, 7, 7, 40], "is_half": False, "scale": 1.0}
+    with pytest.raises(ValueError, match=message):
+        emulator().attention_fwd(*(given | change).values(), 1, [], 0, 0)
