@@ -48,9 +48,17 @@ def data_of(teacher: Path) -> tuple[str, Path]:
     return "--data", teacher.parent / "bars.npz"
 
 
-def config_of(teacher: Path, **values: Any) -> DistillConfig:
-    small = {"batch": 8, "steps": 12, "warmup": 4, "checkpoint_every": 4, "sheet_every": 0, "student_steps": 2}
-    return DistillConfig.from_dict({"teacher": str(teacher), "data": str(data_of(teacher)[1]), **small, **values})
+def config_of(folder: Path, **values: Any) -> DistillConfig:
+    small: dict[str, Any] = {
+        "teacher": str(teacher),
+        "batch": 8,
+        "steps": 12,
+        "warmup": 4,
+        "checkpoint_every": 4,
+        "sheet_every": 0,
+        "student_steps": 2,
+    }
+    return DistillConfig.from_dict({"data": str(data_of(folder)[1]), **small, **values})
 
 
 def losses(out: Path) -> list[float]:
@@ -75,7 +83,7 @@ def test_a_student_carries_the_plan_it_was_trained_for(chain: Path, steps: int) 
     engine = Engine.from_pretrained(folder, device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        samples = engine.sample(labels=[0, 1], seeds=0, guidance_scale=3.0)
+        samples = engine.sample(labels=[0, 1], seeds=0, guidance_scale=2.0)
     assert samples.model_calls == steps
     assert (samples.plan.sampler, len(samples.plan)) == ("ddim", steps)
     with pytest.warns(UntrainedPlanWarning, match=f"trained for ddim with {steps} step"):
@@ -87,22 +95,22 @@ def test_its_card_says_how_to_make_it_again(chain: Path, teacher: Path) -> None:
     assert spec["source"].startswith(
         f"fewstep distill {chain / '4-step'} --student-steps 2 --teacher-steps 4 --steps 70"
     )
-    assert spec["guidance"] == {"min": 1.0, "max": 4.0, "default": 2.0}
+    assert spec["guidance"] == {"min": 1.0, "max": 2.0, "default": 1.25}
     assert spec["trained"] == {"sampler": "ddim", "steps": [2]}
     assert spec["labels"] == {"kind": "classes", "count": 2, "null": None}
     assert spec["unet"]["num_classes"] == 2
     notes = " ".join(spec["notes"])
-    for words in ("4-step, 2 steps for 4 of its teacher", "guidance 1 to 4 as an input", "bars.npz", "70 steps of 8"):
+    for words in ("4-step, 2 steps for 4 of its teacher", "guidance 1 to 2 as an input", "bars.npz", "70 steps of 8"):
         assert words in notes
 
 
 def test_a_student_begins_as_its_teacher(teacher: Path) -> None:
     module, taught = load_model(teacher)
-    student, spec = build(config_of(teacher), module, taught, (1.0, 4.0), "student")
+    student, spec = build(config_of(teacher), module, taught, (1.0, 2.0), "student")
     x, t, labels = torch.randn(3, 1, 8, 8), torch.tensor([1.0, 20.0, 49.0]), torch.tensor([0, 1, 0])
     with torch.no_grad():
         expected = module(x, t, labels)
-        for w in (1.0, 2.5):
+        for w in (1.0, 1.7):
             assert torch.equal(student(x, t, labels, guidance=torch.full((3,), w)), expected)
     assert spec.unet == student.config
 
@@ -130,11 +138,11 @@ def test_a_resumed_chain_leaves_finished_students_as_they_are(chain: Path, teach
 
 def test_a_consistency_student_does_with_any_of_its_steps(teacher: Path, tmp_path: Path) -> None:
     out = tmp_path / "consistency"
-    arguments = ("--method", "consistency", "--teacher-steps", 10, "--steps", 80, "--out", out, *data_of(teacher))
+    arguments = ("--method", "consistency", "--teacher-steps", 8, "--steps", 200, "--out", out, *data_of(teacher))
     assert run(teacher, *arguments, *QUICK) == 0
     found = losses(out)
     print(found)
-    assert sum(found[-3:]) < 0.8 * sum(found[:3])
+    assert sum(found[-5:]) < 0.93 * sum(found[:5])
     engine = Engine.from_pretrained(out, device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -155,17 +163,20 @@ def test_a_teacher_without_guidance_has_students_without(teacher: Path, tmp_path
 
 
 REFUSED: dict[str, tuple[list[object], str]] = {
-    "rising-chain": (["--student-steps", "2,4"], "student_steps: got 2,4; allowed: falling numbers, such as 8,4,2,1"),
-    "no-number": (["--student-steps", "few"], "student_steps: got few; allowed: whole numbers such as 8,4,2,1"),
-    "too-many-budgets": (["--student-steps", "4,2", "--steps", "1,2,3"], "steps: got 1,2,3; allowed: one number, or 2"),
+    "rising-chain": (["--student-steps", "2,4"], "student_steps: got '2,4'; allowed: falling numbers, such as 8,4,2,1"),
+    "no-number": (["--student-steps", "few"], "student_steps: got 'few'; allowed: whole numbers such as 8,4,2,1"),
+    "too-many-budgets": (
+        ["--student-steps", "4,2", "--steps", "1,2,3"],
+        "steps: got '1,2,3'; allowed: one number, or 2",
+    ),
     "chain-of-consistency": (
         ["--method", "consistency", "--student-steps", "4,2"],
         "allowed: one number: a consistency",
     ),
     "levels-apart": (["--student-steps", 4, "--teacher-steps", 6], "teacher_steps: got 6; allowed: a multiple of 4"),
-    "unknown-method": (["--method", "magic"], "method: got magic; allowed: progressive or consistency"),
+    "unknown-method": (["--method", "magic"], "method: got 'magic'; allowed: progressive or consistency"),
     "guidance-backwards": (["--guidance", "4,1"], "guidance: got [4.0, 1.0]; allowed: two scales from 0 to 100"),
-    "default-outside": (["--default-guidance", 9], "default_guidance: got 9.0; allowed: a number from 1 to 4"),
+    "default-outside": (["--default-guidance", 9], "default_guidance: got 9.0; allowed: a number in [1, 2]"),
     "other-data": (["--data", "digits"], "data: got digits of shape [1, 32, 32]; allowed: the teacher's [1, 8, 8]"),
 }
 
@@ -193,8 +204,8 @@ def test_an_eps_teacher_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_student_keeps_its_teachers_range_of_scales(chain: Path, teacher: Path, tmp_path: Path) -> None:
-    config = config_of(teacher, teacher=str(chain / "4-step"), guidance=[1.0, 2.0])
-    with pytest.raises(ArgumentError, match=r"guidance: got \[1.0, 2.0\]; allowed: the teacher's, \[1.0, 4.0\]"):
+    config = config_of(teacher, teacher=str(chain / "4-step"), guidance=[1.0, 3.0])
+    with pytest.raises(ArgumentError, match=r"guidance: got \[1.0, 3.0\]; allowed: the teacher's, \[1.0, 2.0\]"):
         distill(config, tmp_path / "out")
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from fewstep.models.bundled import BUNDLED
-from fewstep.models.load import SPEC_FILE, load_model, save_model
+from fewstep.models.bundled import BUNDLED, SPEC_FILE
+from fewstep.models.load import load_model, save_model
 
 MOST_BYTES = 24e6  # of all that is in the box
 
@@ -40,7 +40,12 @@ def bundle(source: Path, target: Path) -> None:
     for path in sorted(source.glob("evaluate*/evaluate.json")):
         lines += scores(json.loads(path.read_text()))
     notes = (*(note for note in spec.notes if not note.startswith("scores: ")), *lines)
-    save_model(target, unet.to(torch.float16), replace(spec, notes=notes), overwrite=True)
+    save_model(
+        target,
+        unet.to(torch.float16),
+        replace(spec, name=f"{target.parent.name}/{target.name}", notes=notes),
+        overwrite=True,
+    )
     print(f"{target}: {sum(file.stat().st_size for file in target.iterdir()) / 1e6:.2f} MB", *lines, sep="\n  ")
 
 

@@ -104,6 +104,7 @@ class Engine:
     def from_pretrained(
         cls,
         folder: str | Path,
+        steps: int | None = None,
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -113,7 +114,8 @@ class Engine:
         """An engine for a model folder: ours (`fewstep.json`), or a diffusers unconditional pipeline or UNet2DModel.
 
         Args:
-            folder: the model folder.
+            folder: the model folder; or "digits", a model in the box with students for 1, 2, 4 and 8 steps.
+            steps: model calls that will be asked for, by which a student in the box is picked; 4 unless given.
             device, dtype: as for `Engine`.
             allow_pickle: also read weights stored as pickles; they are refused otherwise.
             options: further arguments of `Engine`.
@@ -121,9 +123,10 @@ class Engine:
         Raises:
             ModelError: a file that is missing, damaged, or not what its config says.
         """
+        from fewstep.models.bundled import model_folder
         from fewstep.models.load import load_model
 
-        unet, spec = load_model(Path(folder), device="cpu", dtype=dtype or torch.float32, allow_pickle=allow_pickle)
+        unet, spec = load_model(model_folder(folder, steps), dtype=dtype or torch.float32, allow_pickle=allow_pickle)
         return cls(
             unet,
             schedule=from_config(spec.schedule),

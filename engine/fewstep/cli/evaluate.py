@@ -8,6 +8,7 @@ import typer
 
 from fewstep.cli import options
 from fewstep.cli.evaluate_view import page
+from fewstep.cli.machine import check_device, dtype_of, set_threads
 from fewstep.cli.shared import MOST_SEED, emit, emit_fields, examples, progress, whole_numbers, write_out
 from fewstep.errors import ArgumentError
 
@@ -63,10 +64,7 @@ def evaluate(
     class accuracy, sliced Wasserstein distance of the pixels,
     distance to the nearest training image, ms per image.
     """
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(_checked("threads", threads, 1, 1024))
+    set_threads(threads)
     if train_classifier:
         _train(model, out, seed, quiet=quiet, as_json=as_json)
         return
@@ -78,6 +76,7 @@ def evaluate(
     _checked("bpd_images", bpd_images, 2, MOST_BOUND)
     counts = [_checked("steps", value, 1, MOST_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
 
+    from fewstep.engine import Engine
     from fewstep.evaluate.features import BUNDLED, fingerprint, load_classifier
     from fewstep.evaluate.real import load_digits
     from fewstep.evaluate.report import Curve
@@ -88,7 +87,8 @@ def evaluate(
     judge = load_classifier(weights)
     about: dict[str, object] = {"n": n, "seed": seed, "guidance_scale": guidance_scale, "batch": batch}
     about["classifier"] = fingerprint(weights)
-    engine = _load(model, device, dtype, batch)
+    check_device(device)
+    engine = Engine.from_pretrained(model, device=device, dtype=dtype_of(dtype), max_batch=batch)
     check_model(engine)
     if guidance_scale is None and engine.guidance_scale != 1:
         about["guidance_scale"] = engine.guidance_scale
@@ -157,20 +157,6 @@ def _train(model: str | None, out: Path | None, seed: int, *, quiet: bool, as_js
         emit({**trained.card, "files": paths})
     else:
         emit_fields(str(paths[0]), trained.card)
-
-
-def _load(model: str, device: str | None, dtype: str, batch: int) -> "Engine":
-    import torch
-
-    from fewstep.engine import Engine
-
-    if dtype not in options.DTYPES:
-        raise ArgumentError("dtype", dtype, " or ".join(options.DTYPES))
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if device is not None and device not in devices:
-        raise ArgumentError("device", device, " or ".join(devices))
-    return Engine.from_pretrained(model, device=device, dtype=getattr(torch, dtype), max_batch=batch)
 
 
 def _check_output(out: Path | None, steps: list[int], bpd: bool) -> None:

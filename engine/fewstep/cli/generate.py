@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewstep.cli import options
+from fewstep.cli.machine import check_device, dtype_of, set_threads
 from fewstep.cli.pictures import read_picture
 from fewstep.cli.shared import (
     MOST_SAMPLES,
@@ -20,7 +21,6 @@ from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
     from fewstep.callbacks import Callback, Step
-    from fewstep.engine import Engine
     from fewstep.results import Samples
 
 T = TypeVar("T")
@@ -63,6 +63,7 @@ def generate(
     Several samples become one sheet (out.png) and single pictures (out-000.png ...).
     Each carries its seed, label, sampler and steps; `fewstep info out-000.png` shows them.
     """
+    from fewstep.engine import Engine
     from fewstep.results import check_channels
 
     label_list = None if labels is None else numbers("labels", labels)
@@ -73,7 +74,10 @@ def generate(
         raise ArgumentError("strength", strength, "only together with --image")
     _check_output(out, columns, colormap)
 
-    engine = _load(model, device, dtype, threads, allow_pickle)
+    weights = dtype_of(dtype)
+    set_threads(threads)
+    check_device(device)
+    engine = Engine.from_pretrained(model, steps, device=device, dtype=weights, allow_pickle=allow_pickle)
     if out.suffix.lower() == ".png":
         check_channels(engine.shape[0], colormap)
     request: dict[str, Any] = {"n": count, "labels": label_list, "seeds": seed_list}
@@ -143,25 +147,6 @@ def _check_output(out: Path, columns: int | None, colormap: str) -> None:
         raise ArgumentError("columns", columns, "an integer from 1 up")
     check_colormap(colormap)
     check_writable(out)
-
-
-def _load(model: str, device: str | None, dtype: str, threads: int | None, allow_pickle: bool) -> "Engine":
-    if dtype not in options.DTYPES:
-        raise ArgumentError("dtype", dtype, " or ".join(options.DTYPES))
-    if threads is not None and not 1 <= threads <= 1024:
-        raise ArgumentError("threads", threads, "an integer from 1 to 1024")
-    import torch
-
-    from fewstep.engine import Engine
-
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if device is not None and device not in devices:
-        raise ArgumentError("device", device, " or ".join(devices))
-    if threads is not None:
-        torch.set_num_threads(threads)
-    weights = getattr(torch, dtype)
-    return Engine.from_pretrained(model, device=device, dtype=weights, allow_pickle=allow_pickle)
 
 
 def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> dict[str, object]:

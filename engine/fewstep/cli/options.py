@@ -13,7 +13,7 @@ Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bar.")]
 
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read weights stored as pickles; trust their source.")]
 
-Model = Annotated[str, Argument(metavar="MODEL", help="A model folder, such as .models/terrain.")]
+Model = Annotated[str, Argument(metavar="MODEL", help="A model folder, or digits: in the box.")]
 
 Labels = Annotated[
     str | None, Option(help="One a sample, or one for all: 3,7 or start:stop:count.", rich_help_panel=WHAT)

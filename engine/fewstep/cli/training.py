@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from fewstep.cli.machine import check_device, set_threads
 from fewstep.cli.shared import plain
-from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +22,13 @@ def device_for(device: str | None, threads: int | None) -> "torch.device":
     """The device to train on, with so many CPU threads; CUDA, made deterministic, if there is one."""
     import torch
 
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if device is not None and device not in devices:
-        raise ArgumentError("device", device, " or ".join(devices))
-    if threads is not None:
-        if not 1 <= threads <= 1024:
-            raise ArgumentError("threads", threads, "an integer from 1 to 1024")
-        torch.set_num_threads(threads)
-    if len(devices) > 1:
+    check_device(device)
+    set_threads(threads)
+    cuda = torch.cuda.is_available()
+    if cuda:
         # cuDNN would otherwise choose its algorithms by a race, and the seed would not decide the weights.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    return torch.device(device or ("cuda" if len(devices) > 1 else "cpu"))
+    return torch.device(device or ("cuda" if cuda else "cpu"))
 
 
 def command_line(verb: str, argument: str | None, options: Mapping[str, Any]) -> str:

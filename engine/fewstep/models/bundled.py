@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Final
 
 from fewstep.errors import ModelError
-from fewstep.models.load import SPEC_FILE, open_folder
-from fewstep.spec import ModelSpec
+from fewstep.models.safe_load import read_json
 
 BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled"
+SPEC_FILE: Final = "fewstep.json"
 DEFAULT_STEPS: Final = 4
 
 
@@ -28,17 +28,17 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
         return path
     box = _inside(str(model))
     if box is None:
-        raise ModelError(f"{path}: no such folder, and no model in the box; those are {', '.join(names())}")
+        raise ModelError(f"{path}: no such folder; in the box are: {', '.join(names())}")
     if (box / SPEC_FILE).is_file():
         return box
     wanted = DEFAULT_STEPS if steps is None else steps
     students, teachers = [], []
     for folder in _members(box):
-        spec = _spec(folder)
-        if spec.trained is None:
+        trained = read_json(folder / SPEC_FILE).get("trained")
+        if trained is None:
             teachers.append(folder)
         else:
-            students += [(count, folder) for count in spec.trained["steps"]]
+            students += [(count, folder) for count in trained["steps"]]
     suitable = sorted(student for student in students if student[0] >= wanted)
     return suitable[0][1] if suitable else teachers[0]
 
@@ -58,7 +58,3 @@ def _inside(name: str) -> Path | None:
 
 def _members(box: Path) -> list[Path]:
     return sorted(folder for folder in box.iterdir() if (folder / SPEC_FILE).is_file())
-
-
-def _spec(folder: Path) -> ModelSpec:
-    return open_folder(folder)[1]

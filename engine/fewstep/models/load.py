@@ -13,6 +13,7 @@ from safetensors.torch import save
 from fewstep.errors import ArgumentError, ModelError, OutputError
 from fewstep.files import AtomicFiles
 from fewstep.models import keys_adm, keys_diffusers
+from fewstep.models.bundled import SPEC_FILE, model_folder
 from fewstep.models.config import UNetConfig
 from fewstep.models.fields import Fields
 from fewstep.models.keys import Keys, own_keys
@@ -21,7 +22,6 @@ from fewstep.models.scheduler_diffusers import Sampling, sampling_from_scheduler
 from fewstep.models.unet import UNet, empty_unet
 from fewstep.spec import FORMAT, ModelSpec
 
-SPEC_FILE: Final = "fewstep.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 PIPELINES: Final = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline")
 
@@ -49,7 +49,8 @@ def load_model(
 
     Args:
         folder: ours (fewstep.json and model.safetensors), a diffusers unconditional pipeline (model_index.json),
-            or a UNet2DModel (config.json), for which a linear schedule is assumed and noted in the spec.
+            or a UNet2DModel (config.json), for which a linear schedule is assumed and noted in the spec; or the name of
+            a model in the box, see `bundled.model_folder`.
         device: where the weights go.
         dtype: of the weights.
         allow_pickle: also read weights stored as pickles, through torch's reader of plain tensors.
@@ -65,9 +66,7 @@ def load_model(
 
 def open_folder(folder: str | PathLike[str]) -> tuple[Weights, ModelSpec]:
     """What `load_model` would load, before the weights are read. ModelError as there."""
-    path = Path(folder)
-    if not path.is_dir():
-        raise ModelError(f"{path}: no such folder")
+    path = model_folder(Path(folder))
     for name, read in ((SPEC_FILE, _own), ("model_index.json", _pipeline), ("config.json", _bare)):
         if (path / name).exists():
             return read(path)

@@ -22,7 +22,8 @@ def ddim(
     s = eta sqrt(posterior variance),    direction = sqrt(noise_s^2 - s^2)
 
     eps = l_x x + l_m m comes from the unclipped prediction (`eps_coefficients`), as diffusers has it; with
-    `clipped_direction` from the clipped x_0, eps = (x - signal x_0) / noise, as guided-diffusion has it.
+    `clipped_direction` from the clipped x_0, eps = (x - signal x_0) / noise, as guided-diffusion has it: the choice for
+    guidance in pixel space, where x_0 is clipped at most places and an eps that does not know of it leads astray.
     eta = 0 follows the probability-flow ODE, eta = 1 is DDPM with fixed_small variance. The last row draws no
     noise.
     """

@@ -24,6 +24,7 @@ from fewstep.train.progressive import Progressive
 from fewstep.train.session import Trained, carry_out, saved_settings
 from fewstep.train.teacher import Teacher
 
+DIRECTIONS: Final = {"ddim": ("clipped_direction",)}  # options of one sampler alone
 FIXED: Final = (
     "teacher", "method", "student_steps", "teacher_steps", "guidance", "weighting", "huber_c", "data", "size",
 )  # fmt: skip
@@ -47,7 +48,7 @@ def distill(
     """
     listeners = listeners or Listeners()
     device = device or torch.device("cpu")
-    module, taught = load_model(Path(config.teacher))
+    module, taught = load_model(config.teacher)
     data = load_data(config.data, config.size)
     _check(config, taught, data)
     guidance = _guidance(config, taught)
@@ -146,11 +147,12 @@ def _plan(config: DistillConfig, taught: ModelSpec) -> dict[str, Any]:
     """The student's own plan, as its folder carries it; x_0 is clipped as the teacher's is."""
     sampler = "lcm" if config.method == "consistency" else _walker(taught)
     grid = {"original_steps": config.walk} if config.method == "consistency" else {}
-    return {"sampler": sampler, "steps": config.student_steps, **grid, **_clip(taught)}
+    return {"sampler": sampler, "steps": config.student_steps, **grid, **_clip(sampler, taught)}
 
 
-def _clip(taught: ModelSpec) -> dict[str, Any]:
-    return {name: taught.plan[name] for name in ("clip",) if name in taught.plan}
+def _clip(sampler: str, taught: ModelSpec) -> dict[str, Any]:
+    """How the teacher's own plan keeps x_0 in range, as far as another sampler can."""
+    return {name: taught.plan[name] for name in ("clip", *DIRECTIONS.get(sampler, ())) if name in taught.plan}
 
 
 def _trained(config: DistillConfig, taught: ModelSpec) -> dict[str, Any]:
@@ -160,12 +162,13 @@ def _trained(config: DistillConfig, taught: ModelSpec) -> dict[str, Any]:
 
 
 def _walker(taught: ModelSpec) -> str:
-    """The deterministic sampler whose steps a student learns."""
-    return "euler" if taught.prediction == "flow" else "ddim"
+    """The deterministic sampler whose steps a student learns: the teacher's own where it is one."""
+    own: str = taught.plan["sampler"]
+    return own if own in ("ddim", "euler") else "ddim"
 
 
 def _teacher_plan(config: DistillConfig, taught: ModelSpec) -> Plan:
-    options: dict[str, Any] = _clip(taught)
+    options = _clip(_walker(taught), taught)
     if config.method == "consistency":
         options |= {"spacing": "lcm", "original_steps": config.walk}
     return make_plan(_walker(taught), from_config(taught.schedule), config.walk, taught.prediction, **options)

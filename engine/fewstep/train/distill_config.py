@@ -25,8 +25,8 @@ class DistillConfig(FitConfig):
     method: str = "progressive"
     student_steps: int = 4
     teacher_steps: int | None = None  # None: twice the student's, or GRID for consistency
-    guidance: tuple[float, float] | None = (1.0, 4.0)  # the scales folded in; None: the teacher without guidance
-    default_guidance: float = 2.0  # of the student, unless asked otherwise
+    guidance: tuple[float, float] | None = (1.0, 2.0)  # the scales folded in; None: the teacher without guidance
+    default_guidance: float = 1.25  # of the student, unless asked otherwise
     weighting: str = "truncated_snr"  # of the progressive loss
     huber_c: float = 1e-3  # of the consistency loss
     data: str = "digits"  # what is noised for the student to start from; see `fewstep.train.data.load_data`

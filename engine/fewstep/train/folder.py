@@ -100,6 +100,8 @@ class Sheets:
             shape=self.spec.shape,
             labels=labels_from_config(self.spec.labels),
             plan=self.spec.plan,
+            guidance=self.spec.guidance,
+            trained=self.spec.trained,
             device=self.device,
             max_batch=self.count,
             runner="eager",  # graphs of weights that change would have to be captured each time

@@ -57,7 +57,8 @@ class Progressive:
         for step in range(self.substeps):
             x_s = self.teacher.step(x_s, i * self.substeps + step, labels, w)
         of_x, of_landed = (column[:, None, None, None] for column in self._table[3:5, i].float().to(x_t.device))
-        return of_landed * x_s + of_x * x_t
+        m: Tensor = of_landed * x_s + of_x * x_t
+        return m
 
 
 def substeps(teacher: Plan, student: Plan) -> int:

@@ -99,7 +99,8 @@ def build(config: TrainConfig, data: Dataset, name: str) -> tuple[UNet, ModelSpe
         shape=data.shape,
         schedule=config.noise_schedule().to_config(),
         prediction=config.prediction,
-        plan={"sampler": "ddim", "steps": config.sample_steps, "clip": 1.0},
+        # Guidance drives x_0 past the greys: eps must then be that of the clipped x_0, or they part ways (see ddim).
+        plan={"sampler": "ddim", "steps": config.sample_steps, "clip": 1.0, "clipped_direction": True},
         labels=labels,
         licence=config.licence or data.licence,
         source=f"fewstep train --data {shlex.quote(config.data)}",

@@ -1,0 +1,42 @@
+"""--device, --dtype and --threads, checked the same way by every command."""
+
+from typing import TYPE_CHECKING
+
+from fewstep.cli.options import DTYPES
+from fewstep.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_THREADS = 1024
+
+
+def check_device(device: str | None) -> None:
+    """ArgumentError unless the device is there; None leaves the choice."""
+    import torch
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if device is not None and device not in devices:
+        raise ArgumentError("device", device, " or ".join(devices))
+
+
+def dtype_of(name: str) -> "torch.dtype":
+    """The dtype of a name in DTYPES."""
+    if name not in DTYPES:
+        raise ArgumentError("dtype", name, " or ".join(DTYPES))
+    import torch
+
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def set_threads(threads: int | None) -> None:
+    """So many CPU threads from here on; None leaves torch's choice."""
+    if threads is None:
+        return
+    if not 1 <= threads <= MOST_THREADS:
+        raise ArgumentError("threads", threads, f"an integer from 1 to {MOST_THREADS}")
+    import torch
+
+    torch.set_num_threads(threads)
