@@ -1,8 +1,8 @@
 """The two source roots, engine/ and kernels/, and the CUDA module; everything else is in pyproject.toml.
 
-    FEWSTEP_BUILD_CUDA   1: build fewstep_kernels._C or fail; 0: do not; unset: build it where there is nvcc
-    FEWSTEP_CUDA_ARCHS   what to build it for, such as 80;90; unset: 80, whose PTX newer devices compile
-    CUDA_HOME, MAX_JOBS  where nvcc is; how many of it run at once
+FEWSTEP_BUILD_CUDA   1: build fewstep_kernels._C or fail; 0: do not; unset: build it where there is nvcc
+FEWSTEP_CUDA_ARCHS   what to build it for, such as 80;90; unset: 80, whose PTX newer devices compile
+CUDA_HOME, MAX_JOBS  where nvcc is; how many of it run at once
 """
 
 import os

@@ -141,7 +141,7 @@ def build_emulator(folder: Path) -> Path:
 def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_dim: int) -> dict[str, Path]:
     """Build _sim once for each planted bug: name -> (file in csrc, text that is in it once, what stands there instead).
 
-    Only one variant is compiled for each, in bfloat16; the rest is shared, with `build_emulator` in the same folder too.
+    Only one variant is compiled for each, in bfloat16; the rest is shared, and with `build_emulator` in this folder.
     """
     made: dict[str, Path] = {}
     with locked(folder):
@@ -216,7 +216,9 @@ def build_cuda(folder: Path) -> Path:
         plan.run(jobs())
     targets = ", ".join([*(f"sm_{each}" for each in archs), "PTX of compute_80"])
     dims = ", ".join(map(str, HEAD_DIMS))
-    print(f"csrc: attention for {targets}; head dims {dims}; {', '.join(TYPES)}; {module.stat().st_size / 2**20:.1f} MiB")
+    print(
+        f"csrc: attention for {targets}; head dims {dims}; {', '.join(TYPES)}; {module.stat().st_size / 2**20:.1f} MiB"
+    )
     return module
 
 
