@@ -16,10 +16,11 @@ demo: .models/terrain ## install, convert a real one-step model, draw 16 terrain
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-check: .venv/installed-dev ## ruff, mypy, and every kernel compiled ahead of time: Triton's, and CUDA's where there is nvcc
+check: .venv/installed-dev ## ruff, mypy, clang-format, and every kernel compiled: Triton's, and CUDA's where there is nvcc
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/python tools/compile_gate.py
 	$(BIN)/python tools/cuda_gate.py
 
