@@ -20,7 +20,7 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, and every kernel compile
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/python tools/compile_gate.py
 	$(BIN)/python tools/cuda_gate.py
 

@@ -138,6 +138,18 @@ def build_emulator(folder: Path) -> Path:
     return folder / module
 
 
+def build_kernels(folder: Path, source: Path) -> Path:
+    """Build a module of other kernels, a file that includes simt.h, with the emulator; gives back the module's file."""
+    with locked(folder):
+        plan = Ninja(folder, f"{source.stem}.ninja")
+        flags = [*python_flags(), f"-I{CSRC}"]
+        *emulator, _ = _emulator_objects(plan)
+        made = plan.edge(f"{source.stem}.o", "compile", [source], flags)
+        module = plan.edge(f"{source.stem}.so", "link", [*emulator, made])
+        plan.run(jobs())
+    return folder / module
+
+
 def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_dim: int) -> dict[str, Path]:
     """Build _sim once for each planted bug: name -> (file in csrc, text that is in it once, what stands there instead).
 
