@@ -63,7 +63,8 @@ def test_what_the_kernel_does_not_take_is_named_and_torch_gives_the_right_answer
 def test_more_than_2_to_the_31_elements_are_counted_in_64_bits() -> None:
     """Two rows 2^31 elements apart, in memory that is hardly touched; and more blocks than can be numbered."""
     q, k, v = SAMPLE
-    untouched = torch.frombuffer(mmap.mmap(-1, 2 * (2**31 + 80)), dtype=torch.bfloat16)
+    memory = mmap.mmap(-1, 2 * (2**31 + 80), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    untouched = torch.frombuffer(memory, dtype=torch.bfloat16)
     far = untouched.as_strided((2, 1, 2, 40), (2**31, 80, 40, 1))
     far.copy_(q[:, :1])
     assert refusal(far, k, v) is None
