@@ -16,17 +16,19 @@ demo: .models/terrain ## install, convert a real one-step model, draw 16 terrain
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-check: .venv/installed-dev ## ruff, mypy, and every Triton kernel compiled ahead of time
+check: .venv/installed-dev ## ruff, mypy, clang-format, and every kernel compiled: Triton's, and CUDA's where there is nvcc
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/python tools/compile_gate.py
+	$(BIN)/python tools/cuda_gate.py
 
 bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'
 	$(BIN)/fewstep bench $(ARGS)
 
-build: ## compile csrc/, which holds no source yet
-	@echo "csrc/ holds no CUDA source yet: nothing to compile, attention is torch's own. The CUDA attention will be built here."
+build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90" picks
+	FEWSTEP_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
 
 # Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.
 gpu: export PYTHONPATH := engine:kernels$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -38,17 +40,17 @@ docs: .venv/installed-dev ## the API pages, from the docstrings, into docs/api
 	$(BIN)/pdoc --output-directory docs/api fewstep fewstep_kernels
 
 clean: ## remove what was built; .venv, .models and out stay
-	rm -rf build dist docs/api *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/api kernels/fewstep_kernels/_C.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 .models/terrain: | .venv/installed-demo .venv/installed-terrain
 	$(BIN)/fewstep convert terrain --out $@
 
-# An extra is installed once, and again when one of these files changes.
+# An extra is installed once, and again when one of these files changes. The CUDA module is `make build`'s.
 .venv/installed-%: pyproject.toml setup.py constraints.txt | $(BIN)/pip
 	@echo "Downloads, if pip has nothing cached: 0.6 GB with a CPU build of torch, 2.9 GB with the CUDA build that Linux gets."
 	@echo "For the CPU build, set PIP_FIND_LINKS to a folder with torch's +cpu wheel before."
-	$(BIN)/pip install -c constraints.txt -e '.[$*]'
+	FEWSTEP_BUILD_CUDA=0 $(BIN)/pip install -c constraints.txt -e '.[$*]'
 	@touch $@
 
 # Without its dependencies: only the model inside the wheel is wanted.

@@ -1,8 +1,8 @@
 """The two source roots, engine/ and kernels/, and the CUDA module; everything else is in pyproject.toml.
 
-    FEWSTEP_BUILD_CUDA   1: build fewstep_kernels._C or fail; 0: do not; unset: build it where there is nvcc
-    FEWSTEP_CUDA_ARCHS   what to build it for, such as 80;90; unset: 80, whose PTX newer devices compile
-    CUDA_HOME, MAX_JOBS  where nvcc is; how many of it run at once
+FEWSTEP_BUILD_CUDA   1: build fewstep_kernels._C or fail; 0: do not; unset: build it where there is nvcc
+FEWSTEP_CUDA_ARCHS   what to build it for, such as 80;90; unset: 80, whose PTX newer devices compile
+CUDA_HOME, MAX_JOBS  where nvcc is; how many of it run at once
 """
 
 import os
@@ -14,6 +14,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+BUILDS = {"bdist_wheel", "editable_wheel", "build_ext", "install", "develop"}
 sys.path.insert(0, str(ROOT / "csrc"))
 import ninja_build as csrc  # noqa: E402
 
@@ -24,7 +25,10 @@ class BuildCuda(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(csrc.build_cuda(ROOT / "build" / "cuda"), target)
+        try:
+            shutil.copyfile(csrc.build_cuda(ROOT / "build" / "cuda"), target)
+        except csrc.BuildError as error:
+            sys.exit(f"fewstep: {error}")
 
 
 def extensions() -> list[Extension]:
@@ -37,7 +41,8 @@ def extensions() -> list[Extension]:
     if csrc.nvcc() is None:
         if wanted == "1":
             sys.exit("FEWSTEP_BUILD_CUDA is 1 and there is no nvcc: name its toolkit's folder by CUDA_HOME")
-        print("fewstep: no nvcc here, so without fewstep_kernels._C; attention is torch's own", file=sys.stderr)
+        if BUILDS & {*sys.argv}:  # pip runs this file for its metadata too
+            print("fewstep: no nvcc here, so without fewstep_kernels._C; attention is torch's own", file=sys.stderr)
         return []
     return [Extension("fewstep_kernels._C", sources=[])]
 

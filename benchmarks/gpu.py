@@ -33,13 +33,14 @@ def gpu_tests(name: str, seconds: float, *patterns: str, workers: int = 1, dry: 
 
 KERNEL_TESTS = ("tests/test_fused_*.py", "tests/test_kernel_*.py")
 GRAPH_TESTS = ("tests/test_graphs.py", "tests/test_graphs_decode.py", "tests/test_manifest.py")
+ATTENTION_TESTS = ("tests/test_attention_*.py",)
 WORKERS = 8  # kernels are compiled before they run, one after another in each process
 SMALL = ("-k", "not tile and not 63x21")  # `make test` interprets the others too
 
 
 def other_gpu_tests(root: Path = ROOT) -> tuple[str, ...]:
     """Files with gpu-marked tests that no part below names: so that no such test is left out."""
-    taken = {path for pattern in KERNEL_TESTS + GRAPH_TESTS for path in root.glob(pattern)}
+    taken = {path for pattern in KERNEL_TESTS + GRAPH_TESTS + ATTENTION_TESTS for path in root.glob(pattern)}
     marked = (path for path in sorted(root.glob("tests/test_*.py")) if "mark.gpu" in path.read_text())
     here = root / "tests/test_gpu_script.py"  # speaks of the mark, and needs no GPU
     return tuple(path.relative_to(root).as_posix() for path in marked if path not in taken and path != here)
@@ -57,9 +58,13 @@ def registry() -> dict[str, Part]:
             "graph == eager, bit by bit; then the latency of both",
             (gpu_tests("graphs-tests", 45, *GRAPH_TESTS), script("graphs", 65)),
         ),
+        "attention": Part(
+            "the hand-written attention against float64, after `make build`",
+            (gpu_tests("attention", 45, *ATTENTION_TESTS, dry=("-k", "test_attention_device")),),
+        ),
         "sanitizer": Part("memcheck, racecheck and synccheck on every kernel", (script("sanitizer", 80),)),
         "bench": Part("the step and the norms beside their baselines", (script("step", 90), script("norms", 40))),
-        "tests": Part("gpu-marked tests of other files", (gpu_tests("tests", 50, *others),), default=bool(others)),
+        "tests": Part("gpu-marked tests of other files", (gpu_tests("tests", 5, *others),), default=bool(others)),
     }
 
 

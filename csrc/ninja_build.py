@@ -138,10 +138,22 @@ def build_emulator(folder: Path) -> Path:
     return folder / module
 
 
+def build_kernels(folder: Path, source: Path) -> Path:
+    """Build a module of other kernels, a file that includes simt.h, with the emulator; gives back the module's file."""
+    with locked(folder):
+        plan = Ninja(folder, f"{source.stem}.ninja")
+        flags = [*python_flags(), f"-I{CSRC}"]
+        *emulator, _ = _emulator_objects(plan)
+        made = plan.edge(f"{source.stem}.o", "compile", [source], flags)
+        module = plan.edge(f"{source.stem}.so", "link", [*emulator, made])
+        plan.run(jobs())
+    return folder / module
+
+
 def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_dim: int) -> dict[str, Path]:
     """Build _sim once for each planted bug: name -> (file in csrc, text that is in it once, what stands there instead).
 
-    Only one variant is compiled for each, in bfloat16; the rest is shared, with `build_emulator` in the same folder too.
+    Only one variant is compiled for each, in bfloat16; the rest is shared, and with `build_emulator` in this folder.
     """
     made: dict[str, Path] = {}
     with locked(folder):
@@ -216,7 +228,9 @@ def build_cuda(folder: Path) -> Path:
         plan.run(jobs())
     targets = ", ".join([*(f"sm_{each}" for each in archs), "PTX of compute_80"])
     dims = ", ".join(map(str, HEAD_DIMS))
-    print(f"csrc: attention for {targets}; head dims {dims}; {', '.join(TYPES)}; {module.stat().st_size / 2**20:.1f} MiB")
+    print(
+        f"csrc: attention for {targets}; head dims {dims}; {', '.join(TYPES)}; {module.stat().st_size / 2**20:.1f} MiB"
+    )
     return module
 
 

@@ -150,6 +150,10 @@ MUTANTS = {
         "lanes store what others have not yet put down",
         "race", STORE, "  simt::sync_warp();\n", "",
     ),
+    "rows_of_the_first_warp": Mutant(
+        "every warp stores to the rows of the first",
+        "race", KERNEL, "params.o.row_stride, first_row + warp * S::kWarpRows,", "params.o.row_stride, first_row,",
+    ),
     "store_not_masked": Mutant(
         "rows that do not exist are stored",
         "out of bounds", STORE, "first + row < count && column", "column",

@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,11 +33,7 @@ def builder() -> ModuleType:
     """csrc/ninja_build.py."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed here")
-    sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
-    try:
-        return load("fewstep_csrc_build", ROOT / "csrc" / "ninja_build.py")
-    finally:
-        sys.dont_write_bytecode = kept
+    return load("ninja_build", ROOT / "csrc" / "ninja_build.py")
 
 
 @functools.cache

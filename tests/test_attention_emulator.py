@@ -4,8 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from simulation import FEW, MANY, emulator, errors, simulate, tensors
 from torch import Tensor
+
+from simulation import FEW, MANY, emulator, errors, simulate, tensors
 
 EXACT = (32, 40, 64, 80, 96, 128, 160, 192, 256)  # head dims with a variant of their own
 LARGER = (8, 24, 48, 72, 88, 104, 136, 168, 248)  # served by the nearest above

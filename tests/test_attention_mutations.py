@@ -1,4 +1,4 @@
-"""The emulator and the comparison with float64 find bugs: each of a list is planted, and caught by what should catch it."""
+"""Each of a list of bugs is planted in the kernel, and caught by what should catch it."""
 
 import functools
 import re
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from mutants import MUTANTS
 from simulation import FEW, MANY, ROOT, builder, emulator, errors, load, simulate, tensors
 

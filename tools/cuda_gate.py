@@ -81,28 +81,28 @@ def hmma_counts(cubin: Path) -> dict[str, int]:
     return {name: body.count("HMMA.16816") for name, body in zip(functions[::2], functions[1::2], strict=True)}
 
 
-def shared_bytes(shapes: list[tuple[str, ...]], scratch: Path) -> list[int]:
+def shared_bytes(csrc: Path, shapes: list[tuple[str, ...]], scratch: Path) -> list[int]:
     """What shape.h makes of each shape, as a program of the host's compiler prints it."""
     source, program = scratch / "shared.cpp", scratch / "shared"
     calls = "".join(f'std::printf("%zu\\n", Shape<{",".join(shape)}>::kSharedBytes);' for shape in shapes)
-    head = f'#include <cstdio>\n#include "{CSRC}/attention/sm80/shape.h"\nusing namespace attention::sm80;\n'
+    head = f'#include <cstdio>\n#include "{csrc}/attention/sm80/shape.h"\nusing namespace attention::sm80;\n'
     source.write_text(f"{head}int main() {{ {calls} }}\n")
     run(os.environ.get("CXX", "g++"), "-std=c++17", source, "-o", program)
     return [int(line) for line in run(program).split()]
 
 
-def measure(head_dim: int, kind: str, arch: str, extra: tuple[str, ...]) -> list[Row]:
+def measure(csrc: Path, head_dim: int, kind: str, arch: str) -> list[Row]:
     """Compile one variant for one architecture and read what came of each kernel."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         cubin = scratch / "variant.cubin"
         target = f"arch=compute_{arch},code=sm_{arch}"
         flags = ["-std=c++17", "-O3", "-gencode", target, "-Xptxas", "-v", "-cubin", *variant_flags(head_dim, kind)]
-        printed = run(nvcc() or "nvcc", *flags, *extra, CSRC / VARIANT, "-o", cubin)
+        printed = run(nvcc() or "nvcc", *flags, csrc / VARIANT, "-o", cubin)
         used = [each.groupdict() for each in USAGE.finditer(printed)]
         hmma = hmma_counts(cubin)
         shapes = [SHAPE.search(each["name"]).groups() for each in used]
-        shared = shared_bytes(shapes, scratch)
+        shared = shared_bytes(csrc, shapes, scratch)
     return [
         Row(
             variant=f"d{head_dim} {kind}",
@@ -119,23 +119,23 @@ def measure(head_dim: int, kind: str, arch: str, extra: tuple[str, ...]) -> list
 
 
 @functools.cache
-def everything() -> str:
+def everything(csrc: Path) -> str:
     """What all rows depend on: the sources, this file, the compiler."""
-    sources = [*sorted(CSRC.rglob("*.h")), CSRC / VARIANT, Path(__file__)]
+    sources = [*sorted(csrc.rglob("*.h")), csrc / VARIANT, Path(__file__)]
     return repr([(path.name, path.read_text()) for path in sources]) + run(nvcc() or "nvcc", "--version")
 
 
-def cached(cache: Path, variant: tuple[int, str, str], extra: tuple[str, ...]) -> list[Row]:
+def cached(csrc: Path, cache: Path, variant: tuple[int, str, str]) -> list[Row]:
     """The rows of a variant: measured, or what was measured before."""
-    path = cache / f"{hashlib.sha256(repr((variant, extra, everything())).encode()).hexdigest()}.json"
+    path = cache / f"{hashlib.sha256(repr((variant, everything(csrc))).encode()).hexdigest()}.json"
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps([asdict(row) for row in measure(*variant, extra)]))
+        part.write_text(json.dumps([asdict(row) for row in measure(csrc, *variant)]))
         part.replace(path)
     return [Row(**row) for row in json.loads(path.read_text())]
 
 
-def rows(only: str, cache: Path, extra: tuple[str, ...]) -> Iterator[Row]:
+def rows(csrc: Path, only: str, cache: Path) -> Iterator[Row]:
     """Every kernel of every variant on every architecture, in order; what is not in the cache is compiled."""
     cache.mkdir(parents=True, exist_ok=True)
     variants = [
@@ -143,7 +143,7 @@ def rows(only: str, cache: Path, extra: tuple[str, ...]) -> Iterator[Row]:
         if only in f"d{head_dim} {kind}"
     ]  # fmt: skip
     with ThreadPoolExecutor(PROCESSES) as pool:
-        for found in pool.map(lambda variant: cached(cache, variant, extra), variants):
+        for found in pool.map(lambda variant: cached(csrc, cache, variant), variants):
             yield from found
 
 
@@ -152,12 +152,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="variants whose name has this in it, such as 'd40 half'")
     parser.add_argument("--json", action="store_true", help="rows as JSON on stdout")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "cuda_gate", help="where rows are kept")
-    parser.add_argument("--nvcc-flag", action="append", default=[], help="one more flag for nvcc")
+    parser.add_argument("--csrc", type=Path, default=CSRC, help="other sources than the library's")
     arguments = parser.parse_args()
     if nvcc() is None:
         print("cuda gate: not run, nvcc is not installed here")
         return 0
-    found = list(rows(arguments.only, arguments.cache, tuple(arguments.nvcc_flag)))
+    found = list(rows(arguments.csrc, arguments.only, arguments.cache))
     if not found:
         print(f"cuda gate: no variant has {arguments.only!r} in its name", file=sys.stderr)
         return 1

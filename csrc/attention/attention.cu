@@ -30,7 +30,7 @@ const char* refusal(const Params& p) {
     return "head_dim must be a multiple of 8 up to 256";
   if (!(p.scale > 0.0f) || std::isinf(p.scale)) return "scale must be positive and finite";
   if (p.multiprocessors < 1) return "multiprocessors must be 1 or more";
-  const double blocks = static_cast<double>(p.batch) * p.heads * (p.queries / 16 + 1.0);
+  const double blocks = static_cast<double>(p.batch) * p.heads * ((p.queries + 15.0) / 16);
   if (blocks > INT_MAX || p.keys > INT_MAX / 2 || p.queries > INT_MAX / 2)
     return "there are too many queries, keys or heads";
   return nullptr;

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-OLDEST_DRIVER = 13000  # CUDA's number: the runtime that _C is built with needs a driver of CUDA 13, 580 or newer
-OLDEST_ARCH = (8, 0)  # mma.sync m16n8k16, ldmatrix and cp.async
+from fewstep_kernels.attention_call import Call
+
+OLDEST_DRIVER = 13000  # CUDA's number: the runtime inside _C needs a driver of CUDA 13, 580 or newer
+OLDEST_ARCH = (8, 0)  # the first with cp.async, and with mma.sync of bfloat16
 
 
 class Extension(NamedTuple):
@@ -20,13 +22,16 @@ class Extension(NamedTuple):
 
 @functools.cache
 def extension() -> Extension:
-    """Load fewstep_kernels._C; what it says is settled for the life of the process."""
+    """Load fewstep_kernels._C; whether it is there is settled for the life of the process."""
+    name = "fewstep_kernels._C"
     try:
-        return Extension(importlib.import_module("fewstep_kernels._C"), None)
+        return Extension(importlib.import_module(name), None)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return Extension(None, f"{name} is not built; `make build` does it where there is nvcc")
     except ImportError as error:
-        if getattr(error, "name", None) == "fewstep_kernels._C":
-            return Extension(None, "fewstep_kernels._C is not built: `make build` does it where there is nvcc")
-        return Extension(None, f"fewstep_kernels._C does not load: {error}")
+        return Extension(None, f"{name} does not load: {error}")
 
 
 @functools.cache
@@ -40,11 +45,20 @@ def device_refusal(index: int) -> str | None:
         return f"sm_{arch[0]}{arch[1]} is older than sm_80"
     driver: int = module.driver_version()
     if driver < OLDEST_DRIVER:
-        return f"the driver has CUDA {driver // 1000}.{driver % 1000 // 10}, fewstep_kernels._C needs 13.0 or newer"
+        has = f"{driver // 1000}.{driver % 1000 // 10}"
+        return f"the driver is of CUDA {has}, and fewstep_kernels._C needs one of CUDA 13.0 (580) or newer"
     return None
 
 
+def attention_fwd(call: Call, device: torch.device) -> None:
+    """Put a call on the current stream of its device."""
+    module, why_not = extension()
+    if module is None:
+        raise RuntimeError(why_not)
+    with torch.cuda.device(device):
+        module.attention_fwd(*call, _multiprocessors(device), torch.cuda.current_stream(device).cuda_stream)
+
+
 @functools.cache
-def multiprocessors(index: int) -> int:
-    """How many of them a device has."""
-    return int(torch.cuda.get_device_properties(index).multi_processor_count)
+def _multiprocessors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

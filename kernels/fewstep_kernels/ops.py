@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fewstep_kernels import reference
-from fewstep_kernels.attention import torch_attention
+from fewstep_kernels.attention import cuda_attention, torch_attention
+from fewstep_kernels.attention_call import check_attention
 from fewstep_kernels.norms import torch_group_norm_silu
 
 _LIBRARY = torch.library.Library("fewstep", "DEF")
@@ -47,6 +48,11 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 def _like_first(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return torch.empty_like(x)
+
+
+def _attention_fake(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    check_attention(q, k, v)
+    return q.new_empty(q.shape)
 
 
 _register(
@@ -98,9 +104,10 @@ _register(
 _register(
     "attention(Tensor q, Tensor k, Tensor v, float? scale=None) -> Tensor",
     torch_attention,
-    lambda q, k, v, scale=None: q.new_empty(q.shape),
+    _attention_fake,
     fused=False,
 )
+_LIBRARY.impl("attention", cuda_attention, "CUDA")
 
 normal: Callable[[Tensor, Tensor, int, Sequence[int]], Tensor] = torch.ops.fewstep.normal.default
 add_noise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = torch.ops.fewstep.add_noise.default

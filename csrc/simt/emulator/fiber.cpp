@@ -9,7 +9,8 @@
 #include <cstdint>
 #include <new>
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if defined(FEWSTEP_UCONTEXT) || !(defined(__x86_64__) || defined(__aarch64__))
+#define USE_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -35,7 +36,28 @@ Stacks::~Stacks() { munmap(base_, (kStackBytes + page()) * count_); }
 
 unsigned char* Stacks::top(int index) const { return base_ + (index + 1) * (kStackBytes + page()); }
 
-#if defined(__x86_64__)
+#if defined(USE_UCONTEXT)
+
+// The ucontext_t of a fiber lies at the top of its stack; that of the scheduler on its own.
+void prepare(Context& context, unsigned char* top, void (*entry)()) {
+  const auto below = reinterpret_cast<std::uintptr_t>(top) - sizeof(ucontext_t);
+  auto* made = reinterpret_cast<ucontext_t*>(below & ~std::uintptr_t{63});
+  unsigned char* bottom = top - kStackBytes;
+  getcontext(made);
+  made->uc_stack.ss_sp = bottom;
+  made->uc_stack.ss_size = static_cast<std::size_t>(reinterpret_cast<unsigned char*>(made) - bottom);
+  made->uc_link = nullptr;
+  makecontext(made, entry, 0);
+  context.resume = made;
+}
+
+void switch_context(Context& from, Context& to) {
+  ucontext_t here;
+  from.resume = &here;
+  swapcontext(&here, static_cast<ucontext_t*>(to.resume));
+}
+
+#elif defined(__x86_64__)
 
 extern "C" void fewstep_simt_switch(void** from, void* to);
 asm(R"(
@@ -72,7 +94,7 @@ void prepare(Context& context, unsigned char* top, void (*entry)()) {
 
 void switch_context(Context& from, Context& to) { fewstep_simt_switch(&from.resume, to.resume); }
 
-#elif defined(__aarch64__)
+#else
 
 extern "C" void fewstep_simt_switch(void** from, void* to);
 asm(R"(
@@ -118,27 +140,6 @@ void prepare(Context& context, unsigned char* top, void (*entry)()) {
 }
 
 void switch_context(Context& from, Context& to) { fewstep_simt_switch(&from.resume, to.resume); }
-
-#else
-
-// The ucontext_t of a fiber lies at the top of its stack; that of the scheduler on its own.
-void prepare(Context& context, unsigned char* top, void (*entry)()) {
-  auto* made = reinterpret_cast<ucontext_t*>((reinterpret_cast<std::uintptr_t>(top) - sizeof(ucontext_t)) &
-                                             ~std::uintptr_t{63});
-  unsigned char* bottom = top - kStackBytes;
-  getcontext(made);
-  made->uc_stack.ss_sp = bottom;
-  made->uc_stack.ss_size = reinterpret_cast<unsigned char*>(made) - bottom;
-  made->uc_link = nullptr;
-  makecontext(made, entry, 0);
-  context.resume = made;
-}
-
-void switch_context(Context& from, Context& to) {
-  ucontext_t here;
-  from.resume = &here;
-  swapcontext(&here, static_cast<ucontext_t*>(to.resume));
-}
 
 #endif
 

@@ -93,7 +93,7 @@ def _installation() -> dict[str, object]:
         "cuda": _cuda_devices() or _because("none", _why_no_cuda()),
         "triton_kernels": _triton_kernels(),
         "cuda_extension": _extension(),
-        "attention": _because("torch", "scaled_dot_product_attention, as the CUDA extension is not there"),
+        "attention": _attention(),
         "extras": {name: _version(name) for name in EXTRAS},
     }
 
@@ -128,9 +128,28 @@ def _triton_kernels() -> dict[str, str]:
 
 
 def _extension() -> dict[str, str]:
-    if importlib.util.find_spec("fewstep_kernels._C") is not None:
-        return _because("built", "but not used in this version")
-    return _because("not built", "this version has no CUDA source yet")
+    from fewstep_kernels._ext import extension
+
+    module, why_not = extension()
+    if module is None:
+        return _because("none", why_not or "")
+    return _because(
+        "built", "unproven: no committed result of this GPU yet; FEWSTEP_ATTENTION=ours takes its attention"
+    )
+
+
+def _attention() -> dict[str, str]:
+    import torch
+
+    from fewstep_kernels._ext import device_refusal
+    from fewstep_kernels.attention import forced
+
+    if not torch.cuda.is_available():
+        return _because("torch", "scaled_dot_product_attention; the hand-written kernel is for CUDA devices")
+    why_not = device_refusal(torch.cuda.current_device())
+    if why_not is None and forced() == "ours":
+        return _because("ours", "FEWSTEP_ATTENTION asks for it; unproven: no committed result of this GPU yet")
+    return _because("torch", f"scaled_dot_product_attention; {why_not or 'no committed result shows ours ahead'}")
 
 
 def _version(package: str) -> str:

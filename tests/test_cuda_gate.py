@@ -1,0 +1,84 @@
+"""The gate on what nvcc makes of the attention variants fails on what it is there for."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulation import ROOT, builder, load
+
+GATE = ROOT / "tools" / "cuda_gate.py"
+
+
+def gate(cache: Path, *options: str, only: str = "d32 half") -> tuple[int, list[dict[str, Any]], str]:
+    """Exit status, rows and faults, for one variant."""
+    if builder().nvcc() is None:
+        pytest.skip("nvcc is not installed here")
+    command = [sys.executable, str(GATE), "--only", only, "--cache", str(cache), "--json", *options]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.stdout, run.stderr
+    return run.returncode, json.loads(run.stdout), run.stderr
+
+
+def test_a_variant_passes_and_its_rows_are_read_from_the_cache(tmp_path: Path) -> None:
+    status, rows, report = gate(tmp_path)
+    print(report)
+    assert status == 0
+    assert "cuda gate: 4 rows, 0 at fault" in report
+    assert all(row["spills"] == row["stack"] == 0 < row["registers"] for row in rows)
+    # For each 16 queries and 16 keys: 2 tiles of keys by 2 steps of depth, and 4 tiles of columns.
+    assert [row["hmma"] for row in rows] == [(4 + 4) * 64 // 16, 2 * (4 + 4) * 64 // 16, 8 * 128 // 16, 8 * 80 // 16]
+    (kept,) = tmp_path.glob("*.json")
+    kept.write_text(json.dumps([row | {"spills": 4} for row in rows]))
+    status, _, report = gate(tmp_path)
+    assert status == 1, "the variant was compiled again"
+
+
+def planted(folder: Path, file: str, correct: str, wrong: str) -> str:
+    """The option that names a copy of the sources with one change."""
+    copy = folder / "csrc"
+    shutil.copytree(ROOT / "csrc", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (copy / file).read_text()
+    assert text.count(correct) == 1
+    (copy / file).write_text(text.replace(correct, wrong))
+    return f"--csrc={copy}"
+
+
+def test_a_planted_spill_fails_and_is_named(tmp_path: Path) -> None:
+    twelve = planted(tmp_path, "simt/device.h", "__launch_bounds__(threads, blocks)", "__launch_bounds__(threads, 12)")
+    status, rows, report = gate(tmp_path, twelve)
+    print(report)
+    assert status == 1
+    assert max(row["spills"] for row in rows) > 0
+    assert re.search(r"^sm_80 d32 half, 2x16 rows a warp, 64 keys a tile, 2 stages: \d+ bytes of spills", report, re.M)
+
+
+def test_a_block_too_large_for_some_devices_fails_and_is_named(tmp_path: Path) -> None:
+    roomy = planted(tmp_path, "attention/sm80/shape.h", "kMaxShared = 101376;", "kMaxShared = 166912;")
+    status, _, report = gate(tmp_path, roomy, only="d160 half")
+    assert status == 1
+    assert "107520 bytes of shared memory, over 101376" in report
+
+
+def test_each_fault_is_named() -> None:
+    module = load("cuda_gate", GATE)
+    row = module.Row("d40 half", "kernel", "80", registers=128, stack=0, spills=0, shared=101376, hmma=44)
+    assert row.faults == []
+    assert replace(row, spills=8).faults == ["8 bytes of spills"]
+    assert replace(row, stack=16).faults == ["a stack of 16 bytes"]
+    assert replace(row, shared=101392).faults == ["101392 bytes of shared memory, over 101376"]
+    assert replace(row, hmma=0).faults == ["no HMMA"]
+
+
+def test_without_nvcc_it_says_so_and_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    run = subprocess.run([sys.executable, str(GATE)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "cuda gate: not run, nvcc is not installed here\n")
+    assert shutil.which("nvcc") is None
