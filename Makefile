@@ -4,13 +4,16 @@ JOBS ?= 2
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench build gpu docs clean
+.PHONY: help demo demo-terrain test check bench build gpu docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: .models/terrain ## install, convert a real one-step model, draw 16 terrains into out/terrain.png
+demo: .venv/installed-demo ## install, draw digits in 1, 2, 4 and 8 steps beside the teacher's 50 into out/digits.png
+	$(BIN)/python examples/few_steps.py out/digits.png
+
+demo-terrain: .models/terrain ## convert another one-step model, draw 16 terrains into out/terrain.png
 	$(BIN)/fewstep generate .models/terrain --labels 5:100:16 --steps 1 --seed 0 --columns 4 --colormap terrain --out out/terrain.png
 
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
