@@ -34,7 +34,8 @@ def main(path: Path) -> None:
         engine.sample(labels=DIGITS, steps=steps, seeds=0)  # the first run finds the memory
         samples = engine.sample(labels=DIGITS, steps=steps, seeds=0)
         name = f"{steps} step{'s' * (steps > 1)}" + (", teacher" if engine.trained is None else "")
-        took = f"{1000 * samples.seconds / len(samples):.3g} ms an image"
+        milliseconds = 1000 * samples.seconds / len(samples)
+        took = f"{milliseconds:.{1 if milliseconds < 10 else 0}f} ms an image"
         print(f"{name:18} {took}")
         strips.append((f"{name}\n{took}", rows_of(samples)))
     width, height = strips[0][1].size

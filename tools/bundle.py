@@ -26,11 +26,15 @@ def scores(result: dict[str, Any]) -> list[str]:
     scale = settings["guidance_scale"]
     guided = "" if scale in (None, 1.0) else f", guidance {scale:g}"
     return [
-        f"scores: {row['sampler']}, {row['steps']} steps{guided}: Frechet distance {row['frechet']:.2f} "
+        f"scores: {row['sampler']}, {_counted(row['steps'])}{guided}: Frechet distance {row['frechet']:.2f} "
         f"({row['frechet'] / real:.2f} of real digits'), class accuracy {100 * row['accuracy']:.2f} %, "
         f"on {settings['n']:,} samples, seeds from {settings['seed']}"
         for row in result["rows"]
     ]
+
+
+def _counted(steps: int) -> str:
+    return f"{steps} step{'s' * (steps > 1)}"
 
 
 def bundle(source: Path, target: Path) -> None:
