@@ -73,7 +73,7 @@ def test_a_folder_comes_before_a_name(shapes: Path, tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("name", ["shape", "../box/shapes", "shapes/none", "shapes/few/../teacher"])
 def test_what_is_not_in_the_box_is_refused_with_what_is(shapes: Path, name: str) -> None:
-    with pytest.raises(ModelError, match="no such folder; in the box are: shapes, shapes/few"):
+    with pytest.raises(ModelError, match=r"no such folder; in the box: shapes$"):
         Engine.from_pretrained(name)
 
 

@@ -50,7 +50,7 @@ def data_of(teacher: Path) -> tuple[str, Path]:
 
 def config_of(folder: Path, **values: Any) -> DistillConfig:
     small: dict[str, Any] = {
-        "teacher": str(teacher),
+        "teacher": str(folder),
         "batch": 8,
         "steps": 12,
         "warmup": 4,

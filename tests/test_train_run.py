@@ -94,7 +94,7 @@ def test_the_model_is_the_average_and_its_card_says_how_it_came_to_be(whole: Pat
     assert all(torch.equal(checkpoint.tensors[f"ema.{name}"], value) for name, value in state.items())
     assert any(not torch.equal(checkpoint.tensors[f"model.{name}"], value) for name, value in state.items())
     assert engine.prediction == "v"
-    assert engine.defaults == {"sampler": "ddim", "steps": 2, "clip": 1.0}
+    assert engine.defaults == {"sampler": "ddim", "steps": 2, "clip": 1.0, "clipped_direction": True}
     assert (engine.schedule.name, len(engine.schedule)) == ("cosine", 50)
     assert engine.labels is not None
     assert engine.labels.null_rows(1) == 2

@@ -28,7 +28,8 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
         return path
     box = _inside(str(model))
     if box is None:
-        raise ModelError(f"{path}: no such folder; in the box are: {', '.join(names())}")
+        boxes = ", ".join(name for name in names() if "/" not in name)
+        raise ModelError(f"{path}: no such folder; in the box: {boxes or 'nothing'}")
     if (box / SPEC_FILE).is_file():
         return box
     wanted = DEFAULT_STEPS if steps is None else steps
