@@ -12,7 +12,7 @@ import pkgutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,16 +215,20 @@ def capturer_for(device: torch.device) -> Capturer:
     return importlib.import_module("recorder").RecorderCapturer()
 
 
-def script_options(description: str, argv: Sequence[str] | None = None, **seconds: float) -> argparse.Namespace:
+def script_options(
+    description: str, argv: Sequence[str] | None = None, flags: Mapping[str, str] | None = None, **seconds: float
+) -> argparse.Namespace:
     """The options of every script here: `out` (a path without suffix) and `dry_run`; and `device`.
 
-    `seconds`: further options, times with their defaults.
+    `flags` and `seconds` are further options: switches with their help, and times with their defaults.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="where to write the report, without the suffix")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on a CPU, Triton's interpreter, no graph")
     for name, default in seconds.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, help=f"by default {default:g}")
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     options = parser.parse_args(argv)
     if not options.dry_run and not torch.cuda.is_available():
         print("There is no NVIDIA GPU here; --dry-run walks the script on a CPU.")
