@@ -50,7 +50,7 @@ class Stage:
 
 
 def distill(
-    teacher: Annotated[str, Argument(help="The model folder to learn from.")],
+    teacher: Annotated[str, Argument(help="The model folder to learn from, or digits/teacher.")],
     out: Annotated[
         Path,
         Option("--out", "-o", help="The folder to write; of a chain, N-step below it.", rich_help_panel=RUN),

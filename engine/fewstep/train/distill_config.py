@@ -21,7 +21,7 @@ class DistillConfig(FitConfig):
     warmup: int = 100
     checkpoint_every: int = 250
     sheet_every: int = 500
-    teacher: str = "digits"  # a model folder
+    teacher: str = "digits/teacher"  # a model folder, or a model in the box
     method: str = "progressive"
     student_steps: int = 4
     teacher_steps: int | None = None  # None: twice the student's, or GRID for consistency
