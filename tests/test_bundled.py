@@ -2,11 +2,14 @@
 
 import json
 import re
+import runpy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fewstep import Engine
 from fewstep.cli import main
@@ -15,8 +18,10 @@ from fewstep.evaluate.features import BUNDLED as CLASSIFIER
 from fewstep.evaluate.features import load_classifier, look
 from fewstep.models import bundled, count_parameters
 from fewstep.models.bundled import model_folder, names
+from fewstep.models.load import load_model, save_model
 
 STUDENTS = (1, 2, 4, 8)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def box(folder: Path, **trained: list[int] | None) -> Path:
@@ -137,3 +142,39 @@ def test_generate_picks_the_student_by_steps(tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "out.png"
     assert main(["generate", "digits", "--labels", "3", "--steps", "1", "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model_calls"] == 1
+
+
+def test_a_bundled_model_is_half_as_large_and_has_its_scores_on_its_card(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "made" / "1-step"
+    unet, spec = load_model("digits/1-step")
+    save_model(source, unet, replace(spec, notes=("time: 1.0 minutes", "scores: of an earlier bundle")))
+    row = {"sampler": "ddim", "steps": 1, "frechet": 4.2, "accuracy": 0.5}
+    result = {"settings": {"n": 10, "seed": 3, "guidance_scale": 1.5}, "real": {"frechet": 2.0}, "rows": [row]}
+    (source / "evaluate").mkdir()
+    (source / "evaluate/evaluate.json").write_text(json.dumps(result))
+    tool = runpy.run_path(str(ROOT / "tools/bundle.py"))
+    tool["bundle"](source, tmp_path / "box" / "shapes" / "1-step")
+    made, card = load_model(tmp_path / "box" / "shapes" / "1-step")
+    assert card.name == "shapes/1-step"
+    assert card.notes == (
+        "time: 1.0 minutes",
+        "scores: ddim, 1 step, guidance 1.5: Frechet distance 4.20 (2.10 of real digits'), class accuracy 50.00 %, "
+        "on 10 samples, seeds from 3",
+    )
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (source, tmp_path / "box/shapes/1-step")]
+    assert 0.49 < sizes[1] / sizes[0] < 0.52
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), unet.parameters(), strict=True))
+
+
+def test_the_demo_draws_a_strip_for_each_number_of_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = runpy.run_path(str(ROOT / "examples/few_steps.py"))
+    demo["main"](tmp_path / "out/digits.png")
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[:5]] == [
+        "1 step", "2 steps", "4 steps", "8 steps", "50 steps, teacher",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "out/digits.png") as sheet:
+        assert sheet.size == (790, 664)
+        strips = [sheet.crop((150, 134 * place, 790, 134 * place + 128)).tobytes() for place in range(5)]
+    assert len(set(strips)) == 5

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fewstep import Engine
 from fewstep.cli import main
-from fewstep.cli.training import progress
+from fewstep.cli.training import fit_progress
 from fewstep.errors import FewstepError
 from fewstep.models.load import open_folder
 from fewstep.results import read_parameters
@@ -414,7 +414,7 @@ def test_a_terminal_gets_a_bar_with_loss_speed_and_time(monkeypatch: pytest.Monk
     screen = Screen()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    with progress(quiet=False, verb="train") as advance:
+    with fit_progress(quiet=False, verb="train") as advance:
         advance(Progress(step=30, steps=60, loss=0.1234, samples_per_second=456.7, seconds_left=3725))
     assert "30/60" in screen.getvalue()
     assert "loss 0.1234  457 samples/s  1:02:05 left" in screen.getvalue()

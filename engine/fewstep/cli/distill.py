@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from fewstep.cli import options
+from fewstep.cli import options, training_options
 from fewstep.cli.shared import emit, emit_fields, examples
-from fewstep.cli.training import asked_to_stop, command_line, device_for, progress, say
+from fewstep.cli.training import asked_to_stop, command_line, device_for, fit_progress, tell
+from fewstep.cli.training_options import HOW, RUN, WHAT
 from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ EXAMPLES = examples(
     "Go on after Ctrl-C, a crash or a full disk:",
     "  fewstep distill out/teacher --student-steps 8,4,2,1 --out out/students --resume",
 )
-WHAT, HOW, RUN = "What to learn", "How to learn it", "The run"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Stage:
 
 
 def distill(
-    teacher: Annotated[str, Argument(help="The model folder to learn from, or digits/teacher.")],
+    teacher: Annotated[str, Argument(metavar="TEACHER", help="The model folder to learn from, or digits/teacher.")],
     out: Annotated[
         Path,
         Option("--out", "-o", help="The folder to write; of a chain, N-step below it.", rich_help_panel=RUN),
@@ -64,41 +64,33 @@ def distill(
         Option(help="Of the first teacher, that become the student's. Default: 2x.", rich_help_panel=WHAT),
     ] = None,
     guidance: Annotated[
-        str | None, Option(help="The scales to fold in, as 1,4; none: no guidance.", rich_help_panel=WHAT)
+        str | None, Option(help="The scales to fold in, as 1,2; none: no guidance.", rich_help_panel=WHAT)
     ] = None,
     default_guidance: Annotated[
         float | None, Option(help="The student's scale unless asked otherwise.", rich_help_panel=WHAT)
     ] = None,
     data: Annotated[str | None, Option(help="What the teacher was trained on.", rich_help_panel=WHAT)] = None,
-    config: Annotated[
-        Path | None, Option(help="A TOML file of settings; flags come on top.", rich_help_panel=WHAT)
-    ] = None,
+    config: training_options.Config = None,
     steps: Annotated[
         str | None, Option(help="Of the optimiser; one number, or one for each student.", rich_help_panel=HOW)
     ] = None,
-    batch: Annotated[int | None, Option(help="Images a step.", rich_help_panel=HOW)] = None,
-    learning_rate: Annotated[float | None, Option(help="Of AdamW, at its highest.", rich_help_panel=HOW)] = None,
+    batch: training_options.Batch = None,
+    learning_rate: training_options.LearningRate = None,
     weighting: Annotated[
         str | None, Option(help="Of the progressive loss: truncated_snr or snr_plus_one.", rich_help_panel=HOW)
     ] = None,
-    ema: Annotated[float | None, Option(help="Decay of the averaged weights.", rich_help_panel=HOW)] = None,
-    dtype: Annotated[
-        str | None, Option(help="float32, or bfloat16 for the network's products.", rich_help_panel=HOW)
-    ] = None,
-    seed: Annotated[int | None, Option(help="Of all that is random.", rich_help_panel=HOW)] = None,
-    log_every: Annotated[int | None, Option(help="Steps a row of loss.csv.", rich_help_panel=RUN)] = None,
-    checkpoint_every: Annotated[int | None, Option(help="Steps between checkpoints.", rich_help_panel=RUN)] = None,
-    sheet_every: Annotated[
-        int | None, Option(help="Steps between sheets of samples; 0: none.", rich_help_panel=RUN)
-    ] = None,
+    ema: training_options.Ema = None,
+    dtype: training_options.Dtype = None,
+    seed: training_options.Seed = None,
+    log_every: training_options.LogEvery = None,
+    checkpoint_every: training_options.CheckpointEvery = None,
+    sheet_every: training_options.SheetEvery = None,
     resume: Annotated[
         bool, Option("--resume", help="Go on: finished students stay, the next goes on.", rich_help_panel=RUN)
     ] = False,
-    device: Annotated[
-        str | None, Option(help="cpu, cuda or cuda:1. Default: CUDA if there is one.", rich_help_panel=RUN)
-    ] = None,
-    threads: Annotated[int | None, Option(help="CPU threads. Default: torch's choice.", rich_help_panel=RUN)] = None,
-    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress.", rich_help_panel=RUN)] = False,
+    device: training_options.Device = None,
+    threads: training_options.Threads = None,
+    quiet: training_options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Distill a model into students of fewer steps, with guidance as an input.
@@ -120,16 +112,16 @@ def distill(
     with asked_to_stop() as stop:
         for stage in _stages(base, teacher, out, students, budgets, teacher_steps):
             if resume and (stage.out / "fewstep.json").is_file():
-                say(f"{stage.out}: finished already")
+                tell(f"{stage.out}: finished already")
                 continue
             typed = {"config": config, **stage.typed, **given, "device": device, "threads": threads, "out": stage.out}
             command = command_line("distill", stage.teacher, typed)
-            with progress(quiet or as_json, f"{stage.student_steps}-step student") as show:
-                listeners = Listeners(progress=show, say=say, stop=stop)
+            with fit_progress(quiet or as_json, f"{stage.student_steps}-step student") as show:
+                listeners = Listeners(progress=show, say=tell, stop=stop)
                 settings = stage.settings(base)
                 made = run(settings, stage.out, resume=resume, device=where, command=command, listeners=listeners)
             if not made.finished:
-                say(f"stopped at step {made.step}, saved; the same command with --resume goes on")
+                tell(f"stopped at step {made.step}, saved; the same command with --resume goes on")
                 raise KeyboardInterrupt
             _show(made, settings, as_json)
 
@@ -206,4 +198,4 @@ def _scales(text: str) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ArgumentError("guidance", text, "two scales such as 1,4, or none") from None
+        raise ArgumentError("guidance", text, "two scales such as 1,2, or none") from None

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from fewstep.cli import options
+from fewstep.cli import options, training_options
 from fewstep.cli.shared import emit, emit_fields, examples
-from fewstep.cli.training import asked_to_stop, command_line, device_for, progress, say
+from fewstep.cli.training import asked_to_stop, command_line, device_for, fit_progress, tell
+from fewstep.cli.training_options import HOW, RUN, WHAT
 from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ EXAMPLES = examples(
     "Go on after Ctrl-C, a crash or a full disk:",
     "  fewstep train --data digits --out out/teacher --resume",
 )
-WHAT, NETWORK, HOW, RUN = "What to learn", "Network", "How to learn it", "The run"
+NETWORK = "Network"
 
 
 def train(
@@ -32,9 +33,7 @@ def train(
         Option(help="digits, an .npz with images and labels, or a folder of PNGs.", rich_help_panel=WHAT),
     ] = None,
     size: Annotated[int | None, Option(help="Scale PNGs to so many pixels a side.", rich_help_panel=WHAT)] = None,
-    config: Annotated[
-        Path | None, Option(help="A TOML file of settings; flags come on top.", rich_help_panel=WHAT)
-    ] = None,
+    config: training_options.Config = None,
     prediction: Annotated[str | None, Option(help="eps, x_0, v or flow.", rich_help_panel=WHAT)] = None,
     schedule: Annotated[
         str | None, Option(help="cosine, linear, scaled_linear, sigmoid or flow.", rich_help_panel=WHAT)
@@ -47,31 +46,25 @@ def train(
     ] = None,
     layers: Annotated[int | None, Option(help="Residual blocks a level.", rich_help_panel=NETWORK)] = None,
     steps: Annotated[int | None, Option(help="Of the optimiser.", rich_help_panel=HOW)] = None,
-    batch: Annotated[int | None, Option(help="Images a step.", rich_help_panel=HOW)] = None,
-    learning_rate: Annotated[float | None, Option(help="Of AdamW, at its highest.", rich_help_panel=HOW)] = None,
+    batch: training_options.Batch = None,
+    learning_rate: training_options.LearningRate = None,
     min_snr_gamma: Annotated[float | None, Option(help="Of min-SNR weights; 0: none.", rich_help_panel=HOW)] = None,
     label_dropout: Annotated[
         float | None, Option(help="Share of labels dropped, for guidance.", rich_help_panel=HOW)
     ] = None,
-    ema: Annotated[float | None, Option(help="Decay of the averaged weights.", rich_help_panel=HOW)] = None,
+    ema: training_options.Ema = None,
     clip_norm: Annotated[float | None, Option(help="The longest gradient.", rich_help_panel=HOW)] = None,
-    dtype: Annotated[
-        str | None, Option(help="float32, or bfloat16 for the network's products.", rich_help_panel=HOW)
-    ] = None,
-    seed: Annotated[int | None, Option(help="Of all that is random.", rich_help_panel=HOW)] = None,
-    log_every: Annotated[int | None, Option(help="Steps a row of loss.csv.", rich_help_panel=RUN)] = None,
-    checkpoint_every: Annotated[int | None, Option(help="Steps between checkpoints.", rich_help_panel=RUN)] = None,
-    sheet_every: Annotated[
-        int | None, Option(help="Steps between sheets of samples; 0: none.", rich_help_panel=RUN)
-    ] = None,
+    dtype: training_options.Dtype = None,
+    seed: training_options.Seed = None,
+    log_every: training_options.LogEvery = None,
+    checkpoint_every: training_options.CheckpointEvery = None,
+    sheet_every: training_options.SheetEvery = None,
     resume: Annotated[
         bool, Option("--resume", help="Go on from the last good checkpoint, if there is one.", rich_help_panel=RUN)
     ] = False,
-    device: Annotated[
-        str | None, Option(help="cpu, cuda or cuda:1. Default: CUDA if there is one.", rich_help_panel=RUN)
-    ] = None,
-    threads: Annotated[int | None, Option(help="CPU threads. Default: torch's choice.", rich_help_panel=RUN)] = None,
-    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress.", rich_help_panel=RUN)] = False,
+    device: training_options.Device = None,
+    threads: training_options.Threads = None,
+    quiet: training_options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a class-conditional or unconditional U-Net on images.
@@ -89,7 +82,7 @@ def train(
     from fewstep.train import Listeners, saved_config
     from fewstep.train import train as run
 
-    saved = saved_config(out, say) if resume else None
+    saved = saved_config(out, tell) if resume else None
     if resume and saved is None and data is None and config is None:
         raise ArgumentError("resume", f"{out} without a checkpoint", "a run to go on with, or --data to begin one")
     settings = _settings(saved, config, given, schedule, channels, layers)
@@ -97,11 +90,11 @@ def train(
     command = ""
     if not resume or any(value is not None for value in typed.values()):
         command = command_line("train", None, {**typed, "device": device, "threads": threads, "out": out})
-    with asked_to_stop() as stop, progress(quiet or as_json, "train") as show:
-        listeners = Listeners(progress=show, say=say, stop=stop)
+    with asked_to_stop() as stop, fit_progress(quiet or as_json, "train") as show:
+        listeners = Listeners(progress=show, say=tell, stop=stop)
         trained = run(settings, out, resume=resume, device=where, command=command, listeners=listeners)
     if not trained.finished:
-        say(f"stopped at step {trained.step}, saved; the same command with --resume goes on")
+        tell(f"stopped at step {trained.step}, saved; the same command with --resume goes on")
         raise KeyboardInterrupt
     found = {
         "steps": trained.step, "parameters": trained.parameters, "loss": trained.loss, "seconds": trained.seconds,

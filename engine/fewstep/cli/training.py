@@ -66,7 +66,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def progress(quiet: bool, verb: str) -> Iterator[Callable[["Progress"], None]]:
+def fit_progress(quiet: bool, verb: str) -> Iterator[Callable[["Progress"], None]]:
     """A bar on stderr, or where that is no terminal a line about every 1/100 of the run."""
     if quiet:
         yield lambda _: None
@@ -94,6 +94,6 @@ def _state(now: "Progress") -> str:
     return f"loss {now.loss:.4g}  {now.samples_per_second:.0f} samples/s  {hours}:{minutes:02d}:{seconds:02d} left"
 
 
-def say(line: str) -> None:
+def tell(line: str) -> None:
     """A line on stderr."""
     print(plain(line), file=sys.stderr, flush=True)

@@ -58,7 +58,7 @@ class DistillConfig(FitConfig):
         given = self.guidance
         numbers = isinstance(given, list | tuple) and len(given) == 2
         if not numbers or not all(isinstance(w, int | float) and not isinstance(w, bool) for w in given or ()):
-            raise ArgumentError("guidance", given, "two scales, the smaller first, such as [1.0, 4.0]")
+            raise ArgumentError("guidance", given, "two scales, the smaller first, such as [1.0, 2.0]")
         low, high = map(float, given or (0, 0))
         if not 0 <= low < high <= 100:
             raise ArgumentError("guidance", given, "two scales from 0 to 100, the smaller first")
