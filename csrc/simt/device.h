@@ -12,7 +12,8 @@
 
 #define KERNEL static __global__
 #define DEVICE __device__ __forceinline__
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+#define GRID_CONSTANT __grid_constant__
 #define LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define UNROLL_FOR(...) _Pragma("unroll") for (__VA_ARGS__)
 
@@ -141,3 +142,6 @@ Status launch(void (*kernel)(Parameters...), long blocks, int threads, std::size
 }
 
 }  // namespace simt
+
+#include "device_sm90.h"
+#include "device_wgmma.h"

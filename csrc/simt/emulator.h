@@ -13,6 +13,7 @@
 #define KERNEL static
 #define DEVICE inline
 #define DYNAMIC_SHARED(name) unsigned char* name = simt::emulator::Block::running().shared().base()
+#define GRID_CONSTANT
 #define LAUNCH_BOUNDS(threads, blocks)
 #define UNROLL_FOR(...) for (__VA_ARGS__)
 
