@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 KERNEL, LOAD = "attention/sm80/kernel.h", "attention/sm80/load.h"
-MULTIPLY, SOFTMAX = "attention/sm80/multiply.h", "attention/sm80/softmax.h"
+MULTIPLY, SOFTMAX = "attention/sm80/multiply.h", "attention/softmax.h"
 STORE, SHAPE = "attention/sm80/store.h", "attention/sm80/shape.h"
 
 FIRST_WAIT = """    simt::cp_async_wait<1>();
@@ -127,8 +127,8 @@ MUTANTS = {
     ),
     "swapped_rows_of_p": Mutant(
         "the fragment of p has its rows and columns in the order of the other operand",
-        "numbers", MULTIPLY, "p[m][2 * k + i / 2][2 * (i % 2)], p[m][2 * k + i / 2][2 * (i % 2) + 1]",
-        "p[m][2 * k + i % 2][2 * (i / 2)], p[m][2 * k + i % 2][2 * (i / 2) + 1]",
+        "numbers", SOFTMAX, "p[2 * k + i / 2][2 * (i % 2)], p[2 * k + i / 2][2 * (i % 2) + 1]",
+        "p[2 * k + i % 2][2 * (i / 2)], p[2 * k + i % 2][2 * (i / 2) + 1]",
     ),
     "scale_of_base_e": Mutant(
         "the scale of e's powers for powers of 2",
@@ -136,11 +136,11 @@ MUTANTS = {
     ),
     "accumulator_not_rescaled": Mutant(
         "what was accumulated under a smaller maximum is kept as it was",
-        "numbers", SOFTMAX, "        o[n][2 * r] *= rescale;\n", "",
+        "numbers", SOFTMAX, "o[n][i] *= correction[i / 2];", "static_cast<void>(correction[i / 2]);",
     ),
     "sum_not_rescaled": Mutant(
         "what was summed under a smaller maximum is kept as it was",
-        "numbers", SOFTMAX, "      state.sum[r] *= rescale;\n", "",
+        "numbers", SOFTMAX, "    state.sum[r] *= correction[r];\n", "",
     ),
     "sum_of_one_lane": Mutant(
         "each lane divides by the sum of its own columns",

@@ -45,8 +45,10 @@ DEVICE void wgmma_registers(float (&d)[kColumns / 8][4], const std::uint32_t (&a
 #define FLOATS_32 FLOATS_OF(0), FLOATS_OF(1), FLOATS_OF(2), FLOATS_OF(3)
 #define PLACES_40 PLACES_32 ", %16, %17, %18, %19"
 #define FLOATS_40 FLOATS_32, FLOATS_OF(4)
-#define PLACES_64 PLACES_40 ", %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define FLOATS_64 FLOATS_40, FLOATS_OF(5), FLOATS_OF(6), FLOATS_OF(7)
+#define PLACES_48 PLACES_40 ", %20, %21, %22, %23"
+#define FLOATS_48 FLOATS_40, FLOATS_OF(5)
+#define PLACES_64 PLACES_48 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define FLOATS_64 FLOATS_48, FLOATS_OF(6), FLOATS_OF(7)
 #define PLACES_80 PLACES_64 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define FLOATS_80 FLOATS_64, FLOATS_OF(8), FLOATS_OF(9)
 #define PLACES_96 PLACES_80 ", %40, %41, %42, %43, %44, %45, %46, %47"
@@ -92,6 +94,7 @@ DEVICE void wgmma_registers(float (&d)[kColumns / 8][4], const std::uint32_t (&a
 #define WGMMA_BOTH(...) WGMMA(bfloat16, "bf16", __VA_ARGS__) WGMMA(half, "f16", __VA_ARGS__)
 WGMMA_BOTH(32, 16, 17, 18, 19, 20, 21)
 WGMMA_BOTH(40, 20, 21, 22, 23, 24, 25)
+WGMMA_BOTH(48, 24, 25, 26, 27, 28, 29)
 WGMMA_BOTH(64, 32, 33, 34, 35, 36, 37)
 WGMMA_BOTH(80, 40, 41, 42, 43, 44, 45)
 WGMMA_BOTH(96, 48, 49, 50, 51, 52, 53)

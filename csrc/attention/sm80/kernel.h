@@ -6,15 +6,13 @@
 
 #include "../../simt.h"
 #include "../params.h"
+#include "../softmax.h"
 #include "load.h"
 #include "multiply.h"
 #include "shape.h"
-#include "softmax.h"
 #include "store.h"
 
 namespace attention::sm80 {
-
-constexpr float kLog2E = 1.4426950408889634f;
 
 template <class T>
 DEVICE T* head_of(const View& view, int batch, int head) {
@@ -80,7 +78,9 @@ KERNEL void LAUNCH_BOUNDS(kWarp* kMaxWarps, S::kBlocks) attention_fwd(Params par
     multiply_keys<S>(s, q_fragments, own_queries, keys + stage * S::kKeyTile);
     UNROLL_FOR (int m = 0; m < S::kRowTiles; m++) {
       if (next_key > params.keys) mask_keys(s[m], params.keys - first_key);
-      softmax_tile<S::kStages == 1>(s[m], state[m], o[m], scale_log2);
+      float correction[2];
+      softmax_tile<S::kStages == 1>(s[m], state[m], correction, scale_log2);
+      if constexpr (S::kStages == 2) rescale(o[m], correction);
     }
     simt::cp_async_wait<1>();
     simt::sync_block();

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../../simt.h"
+#include "../softmax.h"
 
 namespace attention::sm80 {
 
@@ -44,7 +45,7 @@ DEVICE void multiply_keys(float (&s)[S::kRowTiles][S::kKeyTiles][4],
   }
 }
 
-// o += p v. What mma leaves of two neighbouring tiles of s is what it takes as a fragment of p.
+// o += p v.
 template <class S, class T>
 DEVICE void multiply_values(float (&o)[S::kRowTiles][S::kColumnTiles][4],
                             const float (&p)[S::kRowTiles][S::kKeyTiles][4], const T* values) {
@@ -52,9 +53,7 @@ DEVICE void multiply_values(float (&o)[S::kRowTiles][S::kColumnTiles][4],
   const T* corner = values + lane % 16 * S::kValueRow + lane / 16 * 8;
   UNROLL_FOR (int k = 0; k < S::kKeySteps; k++) {
     std::uint32_t a[S::kRowTiles][4];
-    UNROLL_FOR (int m = 0; m < S::kRowTiles; m++)
-      UNROLL_FOR (int i = 0; i < 4; i++)
-        a[m][i] = simt::pack<T>(p[m][2 * k + i / 2][2 * (i % 2)], p[m][2 * k + i / 2][2 * (i % 2) + 1]);
+    UNROLL_FOR (int m = 0; m < S::kRowTiles; m++) pack_fragment<T>(a[m], p[m], k);
     UNROLL_FOR (int n = 0; n + 1 < S::kColumnTiles; n += 2) {
       std::uint32_t b[4];
       simt::ldmatrix_x4_trans(b, corner + 16 * k * S::kValueRow + 8 * n);

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "../../simt.h"
-#include "softmax.h"
+#include "../softmax.h"
 
 namespace attention::sm80 {
 

@@ -1,0 +1,58 @@
+// What a block shares: tiles and barriers.
+#pragma once
+
+#include "../../simt.h"
+#include "shape.h"
+
+namespace attention::sm90 {
+
+// Shared memory. `full` is for what has arrived, and `free` for what may be overwritten: each consumer's
+// warps say so.
+template <class T, class S>
+struct Memory {
+  T* queries;  // [consumers][panels][64][64]; o is staged there
+  T* keys;     // [stages][panels][keys][64]
+  T* values;
+  simt::Mbarrier *keys_full, *keys_free, *values_full, *values_free;  // [stages]
+  simt::Mbarrier *queries_full, *queries_free;                        // [consumers]
+
+  DEVICE explicit Memory(unsigned char* shared)
+      : queries(reinterpret_cast<T*>(shared)),
+        keys(queries + S::kConsumers * S::kQueryTile),
+        values(keys + S::kStages * S::kKeyTile),
+        keys_full(reinterpret_cast<simt::Mbarrier*>(shared + S::kTileBytes)),
+        keys_free(keys_full + S::kStages),
+        values_full(keys_free + S::kStages),
+        values_free(values_full + S::kStages),
+        queries_full(values_free + S::kStages),
+        queries_free(queries_full + S::kConsumers) {}
+
+  // By the first thread alone, before anything else.
+  DEVICE void make_barriers() const {
+    for (int i = 0; i < S::kStages; i++) {
+      simt::mbarrier_init(keys_full + i, 1);
+      simt::mbarrier_init(keys_free + i, S::kConsumers * kWarps);
+      simt::mbarrier_init(values_full + i, 1);
+      simt::mbarrier_init(values_free + i, S::kConsumers * kWarps);
+    }
+    for (int i = 0; i < S::kConsumers; i++) {
+      simt::mbarrier_init(queries_full + i, 1);
+      simt::mbarrier_init(queries_free + i, kWarps);
+    }
+    simt::fence_mbarrier_init();
+  }
+};
+
+// The next stage to fill or to use, and the parity of the turn it is in.
+template <int kStages>
+struct Cursor {
+  int stage = 0, parity = 0;
+
+  DEVICE void advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+}  // namespace attention::sm90

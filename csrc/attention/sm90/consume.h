@@ -1,0 +1,100 @@
+// A consumer: the warpgroup that owns 64 rows of a tile of queries, from the logits to the result.
+#pragma once
+
+#include <cstdint>
+
+#include "../../simt.h"
+#include "../softmax.h"
+#include "block.h"
+#include "maps.h"
+#include "multiply.h"
+#include "shape.h"
+#include "store.h"
+#include "work.h"
+
+namespace attention::sm90 {
+
+// Two consumers take turns (Shah et al. 2024, FlashAttention-3, section 3.1): while one has the tensor cores
+// multiply, the other has its exponentials computed. Named barrier 1 + c lets consumer c go.
+template <class S>
+struct Turns {
+  static constexpr int kOf = 1, kFinished = 1 + S::kConsumers;  // the named barriers
+
+  DEVICE static void begin(int consumer) {  // consumer 0 goes first
+    if (S::kConsumers == 2 && consumer == 1) simt::named_arrive(kOf + 0, 2 * kWarpgroup);
+  }
+  DEVICE static void take(int consumer) {
+    if constexpr (S::kConsumers == 2) simt::named_sync(kOf + consumer, 2 * kWarpgroup);
+  }
+  DEVICE static void pass(int consumer) {
+    if constexpr (S::kConsumers == 2) simt::named_arrive(kOf + 1 - consumer, 2 * kWarpgroup);
+  }
+  // All warps of a consumer are here.
+  DEVICE static void finish(int consumer) { simt::named_sync(kFinished + consumer, kWarpgroup); }
+};
+
+// The caller's warp has read what `free` guards. A wait for wgmma goes before: it is of all lanes.
+DEVICE void release(simt::Mbarrier* free) {
+  if (simt::thread_index() % kWarp == 0) simt::mbarrier_arrive(free);
+}
+
+// For every tile of keys s = q k^T, p = softmax of s, o += p v; q k^T of one tile runs beside p v of the one
+// before (the same, section 3.2).
+template <class T, class S>
+DEVICE void consume(const Maps& maps, const Work& work, const Memory<T, S>& memory, int consumer) {
+  const T* const queries = memory.queries + consumer * S::kQueryTile;
+  float s[S::kKeyTiles][4], o[S::kColumnTiles][4], correction[2];
+  std::uint32_t p[S::kKeySteps][4];
+  Cursor<S::kStages> at_keys, at_values;
+  Cursor<1> turn;
+  Turns<S>::begin(consumer);
+  for (int index = simt::block_index(); index < work.tiles; index += simt::block_count()) {
+    RowState state{{simt::minus_infinity(), simt::minus_infinity()}, {0.0f, 0.0f}};
+    UNROLL_FOR (int n = 0; n < S::kColumnTiles; n++)
+      UNROLL_FOR (int i = 0; i < 4; i++) o[n][i] = 0.0f;
+
+    simt::mbarrier_wait(memory.queries_full + consumer, turn.parity);
+    simt::mbarrier_wait(memory.keys_full + at_keys.stage, at_keys.parity);
+    multiply_keys<S>(s, queries, memory.keys + at_keys.stage * S::kKeyTile);
+    simt::wgmma_wait<0>(s);
+    release(memory.keys_free + at_keys.stage);
+    at_keys.advance();
+    mask_keys(s, work.last_keys);
+    softmax_tile<true>(s, state, correction, work.scale_log2);
+    UNROLL_FOR (int step = 0; step < S::kKeySteps; step++) pack_fragment<T>(p[step], s, step);
+    simt::mbarrier_wait(memory.values_full + at_values.stage, at_values.parity);
+
+    for (int j = 1; j < work.key_tiles; j++) {
+      simt::mbarrier_wait(memory.keys_full + at_keys.stage, at_keys.parity);
+      Turns<S>::take(consumer);
+      multiply_keys<S>(s, queries, memory.keys + at_keys.stage * S::kKeyTile);
+      multiply_values<S>(o, p, memory.values + at_values.stage * S::kKeyTile);
+      Turns<S>::pass(consumer);
+      simt::wgmma_wait<1>(s);
+      release(memory.keys_free + at_keys.stage);
+      at_keys.advance();
+      softmax_tile<false>(s, state, correction, work.scale_log2);
+      // Here and not where they are needed: the compiler lets nothing pass that loops, and would otherwise
+      // wait for p v before it computes the exponentials.
+      Cursor<S::kStages> next = at_values;
+      next.advance();
+      simt::mbarrier_wait(memory.values_full + next.stage, next.parity);
+      simt::wgmma_wait<0>(o);
+      release(memory.values_free + at_values.stage);
+      at_values = next;
+      rescale(o, correction);
+      UNROLL_FOR (int step = 0; step < S::kKeySteps; step++) pack_fragment<T>(p[step], s, step);
+    }
+
+    multiply_values<S>(o, p, memory.values + at_values.stage * S::kKeyTile);
+    simt::wgmma_wait<0>(o);
+    release(memory.values_free + at_values.stage);
+    at_values.advance();
+
+    Turns<S>::finish(consumer);  // nobody reads the queries any more, over which o is staged
+    store_rows<S>(&maps.o, tile_at<S>(work, index), consumer, memory, o, state);
+    turn.advance();
+  }
+}
+
+}  // namespace attention::sm90

@@ -1,0 +1,40 @@
+// The two products of attention on one tile of keys, for the 64 queries of a warpgroup. Both are under way
+// when these return.
+#pragma once
+
+#include <cstdint>
+
+#include "../../simt.h"
+#include "shape.h"
+
+namespace attention::sm90 {
+
+// Descriptors count in units of 16 bytes.
+constexpr int kUnit = 16;
+
+// s = q k^T: 16 columns of depth at a time, 4 times in a panel.
+template <class S, class T>
+DEVICE void multiply_keys(float (&s)[S::kKeyTiles][4], const T* queries, const T* keys) {
+  const std::uint64_t q = simt::matrix_descriptor(queries, kUnit, kGroupBytes);
+  const std::uint64_t k = simt::matrix_descriptor(keys, kUnit, kGroupBytes);
+  simt::wgmma_fence();
+  UNROLL_FOR (int step = 0; step < S::kDepthSteps; step++) {
+    const int panel = step / 4, within = step % 4 * 32;
+    simt::wgmma_shared<T, S::kKeys>(s, q + (panel * kRows * kRowBytes + within) / kUnit,
+                                    k + (panel * S::kKeys * kRowBytes + within) / kUnit, step > 0);
+  }
+  simt::wgmma_commit();
+}
+
+// o += p v: 16 keys at a time.
+template <class S, class T>
+DEVICE void multiply_values(float (&o)[S::kColumnTiles][4], const std::uint32_t (&p)[S::kKeySteps][4],
+                            const T* values) {
+  const std::uint64_t v = simt::matrix_descriptor(values, S::kKeys * kRowBytes, kGroupBytes);
+  simt::wgmma_fence();
+  UNROLL_FOR (int step = 0; step < S::kKeySteps; step++)
+    simt::wgmma_registers<T, S::kHeadDim>(o, p[step], v + step * 16 * kRowBytes / kUnit);
+  simt::wgmma_commit();
+}
+
+}  // namespace attention::sm90

@@ -1,0 +1,13 @@
+// The variants that are built for sm_90a: the head dims of sm_80's, each compiled from variant.cu on its own.
+#pragma once
+
+#include "../../simt.h"
+#include "../params.h"
+
+namespace attention::sm90 {
+
+// Attention by the kernel made for kHeadDim, which also serves smaller head dims.
+template <class T, int kHeadDim>
+simt::Status variant(const Params& params, simt::Stream stream);
+
+}  // namespace attention::sm90
