@@ -30,7 +30,7 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, and every kernel compile
 bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'
 	$(BIN)/fewstep bench $(ARGS)
 
-build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90" picks
+build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90a" picks
 	FEWSTEP_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
 
 # Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.

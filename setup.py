@@ -1,7 +1,7 @@
 """The two source roots, engine/ and kernels/, and the CUDA module; everything else is in pyproject.toml.
 
 FEWSTEP_BUILD_CUDA   1: build fewstep_kernels._C or fail; 0: do not; unset: build it where there is nvcc
-FEWSTEP_CUDA_ARCHS   what to build it for, such as 80;90; unset: 80, whose PTX newer devices compile
+FEWSTEP_CUDA_ARCHS   what to build it for, such as 80;89;90a; unset: 80, whose PTX newer devices compile, and 90a
 CUDA_HOME, MAX_JOBS  where nvcc is; how many of it run at once
 """
 

@@ -8,8 +8,8 @@
 #include "arguments.h"
 
 static void attention_fwd(const Pointers& pointers, const Strides& strides, const Sizes& sizes, bool is_half,
-                          float scale, int multiprocessors, std::uintptr_t stream) {
-  const attention::Params params = attention_params(pointers, strides, sizes, scale, multiprocessors);
+                          float scale, int multiprocessors, int arch, std::uintptr_t stream) {
+  const attention::Params params = attention_params(pointers, strides, sizes, scale, multiprocessors, arch);
   const simt::Status status =
       attention::attention_fwd(params, attention_type(is_half), reinterpret_cast<simt::Stream>(stream));
   if (status.code < 0) throw std::invalid_argument(status.message);

@@ -20,12 +20,16 @@ CSRC = Path(__file__).resolve().parent
 HEAD_DIMS = (32, 40, 64, 80, 96, 128, 160, 192, 256)
 TYPES = ("bfloat16", "half")
 EMULATOR = tuple(f"simt/emulator/{name}.cpp" for name in ("block", "fiber", "global", "launch", "shared"))
-DISPATCH, VARIANT = "attention/attention.cu", "attention/sm80/variant.cu"
+DISPATCH = "attention/attention.cu"
+VARIANTS = {"sm80": "attention/sm80/variant.cu", "sm90": "attention/sm90/variant.cu"}
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
 # An uninitialised local is a pattern and not, by chance, zero; no product and sum in one rounding, so that two
 # machines find the same bits.
 HOST = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS)
 POISON = "-ftrivial-auto-var-init=pattern"
+CUDA = ("-std=c++17", "-O3", "--threads", "1", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+PTX = "arch=compute_80,code=compute_80"
+WITH_SM90 = "-DFEWSTEP_SM90"  # of the dispatch: that kernel is there too
 
 
 class BuildError(Exception):
@@ -92,8 +96,16 @@ def python_flags() -> list[str]:
 
 
 def variant_flags(head_dim: int, kind: str) -> list[str]:
-    """What makes attention/sm80/variant.cu one variant."""
+    """What makes a variant.cu one variant."""
     return [f"-DVARIANT_HEAD_DIM={head_dim}", f"-DVARIANT_TYPE={kind}"]
+
+
+def _variant_objects(plan: Ninja, rules: dict[str, str], root: Path = CSRC) -> list[str]:
+    """Every variant of each kernel in `rules`, by its rule."""
+    return [
+        plan.edge(f"{kernel}_d{head_dim}_{kind}.o", rule, [root / VARIANTS[kernel]], variant_flags(head_dim, kind))
+        for kernel, rule in rules.items() for head_dim in HEAD_DIMS for kind in TYPES
+    ]  # fmt: skip
 
 
 @contextmanager
@@ -128,11 +140,8 @@ def build_emulator(folder: Path) -> Path:
     """Build _sim in `folder`, or find it built; gives back the module's file."""
     with locked(folder):
         plan = Ninja(folder, "emulator.ninja")
-        objects = [*_emulator_objects(plan), plan.edge("attention.o", "compile", [CSRC / DISPATCH])]
-        for head_dim in HEAD_DIMS:
-            for kind in TYPES:
-                flags = variant_flags(head_dim, kind)
-                objects.append(plan.edge(f"d{head_dim}_{kind}.o", "compile", [CSRC / VARIANT], flags))
+        objects = [*_emulator_objects(plan), plan.edge("attention.o", "compile", [CSRC / DISPATCH], [WITH_SM90])]
+        objects += _variant_objects(plan, dict.fromkeys(VARIANTS, "compile"))
         module = plan.edge("_sim.so", "link", objects)
         plan.run(jobs())
     return folder / module
@@ -153,17 +162,26 @@ def build_kernels(folder: Path, source: Path) -> Path:
 def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_dim: int) -> dict[str, Path]:
     """Build _sim once for each planted bug: name -> (file in csrc, text that is in it once, what stands there instead).
 
-    Only one variant is compiled for each, in bfloat16; the rest is shared, and with `build_emulator` in this folder.
+    Of the kernel that has the file only one head dim is compiled for each, in bfloat16; where both have it, of both.
+    The rest is shared, and with `build_emulator` in this folder.
     """
     made: dict[str, Path] = {}
+    compiled: set[str] = set()
     with locked(folder):
         plan = Ninja(folder, "mutants.ninja")
-        only = [f"-DFEWSTEP_HEAD_DIMS={head_dim}", "-DFEWSTEP_BFLOAT16_ONLY"]
+        only = [f"-DFEWSTEP_HEAD_DIMS={head_dim}", "-DFEWSTEP_BFLOAT16_ONLY", WITH_SM90]
         shared = [*_emulator_objects(plan), plan.edge("one.o", "compile", [CSRC / DISPATCH], only)]
+        flags = variant_flags(head_dim, "bfloat16")
         for name, mutant in mutants.items():
             _plant(folder / name, *mutant)
-            variant = plan.edge(f"{name}.o", "compile", [folder / name / VARIANT], variant_flags(head_dim, "bfloat16"))
-            made[name] = folder / plan.edge(f"{name}.so", "link", [*shared, variant])
+            variants = []
+            for kernel, source in VARIANTS.items():
+                changed = kernel in mutant[0] or not any(other in mutant[0] for other in VARIANTS)
+                root, stem = (folder / name, name) if changed else (CSRC, "as_it_is")
+                variants.append(f"{stem}_{kernel}.o")
+                if variants[-1] not in compiled:
+                    compiled.add(plan.edge(variants[-1], "compile", [root / source], flags))
+            made[name] = folder / plan.edge(f"{name}.so", "link", [*shared, *variants])
         plan.run(jobs())
     return made
 
@@ -191,19 +209,23 @@ def nvcc() -> str | None:
 
 
 def architectures() -> list[str]:
-    """What is compiled to machine code: FEWSTEP_CUDA_ARCHS, such as "80;90", or sm_80, which newer ones also run."""
-    found = os.environ.get("FEWSTEP_CUDA_ARCHS", "80").replace(",", ";").split(";")
+    """What is compiled to machine code: FEWSTEP_CUDA_ARCHS, such as "80;89;90a", or sm_80 and sm_90a.
+
+    90a, and it alone, brings the kernels of sm_90a; any other is one more for those of sm_80.
+    """
+    found = os.environ.get("FEWSTEP_CUDA_ARCHS", "80;90a").replace(",", ";").split(";")
     for each in found:
-        if not re.fullmatch(r"[0-9]{2,3}a?", each) or int(each.rstrip("a")) < 80:
-            raise BuildError(f"FEWSTEP_CUDA_ARCHS: got {each!r}; allowed: 80 or newer, such as 80;90")
+        if each != "90a" and (not re.fullmatch(r"[0-9]{2,3}", each) or int(each) < 80):
+            raise BuildError(f"FEWSTEP_CUDA_ARCHS: got {each!r}; allowed: 80 or newer, or 90a, such as 80;90a")
     return found
 
 
-def cuda_flags(archs: Sequence[str]) -> list[str]:
-    """How nvcc compiles: machine code for each architecture, and sm_80's PTX for those to come."""
-    flags = ["-std=c++17", "-O3", "--threads", "1", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-    targets = [*(f"arch=compute_{each},code=sm_{each}" for each in archs), "arch=compute_80,code=compute_80"]
-    return [*flags, *(f"-gencode={target}" for target in targets)]
+def cuda_targets(kernel: str, archs: Sequence[str]) -> list[str]:
+    """What nvcc makes of a kernel: machine code for each architecture; of sm_80's, PTX too for those to come."""
+    if kernel == "sm90":
+        return ["-gencode=arch=compute_90a,code=sm_90a"]
+    targets = [*(f"arch=compute_{each},code=sm_{each}" for each in archs if each != "90a"), PTX]
+    return [f"-gencode={target}" for target in targets]
 
 
 def build_cuda(folder: Path) -> Path:
@@ -214,15 +236,15 @@ def build_cuda(folder: Path) -> Path:
     archs = architectures()
     with locked(folder):
         plan = Ninja(folder, "cuda.ninja")
-        command = f"{compiler} {shlex.join(cuda_flags(archs))} $flags -MMD -MF $out.d -c $in -o $out"
-        plan.rule("compile", command, depfile=True)
+        kernels = [kernel for kernel in VARIANTS if kernel == "sm80" or "90a" in archs]
+        for kernel in kernels:
+            command = shlex.join([compiler, *CUDA, *cuda_targets(kernel, archs)])
+            plan.rule(f"compile_{kernel}", f"{command} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
         plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
-        objects = [plan.edge("bindings.o", "compile", [CSRC / "bindings.cpp"], python_flags())]
-        objects.append(plan.edge("attention.o", "compile", [CSRC / DISPATCH]))
-        for head_dim in HEAD_DIMS:
-            for kind in TYPES:
-                flags = variant_flags(head_dim, kind)
-                objects.append(plan.edge(f"d{head_dim}_{kind}.o", "compile", [CSRC / VARIANT], flags))
+        dispatch = [WITH_SM90] if "sm90" in kernels else []
+        objects = [plan.edge("bindings.o", "compile_sm80", [CSRC / "bindings.cpp"], python_flags())]
+        objects.append(plan.edge("attention.o", "compile_sm80", [CSRC / DISPATCH], dispatch))
+        objects += _variant_objects(plan, {kernel: f"compile_{kernel}" for kernel in kernels})
         module = folder / plan.edge("_C.so", "link", objects)
         print(f"csrc: {compiler}, {jobs()} at once", flush=True)
         plan.run(jobs())

@@ -56,6 +56,7 @@ def simulate(
     *,
     module: Any = None,
     multiprocessors: int = FEW,
+    arch: int = 80,
     seed: int = 0,
     shared_limit: int | None = None,
 ) -> tuple[Tensor, dict[str, int]]:
@@ -66,7 +67,7 @@ def simulate(
     out = torch.full(q.shape, torch.nan, dtype=q.dtype)
     ranges = [*(extent(each, False) for each in (q, k, v)), extent(out, True)]
     limit = module.SHARED_LIMIT if shared_limit is None else shared_limit
-    did = module.attention_fwd(*prepare(q, k, v, out, scale), multiprocessors, ranges, seed, limit)
+    did = module.attention_fwd(*prepare(q, k, v, out, scale), multiprocessors, arch, ranges, seed, limit)
     return out, did
 
 

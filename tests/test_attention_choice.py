@@ -103,10 +103,10 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The CPU as a CUDA device that the emulator drives; tells which attention ran."""
     ran: list[str] = []
 
-    def emulate(call: Call, _: torch.device) -> None:
+    def emulate(call: Call, _: torch.device, arch: int | None = None) -> None:
         ran.append("ours")
         ranges = [*(extent(each, False) for each in SAMPLE), (call.pointers[3], SAMPLE[0].nbytes, True)]
-        emulator().attention_fwd(*call, 132, ranges, 0, emulator().SHARED_LIMIT)
+        emulator().attention_fwd(*call, 132, arch or 80, ranges, 0, emulator().SHARED_LIMIT)
 
     monkeypatch.setattr(CHOICE, "_device_refusal", lambda q: None)
     monkeypatch.setattr(_ext, "attention_fwd", emulate)

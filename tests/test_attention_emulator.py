@@ -195,4 +195,4 @@ def test_the_kernels_check_what_they_are_given_themselves(change: dict[str, obje
     pointers, strides = [4096] * 4, [[560, 80, 40]] * 4
     given = {"pointers": pointers, "strides": strides, "sizes": [2, 2, 7, 7, 40], "is_half": False, "scale": 1.0}
     with pytest.raises(ValueError, match=message):
-        emulator().attention_fwd(*(given | change).values(), 1, [], 0, 0)
+        emulator().attention_fwd(*(given | change).values(), 1, 80, [], 0, 0)

@@ -16,7 +16,7 @@ from simulation import ROOT, builder, load
 GATE = ROOT / "tools" / "cuda_gate.py"
 
 
-def gate(cache: Path, *options: str, only: str = "d32 half") -> tuple[int, list[dict[str, Any]], str]:
+def gate(cache: Path, *options: str, only: str = "sm80 d32 half") -> tuple[int, list[dict[str, Any]], str]:
     """Exit status, rows and faults, for one variant."""
     if builder().nvcc() is None:
         pytest.skip("nvcc is not installed here")
@@ -33,7 +33,7 @@ def test_a_variant_passes_and_its_rows_are_read_from_the_cache(tmp_path: Path) -
     assert "cuda gate: 4 rows, 0 at fault" in report
     assert all(row["spills"] == row["stack"] == 0 < row["registers"] for row in rows)
     # For each 16 queries and 16 keys: 2 tiles of keys by 2 steps of depth, and 4 tiles of columns.
-    assert [row["hmma"] for row in rows] == [(4 + 4) * 64 // 16, 2 * (4 + 4) * 64 // 16, 8 * 128 // 16, 8 * 80 // 16]
+    assert [row["mma"] for row in rows] == [(4 + 4) * 64 // 16, 2 * (4 + 4) * 64 // 16, 8 * 128 // 16, 8 * 80 // 16]
     (kept,) = tmp_path.glob("*.json")
     kept.write_text(json.dumps([row | {"spills": 4} for row in rows]))
     status, _, report = gate(tmp_path)
@@ -59,21 +59,43 @@ def test_a_planted_spill_fails_and_is_named(tmp_path: Path) -> None:
     assert re.search(r"^sm_80 d32 half, 2x16 rows a warp, 64 keys a tile, 2 stages: \d+ bytes of spills", report, re.M)
 
 
+def test_the_variants_of_sm_90a_multiply_by_wgmma_what_the_head_dim_needs(tmp_path: Path) -> None:
+    status, rows, report = gate(tmp_path, only="sm90 d40 half")
+    assert status == 0
+    assert "cuda gate: 3 rows, 0 at fault" in report
+    # Of depth 48, 3 products for the first tile of keys and 3 for all others; of the keys, a sixteenth for all but the
+    # last tile and as many for that.
+    assert [row["mma"] for row in rows] == [3 + 3 + 2 * 128 // 16, 3 + 3 + 2 * 128 // 16, 3 + 3 + 2 * 80 // 16]
+
+
+def test_products_that_wait_for_each_other_fail(tmp_path: Path) -> None:
+    turn = "      Turns<S>::pass(consumer);\n"
+    touched = planted(tmp_path, "attention/sm90/consume.h", turn, "      s[0][0] += 1.0f;\n" + turn)
+    status, _, report = gate(tmp_path, touched, only="sm90 d40 half")
+    assert status == 1
+    assert "sm_90a d40 half, 2 consumers, 128 keys a tile, 2 stages: wgmma is serialized" in report
+
+
 def test_a_block_too_large_for_some_devices_fails_and_is_named(tmp_path: Path) -> None:
     roomy = planted(tmp_path, "attention/sm80/shape.h", "kMaxShared = 101376;", "kMaxShared = 166912;")
-    status, _, report = gate(tmp_path, roomy, only="d160 half")
+    status, _, report = gate(tmp_path, roomy, only="sm80 d160 half")
     assert status == 1
     assert "107520 bytes of shared memory, over 101376" in report
 
 
 def test_each_fault_is_named() -> None:
     module = load("cuda_gate", GATE)
-    row = module.Row("d40 half", "kernel", "80", registers=128, stack=0, spills=0, shared=101376, hmma=44)
+    row = module.Row("d40 half", "kernel", "80", registers=128, stack=0, spills=0, shared=101376, mma=44)
     assert row.faults == []
     assert replace(row, spills=8).faults == ["8 bytes of spills"]
     assert replace(row, stack=16).faults == ["a stack of 16 bytes"]
     assert replace(row, shared=101392).faults == ["101392 bytes of shared memory, over 101376"]
-    assert replace(row, hmma=0).faults == ["no HMMA"]
+    assert replace(row, mma=0).faults == ["no HMMA"]
+    hopper = replace(row, arch="90a", shared=232448)
+    assert hopper.faults == []
+    assert replace(hopper, shared=232464).faults == ["232464 bytes of shared memory, over 232448"]
+    assert replace(hopper, mma=0).faults == ["no HGMMA"]
+    assert replace(hopper, serialized=True).faults == ["wgmma is serialized"]
 
 
 def test_without_nvcc_it_says_so_and_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
     .venv/bin/python tools/cuda_gate.py [--only d40] [--json]
 
-A row fails where a kernel spills registers or has a stack, asks for more shared memory than every device from sm_80 on
-gives a block, or does without tensor cores. Rows are kept in build/cuda_gate under a hash of all they depend on.
+A row fails where a kernel spills registers or has a stack, asks for more shared memory than its devices give a block
+(all from sm_80 on; of sm_90a's, Hopper), does without tensor cores, or waits for each wgmma before the next. Rows are
+kept in build/cuda_gate under a hash of all they depend on.
 """
 
 import argparse
@@ -23,19 +24,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
-from ninja_build import CSRC, HEAD_DIMS, TYPES, VARIANT, nvcc, variant_flags  # noqa: E402
+from ninja_build import CSRC, HEAD_DIMS, TYPES, VARIANTS, nvcc, variant_flags  # noqa: E402
 
-MAX_SHARED = 101376  # bytes a block may have on sm_86, sm_89 and sm_120
 PROCESSES = 2
-ARCHS = ("80",)
 USAGE = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
     r"Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
-SHAPE = re.compile(r"ShapeILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")  # in a mangled name: head dim, row tiles, keys, stages
+SHAPE = re.compile(r"ShapeILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")  # in a mangled name: its four numbers
+SERIALIZED = re.compile(r"wgmma.* serialized .*function '?(?P<name>\w+)")  # ptxas gave up: each product is waited for
 FUNCTION = re.compile(r"Function : (\w+)")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of the kernels, as it is compiled and judged."""
+
+    arch: str
+    max_shared: int  # bytes of a block
+    instruction: str  # of the tensor cores: without it there is no point
+    shape: str  # what the second, third and fourth number of a Shape say
+
+
+KERNELS = {  # 101376: what a block may have on sm_86, sm_89 and sm_120
+    "sm80": Kernel("80", 101376, "HMMA.16816", "{}x16 rows a warp, {} keys a tile, {} stages"),
+    "sm90": Kernel("90a", 232448, "HGMMA", "{} consumers, {} keys a tile, {} stages"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,15 +65,18 @@ class Row:
     stack: int  # bytes a thread
     spills: int  # bytes stored and loaded
     shared: int  # bytes a block, at most
-    hmma: int  # instructions
+    mma: int  # instructions of the tensor cores: HMMA, or HGMMA on sm_90a
+    serialized: bool = False  # wgmma: each product is waited for before the next
 
     @property
     def faults(self) -> list[str]:
         """Why it may not pass, in words."""
+        (of,) = [kernel for kernel in KERNELS.values() if kernel.arch == self.arch]
         found = [f"{self.spills} bytes of spills"] if self.spills else []
         found += [f"a stack of {self.stack} bytes"] if self.stack else []
-        found += [f"{self.shared} bytes of shared memory, over {MAX_SHARED}"] if self.shared > MAX_SHARED else []
-        return found + ([] if self.hmma else ["no HMMA"])
+        found += [f"{self.shared} bytes of shared memory, over {of.max_shared}"] if self.shared > of.max_shared else []
+        found += ["wgmma is serialized"] if self.serialized else []
+        return found + ([] if self.mma else [f"no {of.instruction.split('.')[0]}"])
 
 
 def tool(name: str) -> Path:
@@ -75,44 +94,47 @@ def run(*command: str | Path) -> str:
     return done.stdout + done.stderr
 
 
-def hmma_counts(cubin: Path) -> dict[str, int]:
-    """How many HMMA instructions each function of a cubin has."""
+def mma_counts(cubin: Path, instruction: str) -> dict[str, int]:
+    """How many of the instructions each function of a cubin has."""
     _, *functions = FUNCTION.split(run(tool("cuobjdump"), "--dump-sass", cubin))
-    return {name: body.count("HMMA.16816") for name, body in zip(functions[::2], functions[1::2], strict=True)}
+    return {name: body.count(instruction) for name, body in zip(functions[::2], functions[1::2], strict=True)}
 
 
-def shared_bytes(csrc: Path, shapes: list[tuple[str, ...]], scratch: Path) -> list[int]:
+def shared_bytes(csrc: Path, kernel: str, shapes: list[tuple[str, ...]], scratch: Path) -> list[int]:
     """What shape.h makes of each shape, as a program of the host's compiler prints it."""
     source, program = scratch / "shared.cpp", scratch / "shared"
     calls = "".join(f'std::printf("%zu\\n", Shape<{",".join(shape)}>::kSharedBytes);' for shape in shapes)
-    head = f'#include <cstdio>\n#include "{csrc}/attention/sm80/shape.h"\nusing namespace attention::sm80;\n'
+    head = f'#include <cstdio>\n#include "{csrc}/attention/{kernel}/shape.h"\nusing namespace attention::{kernel};\n'
     source.write_text(f"{head}int main() {{ {calls} }}\n")
     run(os.environ.get("CXX", "g++"), "-std=c++17", source, "-o", program)
     return [int(line) for line in run(program).split()]
 
 
-def measure(csrc: Path, head_dim: int, kind: str, arch: str) -> list[Row]:
-    """Compile one variant for one architecture and read what came of each kernel."""
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
+def measure(csrc: Path, name: str, head_dim: int, kind: str) -> list[Row]:
+    """Compile one variant of a kernel and read what came of each of its shapes."""
+    kernel = KERNELS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
         cubin = scratch / "variant.cubin"
-        target = f"arch=compute_{arch},code=sm_{arch}"
+        target = f"arch=compute_{kernel.arch},code=sm_{kernel.arch}"
         flags = ["-std=c++17", "-O3", "-gencode", target, "-Xptxas", "-v", "-cubin", *variant_flags(head_dim, kind)]
-        printed = run(nvcc() or "nvcc", *flags, csrc / VARIANT, "-o", cubin)
+        printed = run(nvcc() or "nvcc", *flags, csrc / VARIANTS[name], "-o", cubin)
         used = [each.groupdict() for each in USAGE.finditer(printed)]
-        hmma = hmma_counts(cubin)
+        serialized = {each["name"] for each in SERIALIZED.finditer(printed)}
+        mma = mma_counts(cubin, kernel.instruction)
         shapes = [SHAPE.search(each["name"]).groups() for each in used]
-        shared = shared_bytes(csrc, shapes, scratch)
+        shared = shared_bytes(csrc, name, shapes, scratch)
     return [
         Row(
             variant=f"d{head_dim} {kind}",
-            kernel=f"{shape[1]}x16 rows a warp, {shape[2]} keys a tile, {shape[3]} stages",
-            arch=arch,
+            kernel=kernel.shape.format(*shape[1:]),
+            arch=kernel.arch,
             registers=int(each["registers"]),
             stack=int(each["stack"]),
             spills=int(each["stores"]) + int(each["loads"]),
             shared=size,
-            hmma=hmma[each["name"]],
+            mma=mma[each["name"]],
+            serialized=each["name"] in serialized,
         )
         for each, shape, size in zip(used, shapes, shared, strict=True)
     ]
@@ -121,11 +143,11 @@ def measure(csrc: Path, head_dim: int, kind: str, arch: str) -> list[Row]:
 @functools.cache
 def everything(csrc: Path) -> str:
     """What all rows depend on: the sources, this file, the compiler."""
-    sources = [*sorted(csrc.rglob("*.h")), csrc / VARIANT, Path(__file__)]
+    sources = [*sorted(csrc.rglob("*.h")), *(csrc / path for path in VARIANTS.values()), Path(__file__)]
     return repr([(path.name, path.read_text()) for path in sources]) + run(nvcc() or "nvcc", "--version")
 
 
-def cached(csrc: Path, cache: Path, variant: tuple[int, str, str]) -> list[Row]:
+def cached(csrc: Path, cache: Path, variant: tuple[str, int, str]) -> list[Row]:
     """The rows of a variant: measured, or what was measured before."""
     path = cache / f"{hashlib.sha256(repr((variant, everything(csrc))).encode()).hexdigest()}.json"
     if not path.exists():
@@ -136,11 +158,11 @@ def cached(csrc: Path, cache: Path, variant: tuple[int, str, str]) -> list[Row]:
 
 
 def rows(csrc: Path, only: str, cache: Path) -> Iterator[Row]:
-    """Every kernel of every variant on every architecture, in order; what is not in the cache is compiled."""
+    """Every shape of every variant of both kernels, in order; what is not in the cache is compiled."""
     cache.mkdir(parents=True, exist_ok=True)
     variants = [
-        (head_dim, kind, arch) for head_dim in HEAD_DIMS for kind in TYPES for arch in ARCHS
-        if only in f"d{head_dim} {kind}"
+        (kernel, head_dim, kind) for kernel in KERNELS for head_dim in HEAD_DIMS for kind in TYPES
+        if only in f"{kernel} d{head_dim} {kind}"
     ]  # fmt: skip
     with ThreadPoolExecutor(PROCESSES) as pool:
         for found in pool.map(lambda variant: cached(csrc, cache, variant), variants):
@@ -149,7 +171,9 @@ def rows(csrc: Path, only: str, cache: Path) -> Iterator[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="variants whose name has this in it, such as 'd40 half'")
+    parser.add_argument(
+        "--only", default="", help="variants whose name has this in it, such as 'd40 half' or 'sm90 d40'"
+    )
     parser.add_argument("--json", action="store_true", help="rows as JSON on stdout")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "cuda_gate", help="where rows are kept")
     parser.add_argument("--csrc", type=Path, default=CSRC, help="other sources than the library's")
@@ -164,10 +188,10 @@ def main() -> int:
     if arguments.json:
         print(json.dumps([asdict(row) for row in found], indent=1))
     else:
-        print(" arch  reg stack spill   smem  hmma variant")
+        print("  arch  reg stack spill   smem   mma variant")
         for row in found:
-            numbers = f"{row.registers:>4} {row.stack:>5} {row.spills:>5} {row.shared:>6} {row.hmma:>5}"
-            print(f"sm_{row.arch} {numbers} {row.variant}, {row.kernel}")
+            numbers = f"{row.registers:>4} {row.stack:>5} {row.spills:>5} {row.shared:>6} {row.mma:>5}"
+            print(f"sm_{row.arch:<3} {numbers} {row.variant}, {row.kernel}")
     faults = [f"sm_{row.arch} {row.variant}, {row.kernel}: {', '.join(row.faults)}" for row in found if row.faults]
     print(*faults, f"cuda gate: {len(found)} rows, {len(faults)} at fault", sep="\n", file=sys.stderr)
     return bool(faults)

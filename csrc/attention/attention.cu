@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstdint>
 
+#include "head_dims.h"
 #include "sm80/variant.h"
+#include "sm90/variant.h"
 
 namespace attention {
 
@@ -30,18 +32,38 @@ const char* refusal(const Params& p) {
     return "head_dim must be a multiple of 8 up to 256";
   if (!(p.scale > 0.0f) || std::isinf(p.scale)) return "scale must be positive and finite";
   if (p.multiprocessors < 1) return "multiprocessors must be 1 or more";
+  if (p.arch < 80) return "arch must be 80 or more";
   const double blocks = static_cast<double>(p.batch) * p.heads * ((p.queries + 15.0) / 16);
   if (blocks > INT_MAX || p.keys > INT_MAX / 2 || p.queries > INT_MAX / 2)
     return "there are too many queries, keys or heads";
   return nullptr;
 }
 
+// TMA is not promised to take a tensor that repeats itself.
+bool repeats(const View& view, int batch, int heads, int rows) {
+  return (batch > 1 && view.batch_stride == 0) || (heads > 1 && view.head_stride == 0) ||
+         (rows > 1 && view.row_stride == 0);
+}
+
+bool is_for_sm90(const Params& p) {
+  return p.arch == 90 && !repeats(p.q, p.batch, p.heads, p.queries) &&
+         !repeats(p.k, p.batch, p.heads, p.keys) && !repeats(p.v, p.batch, p.heads, p.keys);
+}
+
+template <class T, int kHeadDim>
+simt::Status variant(const Params& params, simt::Stream stream) {
+#ifdef FEWSTEP_SM90
+  if (is_for_sm90(params)) return sm90::variant<T, kHeadDim>(params, stream);
+#endif
+  return sm80::variant<T, kHeadDim>(params, stream);
+}
+
 // The first variant, in the order they are listed, that has the head dim or the nearest above it.
 template <class T, int... kHeadDims>
-simt::Status dispatch(const Params& params, simt::Stream stream, sm80::HeadDims<kHeadDims...>) {
+simt::Status dispatch(const Params& params, simt::Stream stream, HeadDims<kHeadDims...>) {
   simt::Status status{-1, "no variant for this head_dim was built"};
   const bool found =
-      ((params.head_dim <= kHeadDims && (status = sm80::variant<T, kHeadDims>(params, stream), true)) || ...);
+      ((params.head_dim <= kHeadDims && (status = variant<T, kHeadDims>(params, stream), true)) || ...);
   static_cast<void>(found);
   return status;
 }
@@ -51,9 +73,9 @@ simt::Status dispatch(const Params& params, simt::Stream stream, sm80::HeadDims<
 simt::Status attention_fwd(const Params& params, Type type, simt::Stream stream) {
   if (const char* message = refusal(params)) return {-1, message};
 #ifndef FEWSTEP_BFLOAT16_ONLY
-  if (type == Type::kFloat16) return dispatch<simt::half>(params, stream, sm80::Built{});
+  if (type == Type::kFloat16) return dispatch<simt::half>(params, stream, Built{});
 #endif
-  if (type == Type::kBFloat16) return dispatch<simt::bfloat16>(params, stream, sm80::Built{});
+  if (type == Type::kBFloat16) return dispatch<simt::bfloat16>(params, stream, Built{});
   return {-1, "no variant for this type was built"};
 }
 

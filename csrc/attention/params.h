@@ -17,6 +17,7 @@ struct Params {
   int batch, heads, queries, keys, head_dim;
   float scale;          // of the logits: positive
   int multiprocessors;  // of the device: with few tiles, smaller ones fill it
+  int arch;             // of the device, as 80: 90 has kernels of its own
 };
 
 }  // namespace attention

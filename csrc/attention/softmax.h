@@ -1,5 +1,5 @@
-// The softmax of 16 rows, spread over a warp as mma and wgmma leave it: lane l has rows l / 4 and l / 4 + 8, of
-// them columns 2 (l % 4) and the next in every tile of 8.
+// The softmax of 16 rows, spread over a warp as mma and wgmma leave it: lane l has rows l / 4 and l / 4 + 8,
+// of them columns 2 (l % 4) and the next in every tile of 8.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ DEVICE void mask_keys(float (&s)[kTiles][4], int valid) {
       if (8 * n + column + i % 2 >= valid) s[n][i] = simt::minus_infinity();
 }
 
-// s becomes exp2(scale_log2 (s - max)). What was summed before, under a smaller maximum, is brought to the new
-// one by `correction` (Milakov and Gimelshein 2018, algorithm 3); kFirst: nothing was.
+// s becomes exp2(scale_log2 (s - max)). What was summed before, under a smaller maximum, is brought to the
+// new one by `correction` (Milakov and Gimelshein 2018, algorithm 3); kFirst: nothing was.
 template <bool kFirst, int kTiles>
 DEVICE void softmax_tile(float (&s)[kTiles][4], RowState& state, float (&correction)[2], float scale_log2) {
   UNROLL_FOR (int r = 0; r < 2; r++) {

@@ -16,9 +16,9 @@ using Ranges =
 
 static std::map<std::string, long> attention_fwd(const Pointers& pointers, const Strides& strides,
                                                  const Sizes& sizes, bool is_half, float scale,
-                                                 int multiprocessors, const Ranges& ranges,
+                                                 int multiprocessors, int arch, const Ranges& ranges,
                                                  std::uint64_t seed, std::size_t shared_limit) {
-  const attention::Params params = attention_params(pointers, strides, sizes, scale, multiprocessors);
+  const attention::Params params = attention_params(pointers, strides, sizes, scale, multiprocessors, arch);
   simt::emulator::Options options;
   options.seed = seed;
   options.shared_limit = shared_limit;

@@ -7,6 +7,7 @@ def attention_fwd(
     is_half: bool,
     scale: float,
     multiprocessors: int,
+    arch: int,
     stream: int,
 ) -> None: ...
 def driver_version() -> int: ...

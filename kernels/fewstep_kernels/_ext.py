@@ -50,15 +50,22 @@ def device_refusal(index: int) -> str | None:
     return None
 
 
-def attention_fwd(call: Call, device: torch.device) -> None:
-    """Put a call on the current stream of its device."""
+def attention_fwd(call: Call, device: torch.device, arch: int | None = None) -> None:
+    """Put a call on the current stream of its device; `arch` 80 takes the kernels of sm_80 on a newer one as well."""
     module, why_not = extension()
     if module is None:
         raise RuntimeError(why_not)
     with torch.cuda.device(device):
-        module.attention_fwd(*call, _multiprocessors(device), torch.cuda.current_stream(device).cuda_stream)
+        arch = _arch(device) if arch is None else arch
+        module.attention_fwd(*call, _multiprocessors(device), arch, torch.cuda.current_stream(device).cuda_stream)
 
 
 @functools.cache
 def _multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@functools.cache
+def _arch(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

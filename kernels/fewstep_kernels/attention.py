@@ -44,8 +44,10 @@ def torch_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None)
     return functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).contiguous()
 
 
-def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, arch: int | None = None) -> Tensor:
     """`reference.attention` by the hand-written kernel, on the current stream.
+
+    `arch` is the device's unless given; 80 takes the kernel of sm_80 where there is a newer one.
 
     Raises:
         TypeError, ValueError: the tensors do not belong together, or the kernel does not take them.
@@ -57,7 +59,7 @@ def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -
     if why_not := refusal(q, k, v, scale):
         raise ValueError(f"attention: {why_not}")
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _ext.attention_fwd(prepare(q, k, v, out, scale), q.device)
+    _ext.attention_fwd(prepare(q, k, v, out, scale), q.device, arch)
     return out
 
 

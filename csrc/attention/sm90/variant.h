@@ -1,4 +1,4 @@
-// The variants that are built for sm_90a: the head dims of sm_80's, each compiled from variant.cu on its own.
+// One variant for each head dim and type, compiled from variant.cu on its own, for sm_90a alone.
 #pragma once
 
 #include "../../simt.h"
