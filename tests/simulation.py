@@ -15,6 +15,7 @@ from torch.nn import functional
 from fewstep_kernels.attention_call import check_attention, prepare, refusal
 
 ROOT = Path(__file__).resolve().parent.parent
+SHARED_LIMITS = {80: 101_376, 90: 232_448}  # bytes of a block: on sm_86, sm_89 and sm_120; on sm_90
 FEW, MANY = 1, 10_000  # multiprocessors: so few that blocks are large, so many that they are small
 
 
@@ -66,7 +67,7 @@ def simulate(
     assert refusal(q, k, v, scale) is None
     out = torch.full(q.shape, torch.nan, dtype=q.dtype)
     ranges = [*(extent(each, False) for each in (q, k, v)), extent(out, True)]
-    limit = module.SHARED_LIMIT if shared_limit is None else shared_limit
+    limit = SHARED_LIMITS[arch] if shared_limit is None else shared_limit
     did = module.attention_fwd(*prepare(q, k, v, out, scale), multiprocessors, arch, ranges, seed, limit)
     return out, did
 

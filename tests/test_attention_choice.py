@@ -11,7 +11,7 @@ from torch import Tensor
 from fewstep_kernels import _ext, attention, reference
 from fewstep_kernels.attention import AHEAD, Ahead, ahead, cuda_attention, forced, own_attention
 from fewstep_kernels.attention_call import Call, check_attention, prepare, refusal
-from simulation import ROOT, emulator, errors, extent, simulate, tensors
+from simulation import ROOT, SHARED_LIMITS, emulator, errors, extent, simulate, tensors
 
 CHOICE = sys.modules[cuda_attention.__module__]
 SAMPLE = tensors(9, 77, 40, torch.bfloat16)
@@ -106,7 +106,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def emulate(call: Call, _: torch.device, arch: int | None = None) -> None:
         ran.append("ours")
         ranges = [*(extent(each, False) for each in SAMPLE), (call.pointers[3], SAMPLE[0].nbytes, True)]
-        emulator().attention_fwd(*call, 132, arch or 80, ranges, 0, emulator().SHARED_LIMIT)
+        emulator().attention_fwd(*call, 132, 80, ranges, 0, SHARED_LIMITS[80])
 
     monkeypatch.setattr(CHOICE, "_device_refusal", lambda q: None)
     monkeypatch.setattr(_ext, "attention_fwd", emulate)

@@ -1,5 +1,7 @@
 """The hand-written attention, executed by the emulator: against float64 and torch's own, in every layout and order."""
 
+import functools
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -26,14 +28,25 @@ def judge(out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None = No
     assert ours <= 2 * theirs
 
 
+Run = Callable[..., tuple[Tensor, dict[str, int]]]
+
+
+@pytest.fixture(params=[80, 90], ids=["sm_80", "sm_90a"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """The kernel of one architecture."""
+    return functools.partial(simulate, arch=request.param)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 @pytest.mark.parametrize("D", EXACT)
-def test_every_length_is_as_exact_as_torch_and_the_size_of_a_block_changes_no_bit(D: int, dtype: torch.dtype) -> None:
-    """Each length as queries and as keys at every head dim, and each pair of lengths at some head dim."""
+def test_every_length_is_as_exact_as_torch_and_the_size_of_a_block_changes_no_bit(
+    run: Run, D: int, dtype: torch.dtype
+) -> None:
+    """Each length as queries and as keys at every head dim, each pair at some; bits do not depend on the blocks."""
     for i, queries in enumerate(LENGTHS):
         q, k, v = tensors(queries, LENGTHS[(i + EXACT.index(D)) % len(LENGTHS)], D, dtype)
-        large, did_large = simulate(q, k, v, multiprocessors=FEW)
-        small, did_small = simulate(q, k, v, multiprocessors=MANY)
+        large, did_large = run(q, k, v, multiprocessors=FEW)
+        small, did_small = run(q, k, v, multiprocessors=MANY)
         judge(large, q, k, v)
         assert torch.equal(large, small)
         assert did_large["blocks"] <= did_small["blocks"]
@@ -41,10 +54,10 @@ def test_every_length_is_as_exact_as_torch_and_the_size_of_a_block_changes_no_bi
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 @pytest.mark.parametrize("D", LARGER)
-def test_a_head_dim_without_a_variant_runs_in_the_nearest_above(D: int, dtype: torch.dtype) -> None:
+def test_a_head_dim_without_a_variant_runs_in_the_nearest_above(run: Run, D: int, dtype: torch.dtype) -> None:
     for queries, keys in ((7, 77), (65, 130)):
         q, k, v = tensors(queries, keys, D, dtype)
-        judge(simulate(q, k, v, multiprocessors=MANY)[0], q, k, v)
+        judge(run(q, k, v, multiprocessors=MANY)[0], q, k, v)
 
 
 def layouts(D: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
@@ -70,95 +83,95 @@ def layouts(D: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize("D", [40, 64, 160])
-def test_every_layout_gives_the_same_bits(D: int) -> None:
-    found = {layout: simulate(*given)[0] for layout, given in layouts(D).items()}
+def test_every_layout_gives_the_same_bits(run: Run, D: int) -> None:
+    found = {layout: run(*given)[0] for layout, given in layouts(D).items()}
     judge(found["contiguous"], *layouts(D)["contiguous"])
     assert not [layout for layout, out in found.items() if not torch.equal(out, found["contiguous"])]
 
 
-def test_keys_shared_by_a_batch_need_no_copy() -> None:
+def test_keys_shared_by_a_batch_need_no_copy(run: Run) -> None:
     q, k, v = tensors(33, 77, 40, torch.float16)
     k, v = k[:1].expand_as(k), v[:1].expand_as(v)
-    out, _ = simulate(q, k, v)
-    assert torch.equal(out, simulate(q, k.contiguous(), v.contiguous())[0])
+    out, _ = run(q, k, v)
+    assert torch.equal(out, run(q, k.contiguous(), v.contiguous())[0])
 
 
 @pytest.mark.parametrize("scale", [0.02, 1.0, 3.5])
-def test_the_scale_is_an_argument(scale: float) -> None:
+def test_the_scale_is_an_argument(run: Run, scale: float) -> None:
     for queries, keys in FORMS.values():
         q, k, v = tensors(queries, keys, 80, torch.float16)
-        judge(simulate(q, k, v, scale)[0], q, k, v, scale)
+        judge(run(q, k, v, scale)[0], q, k, v, scale)
 
 
 @pytest.mark.parametrize(("D", "form"), list(product((40, 128, 160), FORMS)))
-def test_five_orders_of_threads_and_blocks_give_the_same_bits(D: int, form: str) -> None:
+def test_five_orders_of_threads_and_blocks_give_the_same_bits(run: Run, D: int, form: str) -> None:
     q, k, v = tensors(*FORMS[form], D, torch.bfloat16)
-    first, did = simulate(q, k, v, seed=0, multiprocessors=MANY)
+    first, did = run(q, k, v, seed=0, multiprocessors=MANY)
     for seed in range(1, 5):
-        out, again = simulate(q, k, v, seed=seed, multiprocessors=MANY)
+        out, again = run(q, k, v, seed=seed, multiprocessors=MANY)
         assert torch.equal(out, first)
         assert again == did
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_sample_has_the_same_bits_alone_and_in_a_batch(form: str) -> None:
+def test_a_sample_has_the_same_bits_alone_and_in_a_batch(run: Run, form: str) -> None:
     q, k, v = tensors(*FORMS[form], 64, torch.bfloat16, B=3)
-    out, _ = simulate(q, k, v, multiprocessors=8)
+    out, _ = run(q, k, v, multiprocessors=8)
     for i in range(3):
-        alone, _ = simulate(*(each[i : i + 1] for each in (q, k, v)), multiprocessors=8)
+        alone, _ = run(*(each[i : i + 1] for each in (q, k, v)), multiprocessors=8)
         assert torch.equal(alone[0], out[i])
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
-def test_logits_of_200_either_way(form: str, dtype: torch.dtype) -> None:
+def test_logits_of_200_either_way(run: Run, form: str, dtype: torch.dtype) -> None:
     q, k, v = tensors(*FORMS[form], 64, dtype)
     signs = torch.randn(64, generator=torch.Generator().manual_seed(1)).sign()
     q, k = (torch.where(each[..., :1] > 0, 5, -5) * signs.to(dtype) for each in (q, k))
     assert ((q.float()[:, :1] * k.float()[:, :1]).sum(-1) / 8).abs().eq(200).all()
-    out, _ = simulate(q, k, v)
+    out, _ = run(q, k, v)
     judge(out, q, k, v)
 
 
-def test_logits_that_grow_from_tile_to_tile() -> None:
+def test_logits_that_grow_from_tile_to_tile(run: Run) -> None:
     """Each tile of keys outweighs all before it, so what was summed must shrink to nothing."""
     q, k, v = tensors(64, 257, 40, torch.bfloat16)
     q, k = q.abs(), k.abs() * torch.linspace(0.01, 8, 257)[:, None, None].bfloat16()
-    judge(simulate(q, k, v)[0], q, k, v)
+    judge(run(q, k, v)[0], q, k, v)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_equal_keys_give_the_mean_of_the_values(form: str) -> None:
+def test_equal_keys_give_the_mean_of_the_values(run: Run, form: str) -> None:
     q, k, v = tensors(*FORMS[form], 80, torch.float16)
     k = k[:, :1].expand_as(k)
-    out, _ = simulate(q, k, v)
+    out, _ = run(q, k, v)
     judge(out, q, k, v)
     ours, theirs = out.double(), v.double().mean(1, keepdim=True).expand_as(q)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_nan_stays_where_it_belongs(form: str) -> None:
+def test_a_nan_stays_where_it_belongs(run: Run, form: str) -> None:
     """In a key or value: in the head that has it, for a value in its column; in a query: in its row."""
     q, k, v = tensors(*FORMS[form], 40, torch.bfloat16)
-    clean, _ = simulate(q, k, v)
+    clean, _ = run(q, k, v)
     where = {"q": (0, 3, 1), "k": (1, 65, 0), "v": (1, 65, 0, 5)}
     reach = {"q": (0, 3, 1), "k": (1, slice(None), 0), "v": (1, slice(None), 0, 5)}
     for which in "qkv":
         given = {"q": q.clone(), "k": k.clone(), "v": v.clone()}
         given[which][where[which]] = torch.nan
-        out, _ = simulate(**given)
+        out, _ = run(**given)
         expected = clean.clone()
         expected[reach[which]] = torch.nan
         torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def test_a_logit_of_minus_infinity_has_no_weight() -> None:
+def test_a_logit_of_minus_infinity_has_no_weight(run: Run) -> None:
     """As torch has it: products that overflow to minus infinity, over a whole tile of keys."""
     q, k, v = tensors(16, 130, 40, torch.bfloat16, B=1, H=1)
     q[..., 0], k[:, :70, :, 0], k[:, 70:, :, 0] = 3e38, -3e38, 0
     q[..., 1:] = 0
-    out, _ = simulate(q, k, v)
+    out, _ = run(q, k, v)
     torch.testing.assert_close(out[0, :, 0].float(), v[0, 70:, 0].float().mean(0).expand(16, -1), rtol=0, atol=4e-3)
 
 
