@@ -44,6 +44,7 @@ REFUSED = {
     "rows of 41": (tuple(each[..., :40] for each in narrow(41)), None, "q has rows that are not aligned to 16 bytes"),
     "empty batch": (tuple(each[:0] for each in SAMPLE), None, "there is nothing to attend to"),
     "no queries": ((SAMPLE[0][:, :0], *SAMPLE[1:]), None, "there is nothing to attend to"),
+    "no keys": ((SAMPLE[0], *(each[:, :0] for each in SAMPLE[1:])), None, "there is nothing to attend to"),
     "scale of 0": (SAMPLE, 0.0, "the scale 0.0 is not positive and finite"),
     "negative scale": (SAMPLE, -0.3, "the scale -0.3 is not positive and finite"),
 }
