@@ -65,7 +65,9 @@ def registry() -> dict[str, Part]:
                 script("attention", 60),
             ),
         ),
-        "sanitizer": Part("memcheck, racecheck and synccheck on every kernel", (script("sanitizer", 90),)),
+        "sanitizer": Part(
+            "memcheck, racecheck and synccheck on every kernel; initcheck too", (script("sanitizer", 90),)
+        ),
         "bench": Part("the step and the norms beside their baselines", (script("step", 70), script("norms", 35))),
         "tests": Part("gpu-marked tests of other files", (gpu_tests("tests", 5, *others),), default=bool(others)),
     }

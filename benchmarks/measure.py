@@ -28,7 +28,8 @@ from fewstep.graphs import Capturer, CudaCapturer
 from fewstep_kernels import reference
 
 NOT_RUN = 77  # the exit code of a script that could not run here
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests"
 
 
 @dataclass(frozen=True)
