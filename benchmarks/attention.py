@@ -20,7 +20,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,18 @@ def described(case: Case) -> dict[str, Any]:
 def first_line(error: Exception) -> str:
     """Of its message, no longer than a line of the table."""
     return (str(error).strip().splitlines() or [""])[0][:100]
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """For every case where ours was measured: its fastest form, its lead on torch's own and on the fastest other."""
+    for name in dict.fromkeys(row["case"] for row in rows):
+        measured = [row for row in rows if row["case"] == name and row["status"] == "measured"]
+        ours = [row for row in measured if row["contender"].startswith(OURS)]
+        others = [row for row in measured if not row["contender"].startswith(OURS)]
+        if ours and others:
+            mine, theirs = (min(each, key=lambda row: row["us"]) for each in (ours, others))
+            head = f"{name:<20}{mine['contender']:<16}{mine['us']:9.2f} us  {mine['share_of_floor']:6.1%} of the floor"
+            yield f"{head}  {mine['of_torch']:.2f} x torch, {theirs['us'] / mine['us']:.2f} x {theirs['contender']}"
 
 
 class Bench:
@@ -90,6 +102,9 @@ class Bench:
             if not self.alive():
                 self.report.check("the device has failed, so nothing more can be asked of it", False)
                 break
+        print("\nours beside the fastest other")
+        for line in summary(self.report.rows):
+            print(f"  {line}")
         return self.report.finish()
 
     def alive(self) -> bool:

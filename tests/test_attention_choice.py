@@ -58,6 +58,7 @@ def test_what_the_kernel_does_not_take_is_named_and_torch_gives_the_right_answer
     monkeypatch.setenv("FEWSTEP_ATTENTION", "ours")
     out, exact = cuda_attention(*given, scale), reference.attention(*(each.double() for each in given), scale)
     assert out.shape == given[0].shape
+    assert torch.equal(attention(*given, scale), out)
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=4 * torch.finfo(out.dtype).eps)
 
 

@@ -85,6 +85,7 @@ def test_what_the_kernel_does_not_take_torch_answers(
     monkeypatch.setenv("FEWSTEP_ATTENTION", "ours")
     out, exact = cuda_attention_laid_out(q, kv, scale), reference.attention_laid_out(q.double(), kv.double(), scale)
     assert out.shape == q.shape
+    assert torch.equal(attention_laid_out(q, kv, scale), out)
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=4 * torch.finfo(out.dtype).eps)
 
 
@@ -113,6 +114,13 @@ def test_more_than_2_to_the_31_elements_are_counted_in_64_bits() -> None:
     many = untouched.as_strided((2**27, 2, 2**5, 2**6, 8), (0, 8, 0, 8, 1))
     wide = untouched.as_strided((2**27, 2**6, 2**5, 8), (0, 8, 0, 1))
     assert refusal(wide, *rows(many)) == "there are too many queries, keys or heads"
+
+
+def test_shapes_of_more_than_2_to_the_31_elements_are_traced() -> None:
+    q = torch.empty(2**20, 64, 8, 64, device="meta", dtype=torch.bfloat16)
+    kv = lay_out(q[:, :1].expand(-1, 77, -1, -1), q[:, :1].expand(-1, 77, -1, -1))
+    assert kv.shape == (2**20, 2, 8, 77, 64)
+    assert attention_laid_out(q, kv).shape == attention(q, *rows(kv)).shape == q.shape
 
 
 KV = lay_out(*SAMPLE[1:])

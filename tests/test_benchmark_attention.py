@@ -81,6 +81,17 @@ def test_without_ours_nothing_is_proven(run: Any, monkeypatch: pytest.MonkeyPatc
     assert rows["torch"]["status"] == "measured"
 
 
+def test_the_summary_sets_the_fastest_of_ours_beside_the_fastest_other() -> None:
+    def row(contender: str, us: float, status: str = "measured") -> dict[str, Any]:
+        known = {"case": "a", "contender": contender, "status": status}
+        return known | ({"us": us, "of_torch": 12.0 / us, "share_of_floor": 3.0 / us} if status == "measured" else {})
+
+    rows = [row("torch", 12.0), row("ours", 8.0), row("ours, sm_80", 6.0), row("FA3", 9.0), row("math", 0.0, "wrong")]
+    (line,) = bench.summary(rows)
+    assert " ".join(line.split()) == "a ours, sm_80 6.00 us 50.0% of the floor 2.00 x torch, 1.50 x FA3"
+    assert not list(bench.summary([row("torch", 12.0), row("ours", 0.0, "wrong: off by 1.0e+00")]))
+
+
 def test_a_case_that_there_is_no_time_for_is_a_row_that_says_so(run: Any) -> None:
     _, rows, _ = run(seconds=-1.0)
     assert rows[""]["case"] == "small cross"
