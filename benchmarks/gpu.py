@@ -50,20 +50,25 @@ def registry() -> dict[str, Part]:
     """All parts, in the order they run in. Another part is another entry; the defaults stay under 540 s together."""
     others = other_gpu_tests()
     return {
-        "info": Part("the machine, and the ceilings measured on it", (script("info", 30),)),
+        "info": Part("the machine, and the ceilings measured on it", (script("info", 25),)),
         "kernels": Part(
-            "every kernel against float64", (gpu_tests("kernels", 140, *KERNEL_TESTS, workers=WORKERS, dry=SMALL),)
+            "every kernel against float64", (gpu_tests("kernels", 120, *KERNEL_TESTS, workers=WORKERS, dry=SMALL),)
         ),
         "graphs": Part(
             "graph == eager, bit by bit; then the latency of both",
-            (gpu_tests("graphs-tests", 45, *GRAPH_TESTS), script("graphs", 65)),
+            (gpu_tests("graphs-tests", 40, *GRAPH_TESTS), script("graphs", 55)),
         ),
         "attention": Part(
-            "the hand-written attention against float64, after `make build`",
-            (gpu_tests("attention", 45, *ATTENTION_TESTS, dry=("-k", "test_attention_device")),),
+            "the hand-written attention against float64, then beside torch's own and others; after `make build`",
+            (
+                gpu_tests("attention-tests", 40, *ATTENTION_TESTS, dry=("-k", "test_attention_device")),
+                script("attention", 60),
+            ),
         ),
-        "sanitizer": Part("memcheck, racecheck and synccheck on every kernel", (script("sanitizer", 80),)),
-        "bench": Part("the step and the norms beside their baselines", (script("step", 90), script("norms", 40))),
+        "sanitizer": Part(
+            "memcheck, racecheck and synccheck on every kernel; initcheck too", (script("sanitizer", 90),)
+        ),
+        "bench": Part("the step and the norms beside their baselines", (script("step", 70), script("norms", 35))),
         "tests": Part("gpu-marked tests of other files", (gpu_tests("tests", 5, *others),), default=bool(others)),
     }
 

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import inspect
 import json
+import math
 import os
 import pkgutil
 import subprocess
@@ -27,7 +28,8 @@ from fewstep.graphs import Capturer, CudaCapturer
 from fewstep_kernels import reference
 
 NOT_RUN = 77  # the exit code of a script that could not run here
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class Spread:
     low: float  # the 10th percentile
     high: float  # the 90th
     repeats: int
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> "Spread":
+        """The three quantiles of some times."""
+        quantiles = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+        low, median, high = torch.quantile(torch.tensor(times, dtype=torch.float64), quantiles).tolist()
+        return cls(median, low, high, len(times))
 
     def us(self) -> dict[str, float]:
         """As columns of a table, in microseconds."""
@@ -69,8 +78,38 @@ def timed(
         before()
         synchronize(device)
         times.append(_one(work, device))
-    low, median, high = torch.quantile(torch.tensor(times, dtype=torch.float64), torch.tensor([0.1, 0.5, 0.9]).double())
-    return Spread(float(median), float(low), float(high), len(times))
+    return Spread.of(times)
+
+
+def captured(call: Callable[[], object], calls: int) -> torch.cuda.CUDAGraph:
+    """So many calls in one CUDA graph, after three that compile and pick what a first call picks."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
+    return graph
+
+
+def in_turn(
+    works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, seconds: float = math.inf
+) -> dict[str, list[float]]:
+    """The times of each in seconds: in every round each runs once, so that what the clocks do falls on all of them.
+
+    Ends early, but not before 7 rounds, once `seconds` are over.
+    """
+    times: dict[str, list[float]] = {name: [] for name in works}
+    end = time.perf_counter() + seconds
+    for turn in range(rounds):
+        if turn >= 7 and time.perf_counter() > end:
+            break
+        for name, work in works.items():
+            times[name].append(_one(work, device))
+    return times
 
 
 def _one(work: Callable[[], object], device: torch.device) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from measure import Report, describe, put_kernels_in_place, script_options
+from measure import Report, captured, describe, in_turn, put_kernels_in_place, script_options
 from torch import Tensor
 from torch.nn import functional
 
@@ -65,28 +65,11 @@ def errors(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, float, float
     return mine, theirs, 2 * theirs + slack
 
 
-def microseconds(contenders: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+def microseconds(contenders: dict[str, Callable[[], object]], device: torch.device) -> dict[str, list[float]]:
     """Device time of one call of each, `ROUNDS` samples: replays of one graph of `CALLS` calls, in turn."""
-    graphs = {}
-    for name, call in contenders.items():
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            for _ in range(3):  # compiles, and picks what a first call picks
-                call()
-        side.synchronize()
-        graphs[name] = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graphs[name]):
-            for _ in range(CALLS):
-                call()
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for _, (name, graph) in itertools.product(range(ROUNDS), graphs.items()):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        samples[name].append(start.elapsed_time(end) * 1e3 / CALLS)
-    return samples
+    graphs = {name: captured(call, CALLS) for name, call in contenders.items()}
+    samples = in_turn({name: graph.replay for name, graph in graphs.items()}, device, ROUNDS)
+    return {name: [1e6 * each / CALLS for each in times] for name, times in samples.items()}
 
 
 def measured(name: str, shape: tuple[int, ...], device: torch.device, report: Report) -> dict[str, Any]:
@@ -112,7 +95,8 @@ def times(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, float]:
             "eager": lambda: eager(x, weight, bias),
             "compiled": lambda: compiled(x, weight, bias),
             "copy": lambda: out.copy_(x),
-        }
+        },
+        x.device,
     )
     found = {f"{name}_us": statistics.median(values) for name, values in samples.items()}
     found |= {f"{name}_spread_us": max(values) - min(values) for name, values in samples.items()}

@@ -1,10 +1,11 @@
-"""compute-sanitizer on every kernel: memcheck, racecheck and synccheck, on ragged shapes.
+"""compute-sanitizer on every kernel, on ragged shapes: memcheck, racecheck, synccheck; on attention initcheck as well.
 
-    python benchmarks/sanitizer.py --out build/sanitizer   on an NVIDIA GPU
+    python benchmarks/sanitizer.py --out build/sanitizer   on an NVIDIA GPU; --seconds 500 gives it all it may need
     python benchmarks/sanitizer.py --dry-run               on a CPU: the same kernels interpreted, without the tool
 
 Where the tool is missing or the machine refuses it, nothing was run, which is never a pass. Before it is believed it
-must find a write out of bounds that is planted for it.
+must find a write out of bounds that is planted for it. initcheck looks at attention alone, whose process runs no kernel
+but its own.
 """
 
 import argparse
@@ -15,20 +16,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
-from measure import NOT_RUN, Report, describe, put_kernels_in_place, script_options, synchronize
+from attention_contenders import own_refusal
+from exercise_attention import DONE
+from measure import NOT_RUN, ROOT, Report, describe, put_kernels_in_place, script_options, synchronize
 from step import Case, Work, step_of
 
 import fewstep_kernels
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
-SECONDS = 70.0  # for all of them together
+SECONDS = 80.0  # for all of them together
+ALONE_SECONDS = 30.0  # for an exercise without a tool
+MOST_AT_ONCE = 4
 FOUND = 86  # the exit code asked of the tool where it finds something
-DONE = "every kernel has run"
 REFUSED = re.compile(
     r"Device not supported|Failed to initialize|not supported on this|Unable to (?:start|attach|find).*"
 )
@@ -36,6 +42,19 @@ REFUSED = re.compile(
 SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard")
 
 CLEAN, ERRORS, NOTHING = "clean", "errors", "not run"
+
+
+class Exercise(NamedTuple):
+    """Kernels that one process runs, and the tools that look at it."""
+
+    command: tuple[str, ...]
+    tools: tuple[str, ...]
+
+
+EXERCISES = {
+    "attention": Exercise((str(ROOT / "benchmarks/exercise_attention.py"),), (*TOOLS, "initcheck")),
+    "ops": Exercise((__file__, "--exercise"), TOOLS),
+}
 
 
 def exercise(device: torch.device) -> None:
@@ -106,43 +125,67 @@ def run(command: Sequence[str], seconds: float) -> tuple[str, int | None]:
     return done.stdout, done.returncode
 
 
-def under(tool: str, path: str, what: str, seconds: float) -> tuple[str, str]:
-    """The verdict of one tool on this script's `--exercise` or `--plant`."""
+def under(tool: str, path: str, what: Sequence[str], seconds: float) -> tuple[str, str]:
+    """The verdict of one tool on a command of Python's."""
     options = ["--tool", tool, "--error-exitcode", str(FOUND), "--print-limit", "20"]
-    output, code = run([path, *options, sys.executable, __file__, what], seconds)
-    print(output[-6000:])
+    output, code = run([path, *options, sys.executable, *what], seconds)
+    print(f"{tool} on {' '.join(what)}:\n{output[-6000:]}", flush=True)
     return verdict(output, code)
 
 
+def runnable(report: Report, device: torch.device, end: float) -> list[str]:
+    """The exercises that end well without a tool: what they compile is found in the cache by those that follow."""
+    found = []
+    for name, exercise in EXERCISES.items():
+        why_not = own_refusal(device) if name == "attention" else None
+        if why_not is not None:
+            report.not_run.append(f"{name}: {why_not}")
+            continue
+        output, code = run([sys.executable, *exercise.command], min(ALONE_SECONDS, end - time.monotonic()))
+        print(output[-6000:])
+        if report.check(f"{name}: the kernels run without the tool", code == 0 and DONE in output):
+            found.append(name)
+    return found
+
+
+def judge(report: Report, path: str, names: Sequence[str], end: float) -> None:
+    """Every tool of every exercise, some at once: each spends most of its time on a start of its own."""
+
+    def one(run_of: tuple[str, str]) -> tuple[str, str]:
+        name, tool = run_of
+        return under(tool, path, EXERCISES[name].command, end - time.monotonic())
+
+    runs = [(name, tool) for name in names for tool in EXERCISES[name].tools]
+    with ThreadPoolExecutor(max(1, min(MOST_AT_ONCE, (os.cpu_count() or 1) // 2))) as pool:
+        for (name, tool), (found, why) in zip(runs, pool.map(one, runs), strict=True):
+            report.rows.append({"kernels": name, "tool": tool, "verdict": found, "why": why})
+            if found == NOTHING:
+                report.not_run.append(f"{tool} on {name}: {why}")
+            else:
+                report.check(f"{tool} on {name}: {why}", found == CLEAN)
+            report.save()
+
+
 def main(argv: Sequence[str]) -> int:
-    """Every tool in turn."""
+    """Every tool on everything."""
     if argv[:1] in (["--exercise"], ["--plant"]):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         put_kernels_in_place(device.type)
         (exercise if argv[0] == "--exercise" else plant)(device)
         return 0
-    options: argparse.Namespace = script_options(__doc__.splitlines()[0], argv)
+    options: argparse.Namespace = script_options(__doc__.splitlines()[0], argv, seconds=SECONDS)
     report = Report(options.out, describe(options.device))
-    end = time.monotonic() + SECONDS
-    output, code = run([sys.executable, __file__, "--exercise"], SECONDS)  # compiled here, found in the cache below
-    print(output[-6000:])
-    report.check("the kernels run without the tool", code == 0 and DONE in output)
+    end = time.monotonic() + options.seconds
+    names = runnable(report, options.device, end)
     if options.dry_run:
         return report.finish()
     path = tool_path()
     if path is None:
         report.not_run.append("compute-sanitizer is not on this machine")
-    elif (planted := under("memcheck", path, "--plant", end - time.monotonic()))[0] != ERRORS:
+    elif (planted := under("memcheck", path, (__file__, "--plant"), end - time.monotonic()))[0] != ERRORS:
         report.not_run.append(f"a planted write out of bounds is not reported: {planted[1]}")
     else:
-        for tool in TOOLS:
-            found, why = under(tool, path, "--exercise", end - time.monotonic())
-            report.rows.append({"tool": tool, "verdict": found, "why": why})
-            if found == NOTHING:
-                report.not_run.append(f"{tool}: {why}")
-            else:
-                report.check(f"{tool}: {why}", found == CLEAN)
-            report.save()
+        judge(report, path, names, end)
     return report.finish() or (NOT_RUN if report.not_run else 0)
 
 

@@ -46,7 +46,7 @@ from fewstep_kernels import STREAM_STEP, reference
 from fewstep_kernels.philox import philox4x32
 
 OURS, TWIN, COMPILED = "fused", "twin", "compiled twin"
-BASELINE_SECONDS = 35.0  # after so long no further case is compiled; --baseline-seconds=600 for all
+BASELINE_SECONDS = 20.0  # after so long no further case is compiled; --baseline-seconds=600 for all
 
 Step = Callable[[StaticBuffers, Tensor], None]
 

@@ -44,6 +44,7 @@ REFUSED = {
     "rows of 41": (tuple(each[..., :40] for each in narrow(41)), None, "q has rows that are not aligned to 16 bytes"),
     "empty batch": (tuple(each[:0] for each in SAMPLE), None, "there is nothing to attend to"),
     "no queries": ((SAMPLE[0][:, :0], *SAMPLE[1:]), None, "there is nothing to attend to"),
+    "no keys": ((SAMPLE[0], *(each[:, :0] for each in SAMPLE[1:])), None, "there is nothing to attend to"),
     "scale of 0": (SAMPLE, 0.0, "the scale 0.0 is not positive and finite"),
     "negative scale": (SAMPLE, -0.3, "the scale -0.3 is not positive and finite"),
 }
@@ -57,6 +58,7 @@ def test_what_the_kernel_does_not_take_is_named_and_torch_gives_the_right_answer
     monkeypatch.setenv("FEWSTEP_ATTENTION", "ours")
     out, exact = cuda_attention(*given, scale), reference.attention(*(each.double() for each in given), scale)
     assert out.shape == given[0].shape
+    assert torch.equal(attention(*given, scale), out)
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=4 * torch.finfo(out.dtype).eps)
 
 

@@ -43,6 +43,7 @@ def samples() -> dict[str, tuple[Tensor | int | float | list[int] | None, ...]]:
         "denoise_step": step_arguments(),
         "group_norm_silu": (torch.randn(2, 6, 5, 7), torch.rand(6), torch.rand(6), 3, 1e-5),
         "attention": (q, k, torch.randn_like(k), None),
+        "attention_laid_out": (q, torch.randn(2, 2, 3, 77, 8), None),
     }
 
 

@@ -1,10 +1,12 @@
 """Fused ops for diffusion sampling. They know tensors, not models: `reference` defines them in plain torch."""
 
+from fewstep_kernels.laid_out import lay_out
 from fewstep_kernels.ops import (
     STEP_OPS,
     StepOps,
     add_noise,
     attention,
+    attention_laid_out,
     begin_step,
     cfg_combine,
     denoise_step,
@@ -30,11 +32,13 @@ __all__ = [
     "StepOps",
     "add_noise",
     "attention",
+    "attention_laid_out",
     "begin_step",
     "cfg_combine",
     "denoise_step",
     "eager_step_ops",
     "group_norm_silu",
+    "lay_out",
     "normal",
     "posterior_update",
     "step_statistics",

@@ -15,6 +15,7 @@ from torch import Tensor
 from fewstep_kernels import reference
 from fewstep_kernels.attention import cuda_attention, torch_attention
 from fewstep_kernels.attention_call import check_attention
+from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, torch_attention_laid_out
 from fewstep_kernels.norms import torch_group_norm_silu
 
 _LIBRARY = torch.library.Library("fewstep", "DEF")
@@ -52,6 +53,11 @@ def _like_first(x: Tensor, *_: Any, **__: Any) -> Tensor:
 
 def _attention_fake(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     check_attention(q, k, v)
+    return q.new_empty(q.shape)
+
+
+def _laid_out_fake(q: Tensor, kv: Tensor, scale: float | None = None) -> Tensor:
+    check_laid_out(q, kv)
     return q.new_empty(q.shape)
 
 
@@ -108,6 +114,13 @@ _register(
     fused=False,
 )
 _LIBRARY.impl("attention", cuda_attention, "CUDA")
+_register(
+    "attention_laid_out(Tensor q, Tensor kv, float? scale=None) -> Tensor",
+    torch_attention_laid_out,
+    _laid_out_fake,
+    fused=False,
+)
+_LIBRARY.impl("attention_laid_out", cuda_attention_laid_out, "CUDA")
 
 normal: Callable[[Tensor, Tensor, int, Sequence[int]], Tensor] = torch.ops.fewstep.normal.default
 add_noise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = torch.ops.fewstep.add_noise.default
@@ -168,6 +181,17 @@ def attention(
     """softmax(scale q k^T) v for every head; training differentiates torch's own."""
     call = torch_attention if _needs_grad(q, k, v) else torch.ops.fewstep.attention.default
     result: Tensor = call(q, k, v, scale)
+    return result
+
+
+def attention_laid_out(
+    q: Tensor,  # [B, Lq, H, D]
+    kv: Tensor,  # [B, 2, H, Lk, D] as `lay_out` gives
+    scale: float | None = None,  # 1 / sqrt(D) unless given
+) -> Tensor:  # [B, Lq, H, D] contiguous
+    """`attention` where many q meet the same k and v: `lay_out` them once; training differentiates torch's own."""
+    call = torch_attention_laid_out if _needs_grad(q, kv) else torch.ops.fewstep.attention_laid_out.default
+    result: Tensor = call(q, kv, scale)
     return result
 
 

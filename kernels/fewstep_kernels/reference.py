@@ -215,6 +215,16 @@ def attention(
     return torch.einsum("bhqk,bkhd->bqhd", logits.softmax(-1), v.to(wide)).to(q.dtype).contiguous()
 
 
+def attention_laid_out(
+    q: Tensor,  # [B, Lq, H, D]
+    kv: Tensor,  # [B, 2, H, Lk, D] k and v from `fewstep_kernels.lay_out`
+    scale: float | None = None,  # 1 / sqrt(D) unless given
+) -> Tensor:  # [B, Lq, H, D] contiguous, in q's dtype
+    """`attention` of keys and values whose rows lie together head by head."""
+    k, v = kv.transpose(2, 3).unbind(1)
+    return attention(q, k, v, scale)
+
+
 def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 

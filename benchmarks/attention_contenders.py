@@ -1,0 +1,137 @@
+"""Who computes attention: the hand-written kernels, torch's own and its backends one by one, FlashAttention 3 and 4."""
+
+import importlib
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from attention_cases import Case
+from measure import TESTS
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fewstep_kernels import _ext, lay_out
+from fewstep_kernels.attention import own_attention, torch_attention
+from fewstep_kernels.laid_out import rows
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+OURS, TORCH = "ours", "torch"
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+# The modules that one or another distribution of each installs.
+FLASH_ATTENTION = {"FA3": ("flash_attn_interface", "fa3_fwd_interface"), "FA4": ("flash_attn.cute",)}
+UNTELLING = re.compile("not used because|runtime disabled")  # titles, and the backends that were not asked
+
+
+class NotHereError(Exception):
+    """A contender that this machine does not have, and why."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """attend(q [B, Lq, H, D], k and v [B, Lk, H, D]) -> [B, Lq, H, D] contiguous.
+
+    Attributes:
+        is_ours: its result and its failure are checks of the report.
+        laid_out: k and v are views of what `lay_out` made of them before the clock starts.
+    """
+
+    name: str
+    attend: Attend
+    is_ours: bool = False
+    laid_out: bool = False
+
+    def arguments(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As it wants them."""
+        return (q, *rows(lay_out(k, v))) if self.laid_out else (q, k, v)
+
+
+def contenders(case: Case, device: torch.device) -> list[Contender]:
+    """All that a case is given to, torch's own first: what the others may err is measured by it."""
+    found = [Contender(TORCH, torch_attention)]
+    if case.is_cross:
+        found.append(Contender(f"{TORCH}, laid out", torch_attention, laid_out=True))
+    if attend := own(device):
+        found.append(Contender(OURS, attend, is_ours=True))
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
+            found.append(Contender(f"{OURS}, sm_80", own_sm80, is_ours=True))
+        if case.is_cross:
+            found.append(Contender(f"{OURS}, laid out", attend, is_ours=True, laid_out=True))
+    found += [Contender(name, pinned(backend)) for name, backend in BACKENDS.items()]
+    return found + [Contender(name, flash_attention(*modules)) for name, modules in FLASH_ATTENTION.items()]
+
+
+def own_refusal(device: torch.device) -> str | None:
+    """Why the hand-written kernels cannot run here; None if they can."""
+    if device.type == "cuda":
+        return _ext.device_refusal(torch.cuda.current_device())
+    return None if shutil.which("g++") else "the emulator needs g++"
+
+
+def own(device: torch.device) -> Attend | None:
+    """The hand-written kernel of the device; on a CPU the emulator, which the tests have."""
+    if own_refusal(device):
+        return None
+    if device.type == "cuda":
+        return own_attention
+    if str(TESTS) not in sys.path:
+        sys.path.append(str(TESTS))
+    simulate = importlib.import_module("simulation").simulate
+    return lambda q, k, v: simulate(q, k, v)[0]
+
+
+def own_sm80(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The kernel for sm_80 where there is a newer one."""
+    return own_attention(q, k, v, arch=80)
+
+
+def pinned(backend: SDPBackend) -> Attend:
+    """torch's scaled_dot_product_attention by one backend or not at all."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with warnings.catch_warnings(record=True) as told, sdpa_kernel(backend):
+            warnings.simplefilter("always")
+            try:
+                return torch_attention(q, k, v)
+            except RuntimeError as error:
+                raise NotHereError(_refusal(error, [str(each.message) for each in told])) from None
+
+    return attend
+
+
+def _refusal(error: RuntimeError, told: list[str]) -> str:
+    """torch warns of every backend it passes over; the error says only that none is left."""
+    reasons = [each.split(" (Triggered")[0] for each in told if not UNTELLING.search(each)]
+    return reasons[0] if reasons else str(error)
+
+
+def flash_attention(*modules: str) -> Attend:
+    """The `flash_attn_func` of the first of these modules that is installed."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        found = _function(modules)(q, k, v)
+        out: Tensor = found[0] if isinstance(found, tuple) else found  # some versions add the sum of exponentials
+        return out
+
+    return attend
+
+
+def _function(modules: tuple[str, ...]) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    why_not = []
+    for name in modules:
+        try:
+            attend: Callable[..., Tensor | tuple[Tensor, ...]] = importlib.import_module(name).flash_attn_func
+        except Exception as error:  # an extension of another torch or CUDA may raise anything
+            why_not.append(f"{name}: {type(error).__name__}")
+        else:
+            return attend
+    raise NotHereError(f"not here ({', '.join(why_not)})")
