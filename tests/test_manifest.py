@@ -91,6 +91,21 @@ def test_other_values_are_the_same_kind() -> None:
     assert engine.manifest() == [{"n": 1, "steps": 4, "sampler": "ddim"}]
 
 
+def test_no_guidance_is_said_where_the_model_has_a_scale_of_its_own() -> None:
+    engine = small_engine(plan={"guidance_scale": 3.0})
+    engine.sample(labels=[1])
+    engine.sample(labels=[1, 2], guidance_scale=1.0)
+    requests = engine.manifest()
+    assert requests == [
+        {"n": 1, "steps": 4, "sampler": "ddim", "guidance_scale": 3.0},
+        {"n": 2, "steps": 4, "sampler": "ddim", "guidance_scale": 1.0},
+    ]
+    again = small_engine(plan={"guidance_scale": 3.0})
+    for request in requests:
+        again.sample(**request)
+    assert again.manifest() == requests
+
+
 def test_what_an_entry_cannot_say_is_not_listed() -> None:
     engine, states = small_engine(), list[State]()
 

@@ -65,7 +65,7 @@ class Seen:
         plan = batch.slots[0].plan
         if all(slot.state.index == 0 and _kind(slot.plan) == _kind(plan) for slot in batch.slots):
             output = batch.signature.output
-            entry = {"n": len(batch.samples)} | _described(plan)
+            entry = {"n": len(batch.samples), **_described(plan)}
             entry |= {"output": "uint8"} if output is not None and output.dtype == torch.uint8 else {}
             given = (watched, batch.signature.known, noise)
             entry |= {flag: True for flag, there in zip(FLAGS, given, strict=True) if there}
@@ -78,7 +78,8 @@ class Seen:
         `make_plan`, called as `Engine.plan` is, does not give again.
         """
         used = [self._entries[key] for key, _ in self._uses.most_common() if key in self._entries]
-        return [dict(entry) for entry, plan in used if _again(plan, make_plan)][:MAX_REQUESTS]
+        said = [(entry, _said(plan, make_plan)) for entry, plan in used]
+        return [entry | arguments for entry, arguments in said if arguments is not None][:MAX_REQUESTS]
 
 
 def write(path: str | os.PathLike[str], requests: Sequence[Mapping[str, Any]]) -> None:
@@ -163,8 +164,16 @@ def _kind(plan: Plan) -> tuple[object, ...]:
     return len(plan), plan.history, plan.learned_variance, plan.statistics, halves_of(plan)
 
 
-def _again(plan: Plan, make_plan: Callable[..., Plan]) -> bool:
-    try:
-        return _kind(make_plan(**_described(plan))) == _kind(plan)
-    except ArgumentError:
-        return False
+def _said(plan: Plan, make_plan: Callable[..., Plan]) -> dict[str, Any] | None:
+    """The arguments for which `make_plan` gives the plan's work again; None if there are none.
+
+    No guidance has to be said only to a model that has another scale of its own.
+    """
+    described = _described(plan)
+    for arguments in (described, {**described, "guidance_scale": 1.0}):
+        try:
+            if _kind(make_plan(**arguments)) == _kind(plan):
+                return arguments
+        except ArgumentError:
+            return None
+    return None
