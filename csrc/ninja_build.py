@@ -19,7 +19,24 @@ from pathlib import Path
 CSRC = Path(__file__).resolve().parent
 HEAD_DIMS = (32, 40, 64, 80, 96, 128, 160, 192, 256)
 TYPES = ("bfloat16", "half")
-EMULATOR = tuple(f"simt/emulator/{name}.cpp" for name in ("block", "fiber", "global", "launch", "shared"))
+EMULATOR = tuple(
+    f"simt/emulator/{name}.cpp"
+    for name in (
+        "block",
+        "fiber",
+        "global",
+        "launch",
+        "matrix",
+        "mbarrier",
+        "named",
+        "order",
+        "products",
+        "registers",
+        "shared",
+        "tensor",
+        "transfers",
+    )
+)
 DISPATCH, VARIANT = "attention/attention.cu", "attention/sm80/variant.cu"
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
 # An uninitialised local is a pattern and not, by chance, zero; no product and sum in one rounding, so that two
