@@ -19,7 +19,7 @@ from pathlib import Path
 CSRC = Path(__file__).resolve().parent
 HEAD_DIMS = (32, 40, 64, 80, 96, 128, 160, 192, 256)
 TYPES = ("bfloat16", "half")
-EMULATOR = tuple(f"simt/emulator/{name}.cpp" for name in ("block", "fiber", "global", "launch", "shared"))
+EMULATOR = sorted(f"simt/emulator/{file.name}" for file in (CSRC / "simt/emulator").glob("*.cpp"))
 DISPATCH = "attention/attention.cu"
 VARIANTS = {"sm80": "attention/sm80/variant.cu", "sm90": "attention/sm90/variant.cu"}
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")

@@ -27,14 +27,13 @@ static std::map<std::string, long> attention_fwd(const Pointers& pointers, const
   const simt::Status status = attention::attention_fwd(params, attention_type(is_half), nullptr);
   if (status.code != 0) throw std::invalid_argument(status.message);
   const simt::emulator::Counters& did = emulation.counters();
-  return {{"blocks", did.blocks},
-          {"mma", did.mma},
-          {"ldmatrix", did.ldmatrix},
-          {"copies", did.copies},
+  return {{"blocks", did.blocks},     {"mma", did.mma},
+          {"wgmma", did.wgmma},       {"multiply_accumulates", did.multiply_accumulates},
+          {"ldmatrix", did.ldmatrix}, {"copies", did.copies},
+          {"boxes", did.boxes},       {"box_bytes", did.box_bytes},
           {"barriers", did.barriers}};
 }
 
 PYBIND11_MODULE(_sim, module) {
-  module.attr("SHARED_LIMIT") = simt::emulator::Options{}.shared_limit;
   module.def("attention_fwd", &attention_fwd);
 }

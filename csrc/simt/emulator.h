@@ -28,6 +28,12 @@ struct alignas(16) Words4 {
 DEVICE int thread_index() { return emulator::Block::running().thread(); }
 DEVICE int thread_count() { return emulator::Block::running().threads(); }
 DEVICE int block_index() { return emulator::Block::running().index(); }
+DEVICE int block_count() { return emulator::Block::running().blocks(); }
+
+// Counted from where dynamic shared memory starts.
+DEVICE std::uint32_t shared_address(const void* shared) {
+  return static_cast<std::uint32_t>(emulator::Block::running().shared().offset(shared));
+}
 
 DEVICE void sync_block(Site site = Site::here()) { emulator::Block::running().sync_block(site); }
 DEVICE void sync_warp(Site site = Site::here()) { emulator::Block::running().sync_warp(site); }
@@ -112,6 +118,7 @@ DEVICE void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32
   emulator::Block& block = emulator::Block::running();
   block.collective("mma.m16n8k16", mine, site, [&](Lane** lanes) {
     block.counters().mma++;
+    block.counters().multiply_accumulates += 16 * 16 * 8;
     const auto element = [](std::uint32_t pair, int i) {
       return emulator::to_float(T{static_cast<std::uint16_t>(pair >> 16 * i)});
     };
@@ -160,3 +167,6 @@ Status launch(void (*kernel)(Parameters...), long blocks, int threads, std::size
 }
 
 }  // namespace simt
+
+#include "emulator_sm90.h"
+#include "emulator_wgmma.h"

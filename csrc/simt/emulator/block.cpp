@@ -24,7 +24,7 @@ void fail(const std::string& what, Site site) {
               std::to_string(block.thread()) + ", " + site.text() + "]");
 }
 
-Block::Block(int threads, std::size_t shared_bytes, std::uint64_t seed, GlobalMemory& global,
+Block::Block(int blocks, int threads, std::size_t shared_bytes, std::uint64_t seed, GlobalMemory& global,
              Counters& counters)
     : clocks_(threads / kWarp),
       shared_(shared_bytes, clocks_),
@@ -32,8 +32,10 @@ Block::Block(int threads, std::size_t shared_bytes, std::uint64_t seed, GlobalMe
       counters_(counters),
       stacks_(threads),
       random_(seed * 0x9e3779b97f4a7c15u + 1),
+      blocks_(blocks),
       fibers_(threads),
       warp_meetings_(threads / kWarp),
+      group_meetings_(threads / kWarpgroup),
       lanes_(threads) {}
 
 Block& Block::running() { return *running_block; }
@@ -45,9 +47,15 @@ void Block::run(int index, const std::function<void()>& body) {
   fault_ = nullptr;
   clocks_ = Clocks(clocks_.warps());
   shared_.reset();
+  mbarriers_.reset();
+  transfers_.reset();
+  named_.reset();
+  registers_.reset();
+  products_.reset();
   block_meeting_ = Meeting{};
   ready_.clear();
   for (Meeting& meeting : warp_meetings_) meeting = Meeting{};
+  for (Meeting& meeting : group_meetings_) meeting = Meeting{};
   for (int i = 0; i < threads(); i++) {
     fibers_[i] = Fiber{};
     prepare(fibers_[i].context, stacks_.top(i), &Block::enter);
@@ -59,19 +67,23 @@ void Block::run(int index, const std::function<void()>& body) {
   running_block = nullptr;
   if (fault_) std::rethrow_exception(fault_);
   if (done_ < threads()) throw Fault(deadlock());
+  if (const std::string copies = mbarriers_.unheard(); !copies.empty())
+    throw Fault("unfinished copies: " + copies + " [block " + std::to_string(index_) + "]");
 }
 
 // A fiber's whole life. It leaves by a switch: there is nothing to return to.
 void Block::enter() {
   Block& block = *running_block;
+  Context* after = &block.scheduler_;
   try {
     (*block.body_)();
     block.leave();
+    after = &block.next();
   } catch (...) {
     block.fault_ = std::current_exception();
   }
   Context dead;
-  switch_context(dead, block.fault_ ? block.scheduler_ : block.next());
+  switch_context(dead, *after);
 }
 
 void Block::leave() {
@@ -81,7 +93,18 @@ void Block::leave() {
   if (copies > 0)
     fail("unfinished copies: the thread returns with " + std::to_string(copies) + " cp.async not waited for",
          Site{});
-  for (Meeting* meeting : {&warp_meetings_[current_ / kWarp], &block_meeting_}) {
+  if (const std::size_t stores = transfers_.unread(current_))
+    fail("unfinished copies: the thread returns with " + std::to_string(stores) +
+             " TMA stores that may not have read shared memory",
+         Site{});
+  if (const int products = products_.unfinished(current_))
+    fail("unfinished products: the thread returns with " + std::to_string(products) +
+             " accumulators of wgmma not waited for",
+         Site{});
+  const std::size_t group = current_ / kWarpgroup;
+  Meeting* of_group = group < group_meetings_.size() ? &group_meetings_[group] : nullptr;
+  for (Meeting* meeting : {&warp_meetings_[current_ / kWarp], of_group, &block_meeting_}) {
+    if (meeting == nullptr) continue;
     meeting->gone++;
     if (meeting->arrived > 0)
       fail(std::string("early exit: the thread returns while others wait for it at ") + meeting->what + " (" +
@@ -92,23 +115,30 @@ void Block::leave() {
   done_++;
 }
 
-// Any ready fiber, or the scheduler when none is: xorshift64 (Marsaglia 2003).
+// Any ready fiber or copy, or the scheduler when there is none: xorshift64 (Marsaglia 2003).
 Context& Block::next() {
-  if (ready_.empty()) return scheduler_;
-  random_ ^= random_ << 13;
-  random_ ^= random_ >> 7;
-  random_ ^= random_ << 17;
-  const std::size_t pick = random_ % ready_.size();
-  current_ = std::exchange(ready_[pick], ready_.back());
-  ready_.pop_back();
-  return fibers_[current_].context;
+  while (const std::size_t actors = ready_.size() + transfers_.in_flight()) {
+    random_ ^= random_ << 13;
+    random_ ^= random_ >> 7;
+    random_ ^= random_ << 17;
+    const std::size_t pick = random_ % actors;
+    if (pick < ready_.size()) {
+      current_ = std::exchange(ready_[pick], ready_.back());
+      ready_.pop_back();
+      return fibers_[current_].context;
+    }
+    current_ = transfers_.sender(pick - ready_.size());
+    transfers_.land(pick - ready_.size());
+  }
+  return scheduler_;
 }
 
 void Block::suspend(const char* what, Site site) {
   Fiber& fiber = fibers_[current_];
   fiber.waits_for = what;
   fiber.where = site;
-  switch_context(fiber.context, next());
+  Context& other = next();
+  if (&other != &fiber.context) switch_context(fiber.context, other);
   fiber.waits_for = nullptr;
 }
 
@@ -136,15 +166,22 @@ void Block::release(Meeting& meeting, int first, int count) {
     if (i != current_) ready_.push_back(i);
 }
 
-void** Block::meet(const char* what, void* argument, Site site) {
-  const int warp = current_ / kWarp;
-  lanes_[current_] = argument;
-  return arrive(warp_meetings_[warp], kWarp, what, site) ? &lanes_[warp * kWarp] : nullptr;
+Block::Meeting& Block::meeting(int threads, int which) {
+  return threads == kWarp ? warp_meetings_[which] : group_meetings_[which];
 }
 
-void Block::part() {
-  const int warp = current_ / kWarp;
-  release(warp_meetings_[warp], warp * kWarp, kWarp);
+void** Block::meet(int threads, const char* what, void* argument, Site site) {
+  const int which = current_ / threads;
+  if ((which + 1) * threads > this->threads())
+    fail(std::string("divergence: ") + what + " by a thread of no whole warpgroup", site);
+  lanes_[current_] = argument;
+  return arrive(meeting(threads, which), threads, what, site) ? &lanes_[which * threads] : nullptr;
+}
+
+void Block::part(int threads, int which) { release(meeting(threads, which), which * threads, threads); }
+
+void Block::wake(int first, int count) {
+  for (int i = first; i < first + count; i++) ready_.push_back(i);
 }
 
 void Block::sync_warp(Site site) {
@@ -153,6 +190,8 @@ void Block::sync_warp(Site site) {
 }
 
 void Block::sync_block(Site site) {
+  if (named_.open(0))
+    fail("named barrier: __syncthreads while others are at barrier 0, which is the same", site);
   if (!arrive(block_meeting_, threads(), "__syncthreads", site)) return;
   clocks_.sync_block();
   counters_.barriers++;
@@ -188,6 +227,7 @@ std::string Block::deadlock() const {
   std::string text = "deadlock:";
   for (const auto& [place, count] : places)
     text += " " + std::to_string(count) + " threads wait at " + place + ",";
+  text += mbarriers_.missing() + named_.missing() + registers_.missing();
   return text + " " + std::to_string(done_) + " have returned [block " + std::to_string(index_) + "]";
 }
 

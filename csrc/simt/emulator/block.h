@@ -10,23 +10,33 @@
 #include "error.h"
 #include "fiber.h"
 #include "global.h"
+#include "mbarrier.h"
+#include "named.h"
 #include "order.h"
+#include "products.h"
+#include "registers.h"
 #include "shared.h"
+#include "transfers.h"
 
 namespace simt::emulator {
 
 // What a launch did, summed over its blocks.
 struct Counters {
   long blocks = 0;
-  long mma = 0;       // warp instructions
-  long ldmatrix = 0;  // warp instructions
-  long copies = 0;    // cp.async of one thread
-  long barriers = 0;  // __syncthreads of a block
+  long mma = 0;                   // warp instructions
+  long wgmma = 0;                 // warpgroup instructions
+  long multiply_accumulates = 0;  // of both
+  long ldmatrix = 0;              // warp instructions
+  long copies = 0;                // cp.async of one thread
+  long boxes = 0;                 // loads and stores by TMA
+  long box_bytes = 0;             // in shared memory, those outside of the tensor too
+  long barriers = 0;              // __syncthreads of a block
 };
 
 class Block {
  public:
-  Block(int threads, std::size_t shared_bytes, std::uint64_t seed, GlobalMemory& global, Counters& counters);
+  Block(int blocks, int threads, std::size_t shared_bytes, std::uint64_t seed, GlobalMemory& global,
+        Counters& counters);
 
   // Runs every thread of block `index` to its end, or throws Fault.
   void run(int index, const std::function<void()>& body);
@@ -37,26 +47,47 @@ class Block {
   int thread() const { return current_; }
   int threads() const { return static_cast<int>(fibers_.size()); }
   int index() const { return index_; }
+  int blocks() const { return blocks_; }
+  Clocks& clocks() { return clocks_; }
   SharedMemory& shared() { return shared_; }
   GlobalMemory& global() { return global_; }
   Counters& counters() { return counters_; }
-  Stamp stamp() const { return clocks_.stamp(current_ / kWarp, current_ % kWarp); }
-  Stamp warp_stamp() const { return clocks_.stamp(current_ / kWarp, kWarp); }
+  Mbarriers& mbarriers() { return mbarriers_; }
+  Transfers& transfers() { return transfers_; }
+  NamedBarriers& named() { return named_; }
+  Registers& registers() { return registers_; }
+  Products& products() { return products_; }
+  Stamp stamp() const { return clocks_.stamp(current_); }
+  Stamp warp_stamp() { return clocks_.warp_stamp(current_ / kWarp); }
   std::uint32_t thread_of_launch() const { return static_cast<std::uint32_t>(index_ * threads() + current_); }
 
   void sync_block(Site site);
   void sync_warp(Site site);
 
-  // All 32 lanes of a warp meet at `what`; the last to come calls `perform` with every lane's argument.
-  template <class Argument, class Perform>
+  // All threads of a warp, or of a warpgroup, meet at `what`; the last to come calls `perform` with every
+  // thread's argument.
+  template <int kThreads = kWarp, class Argument, class Perform>
   void collective(const char* what, Argument& argument, Site site, Perform perform) {
-    if (void** lanes = meet(what, &argument, site)) {
-      Argument* arguments[kWarp];
-      for (int lane = 0; lane < kWarp; lane++) arguments[lane] = static_cast<Argument*>(lanes[lane]);
+    if (void** lanes = meet(kThreads, what, &argument, site)) {
+      Argument* arguments[kThreads];
+      for (int i = 0; i < kThreads; i++) arguments[i] = static_cast<Argument*>(lanes[i]);
       perform(arguments);
-      part();
+      part(kThreads);
     }
   }
+
+  // The same in two steps, for those that may have to wait together. Only the last to come gets the
+  // arguments; the others return from `meet` when someone parts them, as does the last where it is suspended.
+  void** meet(int threads, const char* what, void* argument, Site site);
+  void part(int threads) { part(threads, current_ / threads); }
+  void part(int threads, int which);
+
+  // The running fiber does not run until it is woken; `count` from `first` on may run again.
+  void suspend(const char* what, Site site);
+  void wake(int first, int count);
+
+  // Whether threads wait at `sync_block`.
+  bool at_barrier() const { return block_meeting_.arrived > 0; }
 
   // cp.async: nothing arrives before `wait_copies` leaves at most `pending` groups open.
   void copy(void* to, const void* from, int bytes, int filled, Site site);
@@ -79,7 +110,7 @@ class Block {
     std::vector<std::vector<Copy>> groups;
   };
 
-  // Where threads meet: those of a warp, or those of the block.
+  // Where threads meet: those of a warp, of a warpgroup, or of the block.
   struct Meeting {
     int arrived = 0;
     int gone = 0;  // threads that have returned and will never come
@@ -88,12 +119,10 @@ class Block {
   };
 
   static void enter();
-  void** meet(const char* what, void* argument, Site site);
-  void part();
   bool arrive(Meeting& meeting, int of, const char* what, Site site);
   void release(Meeting& meeting, int first, int count);
+  Meeting& meeting(int threads, int which);
   void leave();
-  void suspend(const char* what, Site site);
   Context& next();
   std::string deadlock() const;
 
@@ -101,8 +130,14 @@ class Block {
   SharedMemory shared_;
   GlobalMemory& global_;
   Counters& counters_;
+  Mbarriers mbarriers_{*this};
+  Transfers transfers_{*this};
+  NamedBarriers named_{*this};
+  Registers registers_{*this};
+  Products products_{*this};
   Stacks stacks_;
   std::uint64_t random_;
+  int blocks_;
   int index_ = 0;
   int current_ = 0;
   int done_ = 0;
@@ -112,8 +147,8 @@ class Block {
   std::vector<Fiber> fibers_;
   std::vector<int> ready_;
   Meeting block_meeting_;
-  std::vector<Meeting> warp_meetings_;
-  std::vector<void*> lanes_;  // [threads] the argument each brought to its warp's meeting
+  std::vector<Meeting> warp_meetings_, group_meetings_;
+  std::vector<void*> lanes_;  // [threads] the argument each brought to its meeting
 };
 
 }  // namespace simt::emulator

@@ -24,8 +24,15 @@ class GlobalMemory {
   // `thread` counts the threads of the whole launch. Blocks are in no order, so a byte has one writer.
   void write(void* address, std::size_t bytes, std::uint32_t thread, const char* what, Site site);
 
+  // The same of any number of elements, as TMA moves them: aligned to an element is enough.
+  void read_row(const void* address, std::size_t bytes, const char* what, Site site) const;
+  void write_row(void* address, std::size_t bytes, std::uint32_t thread, const char* what, Site site);
+
  private:
-  std::size_t find(const void* address, std::size_t bytes, bool writes, const char* what, Site site) const;
+  std::size_t find(const void* address, std::size_t bytes, std::size_t alignment, bool writes,
+                   const char* what, Site site) const;
+  void mark(std::size_t range, const void* address, std::size_t bytes, std::uint32_t thread, const char* what,
+            Site site);
 
   std::vector<Range> ranges_;
   std::vector<std::vector<std::uint32_t>> writers_;  // of every 2 bytes of a writable range: thread + 1, or 0

@@ -32,7 +32,7 @@ void Emulation::run(long blocks, int threads, std::size_t shared_bytes, const st
   if (shared_bytes > options_.shared_limit)
     throw Fault("launch: " + std::to_string(shared_bytes) + " bytes of shared memory; at most " +
                 std::to_string(options_.shared_limit) + " are allowed");
-  Block block(threads, shared_bytes, options_.seed, global_, counters_);
+  Block block(static_cast<int>(blocks), threads, shared_bytes, options_.seed, global_, counters_);
   // Blocks run in no particular order: one after the other, by a step that is coprime to their number.
   long step = static_cast<long>(options_.seed % 7919) * 2 + 1;
   while (std::gcd(step, blocks) != 1) step++;
