@@ -9,8 +9,8 @@ MAPS, KERNEL, WORK = (f"attention/sm90/{name}.h" for name in ("maps", "kernel", 
 NEXT_KEYS = """    for (int j = 1; j < work.key_tiles; j++) {
       simt::mbarrier_wait(memory.keys_full + at_keys.stage, at_keys.parity);
 """
-RELEASE_KEYS = """      simt::wgmma_wait<1>(s);
-      release(memory.keys_free + at_keys.stage);
+RELEASE_KEYS = """    simt::wgmma_wait<0>(s);
+    release(memory.keys_free + at_keys.stage);
 """
 RELEASE_VALUES = """      simt::wgmma_wait<0>(o);
       release(memory.values_free + at_values.stage);
@@ -28,7 +28,7 @@ MUTANTS = {
     ),
     "wrong_parity_of_arrival": Mutant(
         "a consumer waits for the phase before",
-        "race", CONSUME, "      simt::mbarrier_wait(memory.values_full + next.stage, next.parity);",
+        "deadlock", CONSUME, "      simt::mbarrier_wait(memory.values_full + next.stage, next.parity);",
         "      simt::mbarrier_wait(memory.values_full + next.stage, next.parity ^ 1);",
     ),
     "wrong_parity_of_room": Mutant(
@@ -37,11 +37,11 @@ MUTANTS = {
     ),
     "room_not_awaited": Mutant(
         "the producer does not wait until a stage is free",
-        "race", PRODUCE, "simt::mbarrier_wait(memory.keys_free + at.stage, at.parity ^ 1);", "",
+        "mbarrier", PRODUCE, "simt::mbarrier_wait(memory.keys_free + at.stage, at.parity ^ 1);", "",
     ),
     "parity_never_turns": Mutant(
         "the parity stays 0 when the stages have gone round",
-        "race", BLOCK, "    parity ^= 1;", "    parity ^= 0;",
+        "mbarrier", BLOCK, "    parity ^= 1;", "    parity ^= 0;",
     ),
     "too_few_bytes_expected": Mutant(
         "a barrier expects the bytes of one panel of two",
@@ -69,7 +69,7 @@ MUTANTS = {
     ),
     "barriers_not_fenced": Mutant(
         "no fence between making the barriers and TMA's use of them",
-        "race", BLOCK, "    simt::fence_mbarrier_init();\n", "",
+        "mbarrier", BLOCK, "    simt::fence_mbarrier_init();\n", "",
     ),
     "barriers_not_shared": Mutant(
         "no barrier of the block between making the barriers and their use",
@@ -84,9 +84,9 @@ MUTANTS = {
         "numbers", PRODUCE, "&maps.q, kRows, tile.first_row + c * kRows,", "&maps.q, kRows, tile.first_row,",
     ),
     "keys_in_another_order": Mutant(
-        "the producer begins with the first keys, the consumers mask the last",
-        "numbers", PRODUCE, "for (int j = work.key_tiles - 1; j >= 0; j--) {",
-        "for (int i = 0; i < work.key_tiles; i++) {\n      const int j = (i + 1) % work.key_tiles;",
+        "the keys begin with the first tile, the values and the mask with the last",
+        "numbers", PRODUCE, "&maps.k, S::kKeys, j * S::kKeys,",
+        "&maps.k, S::kKeys, (work.key_tiles - 1 - j) * S::kKeys,",
     ),
     "keys_not_masked": Mutant(
         "keys that do not exist are not masked",
@@ -111,7 +111,7 @@ MUTANTS = {
     ),
     "wrong_groups_of_rows": Mutant(
         "groups of 8 rows of keys are sought 512 bytes apart",
-        "misaligned", MULTIPLY, "simt::matrix_descriptor(keys, kUnit, kGroupBytes)",
+        "descriptor", MULTIPLY, "simt::matrix_descriptor(keys, kUnit, kGroupBytes)",
         "simt::matrix_descriptor(keys, kUnit, kGroupBytes / 2)",
     ),
     "first_product_accumulates": Mutant(
@@ -125,7 +125,7 @@ MUTANTS = {
     ),
     "logits_read_too_early": Mutant(
         "the softmax does not wait for the product with the keys",
-        "in flight", CONSUME, "      simt::wgmma_wait<1>(s);\n", "",
+        "unfinished products", CONSUME, "      simt::wgmma_wait<1>(s);\n", "",
     ),
     "p_overwritten_in_flight": Mutant(
         "the next p is written while the product with the last still reads it",
