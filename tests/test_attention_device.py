@@ -1,5 +1,6 @@
 """The hand-written attention where users run it: the same claims on a GPU, walked at small sizes in the emulator."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,17 +37,24 @@ class Place(NamedTuple):
         return tuple(each.to(self.device) for each in tensors(Lq, Lk, D, dtype, B, H))
 
 
-def emulated(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    return simulate(q, k, v, scale, multiprocessors=132)[0]
-
-
-@pytest.fixture(params=["emulator", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=[
+        ("emulator", 80),
+        ("emulator", 90),
+        pytest.param(("cuda", 80), marks=pytest.mark.gpu),
+        pytest.param(("cuda", 90), marks=pytest.mark.gpu),
+    ],
+    ids=lambda value: f"{value[0]}-sm_{value[1]}",
+)
 def place(request: pytest.FixtureRequest) -> Place:
-    if request.param == "emulator":
-        return Place("cpu", emulated)
+    where, arch = request.param
+    if where == "emulator":
+        return Place("cpu", lambda *given: simulate(*given, arch=arch, multiprocessors=132)[0])
     if why_not := _ext.device_refusal(torch.cuda.current_device()):
         pytest.skip(why_not)
-    return Place("cuda", own_attention)
+    if arch == 90 and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the kernel of sm_90a is for that architecture alone")
+    return Place("cuda", functools.partial(own_attention, arch=arch))
 
 
 def judge(out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -185,6 +185,16 @@ def test_the_work_is_that_of_the_exact_head_dim() -> None:
     assert (did["blocks"], did["barriers"]) == (1, 2 * tiles)
 
 
+def test_on_sm_90a_the_work_is_that_of_the_exact_head_dim() -> None:
+    """d40: depth 48 and width 40 for the 64 queries of each consumer; every panel arrives once and leaves once."""
+    q, k, v = tensors(128, 384, 40, torch.bfloat16, B=1, H=1)
+    _, did = simulate(q, k, v, arch=90)
+    assert did["multiply_accumulates"] == 128 * 384 * (48 + 40)
+    assert did["wgmma"] == 2 * 3 * (3 + 128 // 16)
+    assert did["box_bytes"] == 2 * 64 * (128 + 2 * 384 + 128)
+    assert (did["mma"], did["copies"], did["blocks"], did["barriers"]) == (0, 0, 1, 1)
+
+
 def test_more_shared_memory_than_a_device_has_is_refused() -> None:
     q, k, v = tensors(16, 16, 40, torch.bfloat16)
     with pytest.raises(RuntimeError, match=r"launch: \d+ bytes of shared memory; at most 1000 are allowed"):
