@@ -19,24 +19,7 @@ from pathlib import Path
 CSRC = Path(__file__).resolve().parent
 HEAD_DIMS = (32, 40, 64, 80, 96, 128, 160, 192, 256)
 TYPES = ("bfloat16", "half")
-EMULATOR = tuple(
-    f"simt/emulator/{name}.cpp"
-    for name in (
-        "block",
-        "fiber",
-        "global",
-        "launch",
-        "matrix",
-        "mbarrier",
-        "named",
-        "order",
-        "products",
-        "registers",
-        "shared",
-        "tensor",
-        "transfers",
-    )
-)
+EMULATOR = tuple(sorted(f"simt/emulator/{each.name}" for each in (CSRC / "simt/emulator").glob("*.cpp")))
 DISPATCH, VARIANT = "attention/attention.cu", "attention/sm80/variant.cu"
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
 # An uninitialised local is a pattern and not, by chance, zero; no product and sum in one rounding, so that two
@@ -167,6 +150,20 @@ def build_kernels(folder: Path, source: Path) -> Path:
     return folder / module
 
 
+def build_probes(folder: Path, source: Path) -> Path:
+    """Build the same kind of module with nvcc, for sm_90a; gives back the module's file."""
+    compiler = _nvcc_or_error()
+    with locked(folder):
+        plan = Ninja(folder, f"{source.stem}.ninja")
+        flags = ["-std=c++17", "-O3", "-x", "cu", "-gencode=arch=compute_90a,code=sm_90a", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+        plan.rule("compile", f"{compiler} {shlex.join(flags)} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
+        plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
+        made = plan.edge(f"{source.stem}.o", "compile", [source], [*python_flags(), f"-I{CSRC}"])
+        module = plan.edge(f"{source.stem}.so", "link", [made])
+        plan.run(jobs())
+    return folder / module
+
+
 def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_dim: int) -> dict[str, Path]:
     """Build _sim once for each planted bug: name -> (file in csrc, text that is in it once, what stands there instead).
 
@@ -207,6 +204,13 @@ def nvcc() -> str | None:
     return shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
 
 
+def _nvcc_or_error() -> str:
+    compiler = nvcc()
+    if compiler is None:
+        raise BuildError("nvcc is not installed: name its toolkit's folder by CUDA_HOME")
+    return compiler
+
+
 def architectures() -> list[str]:
     """What is compiled to machine code: FEWSTEP_CUDA_ARCHS, such as "80;90", or sm_80, which newer ones also run."""
     found = os.environ.get("FEWSTEP_CUDA_ARCHS", "80").replace(",", ";").split(";")
@@ -225,9 +229,7 @@ def cuda_flags(archs: Sequence[str]) -> list[str]:
 
 def build_cuda(folder: Path) -> Path:
     """Build _C in `folder`, or find it built, and print what is in it; gives back the module's file."""
-    compiler = nvcc()
-    if compiler is None:
-        raise BuildError("nvcc is not installed: name its toolkit's folder by CUDA_HOME")
+    compiler = _nvcc_or_error()
     archs = architectures()
     with locked(folder):
         plan = Ninja(folder, "cuda.ninja")
