@@ -155,8 +155,8 @@ def build_probes(folder: Path, source: Path) -> Path:
     compiler = _nvcc_or_error()
     with locked(folder):
         plan = Ninja(folder, f"{source.stem}.ninja")
-        flags = ["-std=c++17", "-O3", "-x", "cu", "-gencode=arch=compute_90a,code=sm_90a", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-        plan.rule("compile", f"{compiler} {shlex.join(flags)} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
+        fixed = "-std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -Xcompiler -fPIC,-fvisibility=hidden"
+        plan.rule("compile", f"{compiler} {fixed} $flags -MMD -MF $out.d -x cu -c $in -o $out", depfile=True)
         plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
         made = plan.edge(f"{source.stem}.o", "compile", [source], [*python_flags(), f"-I{CSRC}"])
         module = plan.edge(f"{source.stem}.so", "link", [made])
