@@ -107,6 +107,14 @@ KERNEL void not_shown_to_tma(const Given& given) {
   simt::mbarrier_init(barrier_of(shared), 1);
   send_for(shared, given.load, barrier_of(shared));
 }
+KERNEL void shown_to_tma_after_meeting(const Given& given) {
+  DYNAMIC_SHARED(shared);
+  if (first()) simt::mbarrier_init(barrier_of(shared), 1);
+  simt::sync_block();
+  if (first()) simt::fence_mbarrier_init();
+  for (int i = 0; i < 100; i++) simt::sync_warp();
+  if (simt::thread_index() == 32) send_for(shared, given.load, barrier_of(shared));
+}
 KERNEL void one_arrival_more(const Given& given) {
   DYNAMIC_SHARED(shared);
   make_barrier(barrier_of(shared), 1);
@@ -266,6 +274,14 @@ KERNEL void stored_unordered(const Given& given) {
 KERNEL void stored_fenced_too_early(const Given& given) {
   simt::fence_proxy_async();
   stored<false, true>(given, [](Bytes*) { finish_store(); });
+}
+KERNEL void stored_and_fenced_after_meeting(const Given& given) {
+  DYNAMIC_SHARED(shared);
+  fill_shared(shared);
+  simt::sync_block();
+  simt::fence_proxy_async();
+  for (int i = 0; i < 100; i++) simt::sync_warp();
+  if (first()) simt::tma_store(&given.store, 0, 0, 0, 0, shared);
 }
 KERNEL void stored_and_overwritten(const Given& given) {
   stored<true, true>(given, [](Bytes* shared) {

@@ -122,9 +122,10 @@ void SharedMemory::check_overwrite(std::size_t i, const Stamp& writer, const cha
   }
 }
 
-void SharedMemory::check_fenced(std::size_t i, const char* what, const char* does, Site site) const {
+void SharedMemory::check_fenced(std::size_t i, const Stamp& user, const char* what, const char* does,
+                                Site site) const {
   const Stamp& writer = words_[i].writer;
-  if (!clocks_.fenced(writer))
+  if (!clocks_.fenced(writer, user))
     collision(what, does, i, ", written by " + who(writer) + " with no fence.proxy.async between", site);
 }
 
@@ -159,7 +160,7 @@ void SharedMemory::begin_box(void* address, std::size_t bytes, const Stamp& send
   const std::size_t first = offset(address) / kWord;
   for (std::size_t i = first; i < first + bytes / kWord; i++) {
     check_overwrite(i, sender, "a TMA load", site);
-    if (words_[i].state == State::kWritten) check_fenced(i, "a TMA load", " writes", site);
+    if (words_[i].state == State::kWritten) check_fenced(i, sender, "a TMA load", " writes", site);
   }
   set(first, bytes, State::kBoxInFlight, sender);
 }
@@ -176,9 +177,10 @@ void SharedMemory::begin_reads(const std::vector<Words>& words, const std::vecto
       Word& word = words_[i];
       if (word.state != State::kWritten) refuse_read(i, what, site);
       if (!(word.writer == good)) {
-        for (const Stamp& reader : readers)
+        for (const Stamp& reader : readers) {
           if (!clocks_.ordered(word.writer, reader)) refuse_read(i, what, site);
-        check_fenced(i, what, " reads", site);
+          check_fenced(i, reader, what, " reads", site);
+        }
         good = word.writer;
       }
       word.reads++;
