@@ -19,7 +19,7 @@ from pathlib import Path
 CSRC = Path(__file__).resolve().parent
 HEAD_DIMS = (32, 40, 64, 80, 96, 128, 160, 192, 256)
 TYPES = ("bfloat16", "half")
-EMULATOR = sorted(f"simt/emulator/{file.name}" for file in (CSRC / "simt/emulator").glob("*.cpp"))
+EMULATOR = tuple(sorted(f"simt/emulator/{each.name}" for each in (CSRC / "simt/emulator").glob("*.cpp")))
 DISPATCH = "attention/attention.cu"
 VARIANTS = {"sm80": "attention/sm80/variant.cu", "sm90": "attention/sm90/variant.cu"}
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
@@ -159,6 +159,20 @@ def build_kernels(folder: Path, source: Path) -> Path:
     return folder / module
 
 
+def build_probes(folder: Path, source: Path) -> Path:
+    """Build the same kind of module with nvcc, for sm_90a; gives back the module's file."""
+    compiler = _nvcc_or_error()
+    with locked(folder):
+        plan = Ninja(folder, f"{source.stem}.ninja")
+        fixed = "-std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -Xcompiler -fPIC,-fvisibility=hidden"
+        plan.rule("compile", f"{compiler} {fixed} $flags -MMD -MF $out.d -x cu -c $in -o $out", depfile=True)
+        plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
+        made = plan.edge(f"{source.stem}.o", "compile", [source], [*python_flags(), f"-I{CSRC}"])
+        module = plan.edge(f"{source.stem}.so", "link", [made])
+        plan.run(jobs())
+    return folder / module
+
+
 def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_dim: int) -> dict[str, Path]:
     """Build _sim once for each planted bug: name -> (file in csrc, text that is in it once, what stands there instead).
 
@@ -208,6 +222,13 @@ def nvcc() -> str | None:
     return shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
 
 
+def _nvcc_or_error() -> str:
+    compiler = nvcc()
+    if compiler is None:
+        raise BuildError("nvcc is not installed: name its toolkit's folder by CUDA_HOME")
+    return compiler
+
+
 def architectures() -> list[str]:
     """What is compiled to machine code: FEWSTEP_CUDA_ARCHS, such as "80;89;90a", or sm_80 and sm_90a.
 
@@ -230,9 +251,7 @@ def cuda_targets(kernel: str, archs: Sequence[str]) -> list[str]:
 
 def build_cuda(folder: Path) -> Path:
     """Build _C in `folder`, or find it built, and print what is in it; gives back the module's file."""
-    compiler = nvcc()
-    if compiler is None:
-        raise BuildError("nvcc is not installed: name its toolkit's folder by CUDA_HOME")
+    compiler = _nvcc_or_error()
     archs = architectures()
     with locked(folder):
         plan = Ninja(folder, "cuda.ninja")

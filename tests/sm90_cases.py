@@ -1,6 +1,7 @@
 """Seeded inputs for each probe of sm_90's instructions, and what runs them: the emulator, or a GPU."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -164,10 +165,10 @@ class Probes:
 def answers(probes: Probes) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Every probe by name, and what it answers."""
     for case in BOXES:
-        yield f"load: {case.name}", lambda case=case: probes.load(case)
-        yield f"store: {case.name}", lambda case=case: probes.store(case)
+        yield f"load: {case.name}", partial(probes.load, case)
+        yield f"store: {case.name}", partial(probes.store, case)
     for product in PRODUCTS:
         for kind in KINDS:
-            yield f"wgmma {kind}: {product.name}", lambda case=product, kind=kind: probes.multiply(case, kind)
+            yield f"wgmma {kind}: {product.name}", partial(probes.multiply, product, kind)
     for count in (2, 4):
-        yield f"stmatrix x{count}", lambda count=count: probes.matrices(count)
+        yield f"stmatrix x{count}", partial(probes.matrices, count)

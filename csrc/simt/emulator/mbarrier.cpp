@@ -27,9 +27,9 @@ void Mbarriers::init(void* at, int arrivals, Site site) {
 }
 
 void Mbarriers::fence() {
-  const Stamp now = block_.stamp();
+  const Stamp now = block_.clocks().mark(block_.thread());
   for (One& one : all_)
-    if (one.made.actor == now.actor && one.made.lane == now.lane) one.seen_by_tma = true;
+    if (one.made.actor == now.actor && one.made.lane == now.lane && one.shown.actor < 0) one.shown = now;
 }
 
 int Mbarriers::find(void* at, const char* what, Site site) const {
@@ -49,9 +49,9 @@ int Mbarriers::find(void* at, const char* what, Site site) const {
 
 int Mbarriers::find_for_copy(void* at, Site site) {
   const int found = find(at, "a TMA load", site);
-  if (!all_[found].seen_by_tma)
-    fail("mbarrier: a TMA load on " + place(all_[found].offset) +
-             ", with no fence.mbarrier_init by whoever initialised it",
+  const Stamp& shown = all_[found].shown;
+  if (shown.actor < 0 || !block_.clocks().ordered(shown, block_.stamp()))
+    fail("mbarrier: a TMA load on " + place(all_[found].offset) + ", with no fence.mbarrier_init between",
          site);
   return found;
 }

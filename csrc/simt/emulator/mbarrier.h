@@ -36,7 +36,7 @@ class Mbarriers {
   struct One {
     std::size_t offset;  // bytes from the start of shared memory
     Stamp made;
-    bool seen_by_tma = false;
+    Stamp shown;      // to TMA
     int count, left;  // arrivals of a phase, and those that this one lacks
     long bytes = 0;   // expected in this phase and not here
     std::uint32_t phase = 0;

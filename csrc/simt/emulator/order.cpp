@@ -35,8 +35,8 @@ void Knowledge::hear(std::size_t what, std::uint32_t clock) {
 Clocks::Clocks(int warps)
     : warps_(warps),
       now_(warps * kWarp, 1),
-      fenced_(warps * kWarp, 0),
       products_(groups(), 0),
+      fences_(warps * kWarp),
       heard_(warps),
       alone_(warps * kWarp),
       uneven_(warps, false),
@@ -134,16 +134,22 @@ Stamp Clocks::finish_products(int group) {
   return {static_cast<std::int16_t>(warps_ + group), 0, clock};
 }
 
-void Clocks::fence_proxy(int thread) {
-  fenced_[thread] = now_[thread]++;
+Stamp Clocks::mark(int thread) {
+  now_[thread]++;
   uneven_[thread / kWarp] = true;
+  return stamp(thread);
 }
 
-bool Clocks::fenced(const Stamp& written) const {
+bool Clocks::fenced(const Stamp& written, const Stamp& reader) const {
   if (written.actor >= warps_) return true;
-  const auto first = fenced_.begin() + written.actor * kWarp;
-  if (written.lane != kWarp) return first[written.lane] >= written.clock;
-  return *std::min_element(first, first + kWarp) >= written.clock;
+  const bool by_warp = written.lane == kWarp;
+  for (int lane = by_warp ? 0 : written.lane; lane <= (by_warp ? kWarp - 1 : written.lane); lane++) {
+    const auto& fences = fences_[written.actor * kWarp + lane];
+    const auto first = std::upper_bound(fences.begin(), fences.end(), written.clock);
+    if (first == fences.end()) return false;
+    if (!ordered({written.actor, static_cast<std::int16_t>(lane), *first}, reader)) return false;
+  }
+  return true;
 }
 
 bool Clocks::ordered_by_more(const Stamp& earlier, const Stamp& later) const {

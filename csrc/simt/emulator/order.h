@@ -80,9 +80,13 @@ class Clocks {
     from.hear(2 * warps_ + mbarrier, phase);
   }
 
-  // fence.proxy.async: what the thread wrote until now may be read by TMA and wgmma.
-  void fence_proxy(int thread);
-  bool fenced(const Stamp& written) const;
+  // Something that a thread does now, which those know of that it tells from now on.
+  Stamp mark(int thread);
+
+  // fence.proxy.async: what the thread wrote until now may be read by TMA and wgmma, for those who know of
+  // it.
+  void fence_proxy(int thread) { fences_[thread].push_back(mark(thread).clock); }
+  bool fenced(const Stamp& written, const Stamp& reader) const;
 
  private:
   bool ordered_by_more(const Stamp& earlier, const Stamp& later) const;
@@ -92,12 +96,12 @@ class Clocks {
   void forget_alone(int warp);
 
   int warps_;
-  std::vector<std::uint32_t> now_;       // [threads]
-  std::vector<std::uint32_t> fenced_;    // [threads]
-  std::vector<std::uint32_t> products_;  // [groups] how often each has waited for some
-  std::vector<Knowledge> heard_;         // [warps] what every lane knows
-  std::vector<Knowledge> alone_;         // [threads] what one lane knows
-  std::vector<char> uneven_;             // [warps] whether its lanes' clocks differ
+  std::vector<std::uint32_t> now_;                  // [threads]
+  std::vector<std::uint32_t> products_;             // [groups] how often each has waited for some
+  std::vector<std::vector<std::uint32_t>> fences_;  // [threads] when each was
+  std::vector<Knowledge> heard_;                    // [warps] what every lane knows
+  std::vector<Knowledge> alone_;                    // [threads] what one lane knows
+  std::vector<char> uneven_;                        // [warps] whether its lanes' clocks differ
   std::vector<char> news_;   // [warps] whether a lane has heard more since the lanes were together
   std::vector<char> fresh_;  // [warps] whether some of that has not been looked through
 };

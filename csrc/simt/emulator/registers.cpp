@@ -19,18 +19,27 @@ void check(const char* what, int count, Site site) {
 
 }  // namespace
 
+void Registers::share(int blocks) {
+  blocks_ = blocks;
+  start_ = std::min(kMost, kOfMultiprocessor / (blocks * block_.threads()) / kStep * kStep);
+}
+
 void Registers::reset() {
-  const int each = std::min(kMost, kOfMultiprocessor / block_.threads() / kStep * kStep);
-  held_.assign(block_.threads() / kWarpgroup, each);
-  pool_ = 0;
+  share(1);
+  chosen_.assign(block_.threads() / kWarpgroup, 0);
   waiting_.clear();
 }
 
+int Registers::pool() const {
+  int registers = 0;
+  for (const int each : chosen_)
+    if (each) registers += (start_ - each) * kWarpgroup;
+  return registers;
+}
+
 bool Registers::grant(const Request& request) {
-  const int more = (request.count - held_[request.group]) * kWarpgroup;
-  if (more > pool_) return false;
-  pool_ -= more;
-  held_[request.group] = request.count;
+  if ((request.count - held(request.group)) * kWarpgroup > pool()) return false;
+  chosen_[request.group] = request.count;
   return true;
 }
 
@@ -39,8 +48,8 @@ void Registers::give(int count, Site site) {
   char nothing = 0;
   block_.collective<kWarpgroup>("setmaxnreg.dec", nothing, site, [&](char**) {
     const int group = block_.thread() / kWarpgroup;
-    if (count > held_[group])
-      fail("registers: setmaxnreg.dec from " + std::to_string(held_[group]) + " to " + std::to_string(count),
+    if (count > held(group))
+      fail("registers: setmaxnreg.dec from " + std::to_string(held(group)) + " to " + std::to_string(count),
            site);
     grant({group, count});
     std::vector<Request> rest;
@@ -58,8 +67,9 @@ void Registers::take(int count, Site site) {
   char nothing = 0;
   if (block_.meet(kWarpgroup, "setmaxnreg.inc", &nothing, site) == nullptr) return;
   const int group = block_.thread() / kWarpgroup;
-  if (count < held_[group])
-    fail("registers: setmaxnreg.inc from " + std::to_string(held_[group]) + " to " + std::to_string(count),
+  while (!chosen_[group] && count < start_) share(blocks_ + 1);
+  if (count < held(group))
+    fail("registers: setmaxnreg.inc from " + std::to_string(held(group)) + " to " + std::to_string(count),
          site);
   if (grant({group, count})) return block_.part(kWarpgroup);
   waiting_.push_back({group, count});
@@ -70,8 +80,8 @@ std::string Registers::missing() const {
   std::string text;
   for (const Request& request : waiting_)
     text += " warpgroup " + std::to_string(request.group) + " needs " +
-            std::to_string((request.count - held_[request.group]) * kWarpgroup) +
-            " registers and the pool has " + std::to_string(pool_) + ",";
+            std::to_string((request.count - held(request.group)) * kWarpgroup) +
+            " registers and the pool has " + std::to_string(pool()) + ",";
   return text;
 }
 

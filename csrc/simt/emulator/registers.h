@@ -10,8 +10,9 @@ namespace simt::emulator {
 
 class Block;
 
-// A block starts with what a launch of its threads leaves each if it is alone on its multiprocessor: 65536
-// registers, in steps of 8, at most 256. The pool, empty at first, is all it ever has.
+// A thread starts with an equal share of a multiprocessor's 65536 registers, in steps of 8 and at most 256,
+// and the block never has more than that: its pool is empty at first. How many blocks share a multiprocessor
+// is not known here: as few as the first setmaxnreg.inc of a warpgroup leaves possible.
 class Registers {
  public:
   explicit Registers(Block& block) : block_(block) {}
@@ -26,11 +27,15 @@ class Registers {
     int group, count;
   };
 
+  int held(int group) const { return chosen_[group] ? chosen_[group] : start_; }
+  int pool() const;
   bool grant(const Request& request);
+  void share(int blocks);
 
   Block& block_;
-  int pool_ = 0;
-  std::vector<int> held_;  // [groups] of each thread
+  int blocks_ = 1;           // that share a multiprocessor
+  int start_ = 0;            // registers of a thread at the start
+  std::vector<int> chosen_;  // [groups] registers of each thread since; 0 before
   std::vector<Request> waiting_;
 };
 

@@ -122,6 +122,13 @@ void SharedMemory::check_overwrite(std::size_t i, const Stamp& writer, const cha
   }
 }
 
+void SharedMemory::check_fenced(std::size_t i, const Stamp& user, const char* what, const char* does,
+                                Site site) const {
+  const Stamp& writer = words_[i].writer;
+  if (!clocks_.fenced(writer, user))
+    collision(what, does, i, ", written by " + who(writer) + " with no fence.proxy.async between", site);
+}
+
 void SharedMemory::set(std::size_t first, std::size_t bytes, State state, const Stamp& writer) {
   for (std::size_t i = first; i < first + (bytes + kWord - 1) / kWord; i++) words_[i] = {state, 0, 0, writer};
 }
@@ -151,7 +158,10 @@ void SharedMemory::land(void* address, const void* source, std::size_t bytes, st
 void SharedMemory::begin_box(void* address, std::size_t bytes, const Stamp& sender, Site site) {
   check(address, bytes, kAlignment, "a TMA load", site);
   const std::size_t first = offset(address) / kWord;
-  for (std::size_t i = first; i < first + bytes / kWord; i++) check_overwrite(i, sender, "a TMA load", site);
+  for (std::size_t i = first; i < first + bytes / kWord; i++) {
+    check_overwrite(i, sender, "a TMA load", site);
+    if (words_[i].state == State::kWritten) check_fenced(i, sender, "a TMA load", " writes", site);
+  }
   set(first, bytes, State::kBoxInFlight, sender);
 }
 
@@ -167,11 +177,10 @@ void SharedMemory::begin_reads(const std::vector<Words>& words, const std::vecto
       Word& word = words_[i];
       if (word.state != State::kWritten) refuse_read(i, what, site);
       if (!(word.writer == good)) {
-        for (const Stamp& reader : readers)
+        for (const Stamp& reader : readers) {
           if (!clocks_.ordered(word.writer, reader)) refuse_read(i, what, site);
-        if (!clocks_.fenced(word.writer))
-          collision(what, " reads", i,
-                    ", written by " + who(word.writer) + " with no fence.proxy.async between", site);
+          check_fenced(i, reader, what, " reads", site);
+        }
         good = word.writer;
       }
       word.reads++;

@@ -42,7 +42,8 @@ class SharedMemory {
   void begin_copy(void* address, std::size_t bytes, const Stamp& writer, const char* what, Site site);
   void land(void* address, const void* source, std::size_t bytes, std::size_t filled, const Stamp& writer);
 
-  // The same of a box by TMA: sent for by `sender`, and written by `writer` when it has landed.
+  // The same of a box by TMA: sent for by `sender`, and written by `writer` when it has landed. What threads
+  // wrote there before must be fenced.
   void begin_box(void* address, std::size_t bytes, const Stamp& sender, Site site);
   void land_box(void* address, std::size_t bytes, const Stamp& writer);
 
@@ -69,6 +70,7 @@ class SharedMemory {
   std::string why_not(const Word& word) const;
   std::size_t first_word(const void* address, std::size_t bytes, const char* what, Site site) const;
   void check_overwrite(std::size_t word, const Stamp& writer, const char* what, Site site) const;
+  void check_fenced(std::size_t word, const Stamp& user, const char* what, const char* does, Site site) const;
   void set(std::size_t first, std::size_t bytes, State state, const Stamp& writer);
   void record_read(std::size_t word, const Stamp& reader);
   [[noreturn]] void refuse_read(std::size_t word, const char* what, Site site) const;
