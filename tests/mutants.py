@@ -144,7 +144,7 @@ MUTANTS = {
     ),
     "sum_of_one_lane": Mutant(
         "each lane divides by the sum of its own columns",
-        "numbers", STORE, "1.0f / quad_sum(state[m].sum[r])", "1.0f / state[m].sum[r]",
+        "numbers", STORE, "simt::reciprocal(quad_sum(state[m].sum[r]))", "simt::reciprocal(state[m].sum[r])",
     ),
     "rows_stored_too_early": Mutant(
         "lanes store what others have not yet put down",

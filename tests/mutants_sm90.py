@@ -33,11 +33,11 @@ MUTANTS = {
     ),
     "wrong_parity_of_room": Mutant(
         "the producer waits for the phase to come",
-        "deadlock", PRODUCE, "memory.values_free + at.stage, at.parity ^ 1", "memory.values_free + at.stage, at.parity",
+        "deadlock", PRODUCE, "free + at.stage, at.parity ^ 1", "free + at.stage, at.parity",
     ),
     "room_not_awaited": Mutant(
         "the producer does not wait until a stage is free",
-        "mbarrier", PRODUCE, "simt::mbarrier_wait(memory.keys_free + at.stage, at.parity ^ 1);", "",
+        "mbarrier", PRODUCE, "    simt::mbarrier_wait(free + at.stage, at.parity ^ 1);\n", "",
     ),
     "parity_never_turns": Mutant(
         "the parity stays 0 when the stages have gone round",
@@ -55,7 +55,7 @@ MUTANTS = {
     ),
     "one_consumer_counted": Mutant(
         "a stage counts as free when one of two consumers is done with it",
-        "race", BLOCK, "simt::mbarrier_init(keys_free + i, S::kConsumers * kWarps);",
+        "deadlock", BLOCK, "simt::mbarrier_init(keys_free + i, S::kConsumers * kWarps);",
         "simt::mbarrier_init(keys_free + i, kWarps);",
     ),
     "too_many_arrivals_counted": Mutant(
@@ -81,12 +81,11 @@ MUTANTS = {
     ),
     "queries_of_the_first": Mutant(
         "both consumers get the queries of the first",
-        "numbers", PRODUCE, "&maps.q, kRows, tile.first_row + c * kRows,", "&maps.q, kRows, tile.first_row,",
+        "numbers", PRODUCE, "kRows, of.first_row + c * kRows,", "kRows, of.first_row,",
     ),
     "keys_in_another_order": Mutant(
         "the keys begin with the first tile, the values and the mask with the last",
-        "numbers", PRODUCE, "&maps.k, S::kKeys, j * S::kKeys,",
-        "&maps.k, S::kKeys, (work.key_tiles - 1 - j) * S::kKeys,",
+        "numbers", PRODUCE, "&maps.k, of, j,", "&maps.k, of, work.key_tiles - 1 - j,",
     ),
     "keys_not_masked": Mutant(
         "keys that do not exist are not masked",
@@ -121,7 +120,7 @@ MUTANTS = {
     "products_not_fenced": Mutant(
         "no fence between writing p and the product that reads it",
         "unfenced", MULTIPLY, """S::kKeys * kRowBytes, kGroupBytes);
-  simt::wgmma_fence();""", "S::kKeys * kRowBytes, kGroupBytes);",
+  simt::wgmma_fence(o, p);""", "S::kKeys * kRowBytes, kGroupBytes);",
     ),
     "logits_read_too_early": Mutant(
         "the softmax does not wait for the product with the keys",
@@ -144,7 +143,7 @@ MUTANTS = {
     ),
     "turn_passed_to_itself": Mutant(
         "a consumer passes the turn to itself",
-        "deadlock", CONSUME, "simt::named_arrive(kOf + 1 - consumer,", "simt::named_arrive(kOf + consumer,",
+        "named barrier", CONSUME, "simt::named_arrive(kOf + 1 - consumer,", "simt::named_arrive(kOf + consumer,",
     ),
     "nobody_begins": Mutant(
         "no consumer has the first turn",

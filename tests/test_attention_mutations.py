@@ -16,7 +16,7 @@ from simulation import FEW, MANY, ROOT, builder, emulator, errors, load, simulat
 # exact in the other, with an odd number of tiles of 8; on sm_90a 80 is two panels, the second not full.
 KERNELS = {
     80: (mutants.MUTANTS, 40, ((70, 77), (50, 128), (130, 129))),
-    90: (mutants_sm90.MUTANTS, 80, ((70, 77), (200, 129), (130, 400))),
+    90: (mutants_sm90.MUTANTS, 80, ((70, 77), (200, 129), (130, 530))),
 }
 PLANTED = [(arch, name) for arch, (bugs, *_) in KERNELS.items() for name in bugs]
 

@@ -39,15 +39,18 @@ const char* refusal(const Params& p) {
   return nullptr;
 }
 
-// TMA is not promised to take a tensor that repeats itself.
-bool repeats(const View& view, int batch, int heads, int rows) {
-  return (batch > 1 && view.batch_stride == 0) || (heads > 1 && view.head_stride == 0) ||
-         (rows > 1 && view.row_stride == 0);
+// TMA takes strides below 2^40 bytes, and is not promised to take a tensor that repeats itself.
+bool fits_tma(const View& view, int batch, int heads, int rows) {
+  const auto fits = [](int size, std::int64_t stride) {
+    return size == 1 || (stride > 0 && stride < std::int64_t{1} << 39);
+  };
+  return fits(batch, view.batch_stride) && fits(heads, view.head_stride) && fits(rows, view.row_stride);
 }
 
 bool is_for_sm90(const Params& p) {
-  return p.arch == 90 && !repeats(p.q, p.batch, p.heads, p.queries) &&
-         !repeats(p.k, p.batch, p.heads, p.keys) && !repeats(p.v, p.batch, p.heads, p.keys);
+  return p.arch == 90 && fits_tma(p.q, p.batch, p.heads, p.queries) &&
+         fits_tma(p.k, p.batch, p.heads, p.keys) && fits_tma(p.v, p.batch, p.heads, p.keys) &&
+         fits_tma(p.o, p.batch, p.heads, p.queries);
 }
 
 template <class T, int kHeadDim>

@@ -123,6 +123,7 @@ DEVICE float exp2_approx(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+DEVICE float reciprocal(float x) { return __frcp_rn(x); }
 DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 DEVICE float minus_infinity() { return __int_as_float(0xff800000); }
 

@@ -41,6 +41,8 @@ inline Status encode(TensorMap& map, const TensorView& view) {
 }
 
 DEVICE int block_count() { return static_cast<int>(gridDim.x); }
+// Four warps; by a shuffle the compiler knows that a warp has but one, and keeps what follows from it once.
+DEVICE int warpgroup_index() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0); }
 
 // PTX ISA, "mbarrier". A phase ends when as many have arrived as `mbarrier_init` said and all expected bytes
 // are there.

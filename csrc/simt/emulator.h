@@ -156,6 +156,7 @@ DEVICE std::uint32_t pack(float low, float high) {
 }
 
 DEVICE float exp2_approx(float x) { return std::exp2(x); }
+DEVICE float reciprocal(float x) { return 1.0f / x; }
 DEVICE float maximum(float a, float b) { return std::fmax(a, b); }
 DEVICE float minus_infinity() { return -INFINITY; }
 

@@ -11,6 +11,8 @@ namespace simt {
 
 using Mbarrier = std::uint64_t;
 
+DEVICE int warpgroup_index() { return emulator::Block::running().thread() / emulator::kWarpgroup; }
+
 DEVICE void mbarrier_init(Mbarrier* barrier, int arrivals, Site site = Site::here()) {
   emulator::Block::running().mbarriers().init(barrier, arrivals, site);
 }

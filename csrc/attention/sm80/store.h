@@ -16,7 +16,7 @@ DEVICE void store_rows(T* destination, std::int64_t stride, int first, int count
   const int lane = simt::thread_index() % 32;
   UNROLL_FOR (int m = 0; m < S::kRowTiles; m++)
     UNROLL_FOR (int r = 0; r < 2; r++) {
-      const float inverse = 1.0f / quad_sum(state[m].sum[r]);
+      const float inverse = simt::reciprocal(quad_sum(state[m].sum[r]));
       T* row = staging + (16 * m + 8 * r + lane / 4) * S::kRow + 2 * (lane % 4);
       UNROLL_FOR (int n = 0; n < S::kColumnTiles; n++)
         simt::store_shared_4(row + 8 * n,

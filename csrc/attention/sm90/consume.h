@@ -49,6 +49,7 @@ DEVICE void consume(const Maps& maps, const Work& work, const Memory<T, S>& memo
   Cursor<1> turn;
   Turns<S>::begin(consumer);
   for (int index = simt::block_index(); index < work.tiles; index += simt::block_count()) {
+    const Tile tile = tile_at<S>(work, index);
     RowState state{{simt::minus_infinity(), simt::minus_infinity()}, {0.0f, 0.0f}};
     UNROLL_FOR (int n = 0; n < S::kColumnTiles; n++)
       UNROLL_FOR (int i = 0; i < 4; i++) o[n][i] = 0.0f;
@@ -92,7 +93,7 @@ DEVICE void consume(const Maps& maps, const Work& work, const Memory<T, S>& memo
     at_values.advance();
 
     Turns<S>::finish(consumer);  // nobody reads the queries any more, over which o is staged
-    store_rows<S>(&maps.o, tile_at<S>(work, index), consumer, memory, o, state);
+    store_rows<S>(&maps.o, tile, consumer, memory, o, state);
     turn.advance();
   }
 }

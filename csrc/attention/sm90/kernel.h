@@ -19,10 +19,11 @@ KERNEL void LAUNCH_BOUNDS(S::kThreads, S::kBlocks)
   const Memory<T, S> memory(shared);
   if (simt::thread_index() == 0) memory.make_barriers();
   simt::sync_block();
-  const int warpgroup = simt::thread_index() / kWarpgroup;
+  const int warpgroup = simt::warpgroup_index();
   if (warpgroup == 0) {
     if constexpr (S::kSharesRegisters) simt::give_registers<S::kProducerRegisters>();
-    if (simt::thread_index() == 0) produce(maps, work, memory);
+    if (simt::thread_index() == 0) produce_keys(maps, work, memory);
+    if (simt::thread_index() == kWarp) produce_queries(maps, work, memory);
   } else {
     if constexpr (S::kSharesRegisters) simt::take_registers<S::kConsumerRegisters>();
     consume(maps, work, memory, warpgroup - 1);

@@ -11,14 +11,17 @@
 
 namespace attention::sm90 {
 
-// The sizes of one head dim. As many keys a tile as registers (240 a thread) and shared memory allow.
+// The sizes of one head dim. As many keys a tile as registers (240 a thread) and two stages allow, then as
+// many stages as there is room for; where two blocks fit a multiprocessor, still two.
 template <int kHeadDim>
 struct Sizes {
   static constexpr int kKeys = kHeadDim <= 128 ? 128 : kHeadDim <= 192 ? 96 : 48;
 
-  using Large = Shape<kHeadDim, 2, kKeys, 2>;
-  using Small = Shape<kHeadDim, 1, kKeys, 2>;  // the same keys a tile, so the same bits
-  using Short = Shape<kHeadDim, 1, 80, 1>;     // 77 keys, what a text encoder of CLIP's gives
+  static constexpr int kStages = kHeadDim <= 128 || kHeadDim > 192 ? 3 : 2;
+
+  using Large = Shape<kHeadDim, 2, kKeys, kHeadDim <= 64 ? 4 : kStages>;
+  using Small = Shape<kHeadDim, 1, kKeys, kStages>;  // the same keys a tile, so the same bits
+  using Short = Shape<kHeadDim, 1, 80, 1>;           // 77 keys, what a text encoder of CLIP's gives
 };
 
 template <class T, class S>

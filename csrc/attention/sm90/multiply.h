@@ -28,10 +28,10 @@ DEVICE void multiply_keys(float (&s)[S::kKeyTiles][4], const T* queries, const T
 
 // o += p v: 16 keys at a time.
 template <class S, class T>
-DEVICE void multiply_values(float (&o)[S::kColumnTiles][4], const std::uint32_t (&p)[S::kKeySteps][4],
+DEVICE void multiply_values(float (&o)[S::kColumnTiles][4], std::uint32_t (&p)[S::kKeySteps][4],
                             const T* values) {
   const std::uint64_t v = simt::matrix_descriptor(values, S::kKeys * kRowBytes, kGroupBytes);
-  simt::wgmma_fence();
+  simt::wgmma_fence(o, p);
   UNROLL_FOR (int step = 0; step < S::kKeySteps; step++)
     simt::wgmma_registers<T, S::kHeadDim>(o, p[step], v + step * 16 * kRowBytes / kUnit);
   simt::wgmma_commit();

@@ -1,4 +1,4 @@
-// The producer: one thread that sends for tiles, as soon as there is room for them.
+// The producer: two threads that send for tiles as soon as there is room for them.
 #pragma once
 
 #include "../../simt.h"
@@ -18,31 +18,40 @@ DEVICE void load_tile(T* tile, const simt::TensorMap* map, int rows, int first_r
     simt::tma_load(tile + panel * rows * kPanel, map, panel * kPanel, first_row, of.head, of.batch, full);
 }
 
-// The last keys come first: they alone may be fewer than a tile, and so need a mask.
+// Keys and values, by one thread. The last keys come first: they alone may be fewer than a tile, and so need
+// a mask. The keys of a tile go before the values of the one before it, which is when consumers want them.
 template <class T, class S>
-DEVICE void produce(const Maps& maps, const Work& work, const Memory<T, S>& memory) {
-  simt::prefetch(&maps.q);
+DEVICE void produce_keys(const Maps& maps, const Work& work, const Memory<T, S>& memory) {
+  Cursor<S::kStages> at_keys, at_values;
+  const auto send = [&](Cursor<S::kStages>& at, T* tiles, const simt::TensorMap* map, const Tile& of,
+                        int tile, simt::Mbarrier* full, simt::Mbarrier* free) {
+    simt::mbarrier_wait(free + at.stage, at.parity ^ 1);
+    load_tile<S>(tiles + at.stage * S::kKeyTile, map, S::kKeys, tile * S::kKeys, of, full + at.stage);
+    at.advance();
+  };
   simt::prefetch(&maps.k);
   simt::prefetch(&maps.v);
-  Cursor<S::kStages> at;
-  Cursor<1> turn;
   for (int index = simt::block_index(); index < work.tiles; index += simt::block_count()) {
-    const Tile tile = tile_at<S>(work, index);
-    for (int j = work.key_tiles - 1; j >= 0; j--) {
-      simt::mbarrier_wait(memory.keys_free + at.stage, at.parity ^ 1);
-      load_tile<S>(memory.keys + at.stage * S::kKeyTile, &maps.k, S::kKeys, j * S::kKeys, tile,
-                   memory.keys_full + at.stage);
-      if (j == work.key_tiles - 1) {
-        UNROLL_FOR (int c = 0; c < S::kConsumers; c++) {
-          simt::mbarrier_wait(memory.queries_free + c, turn.parity ^ 1);
-          load_tile<S>(memory.queries + c * S::kQueryTile, &maps.q, kRows, tile.first_row + c * kRows, tile,
-                       memory.queries_full + c);
-        }
-      }
-      simt::mbarrier_wait(memory.values_free + at.stage, at.parity ^ 1);
-      load_tile<S>(memory.values + at.stage * S::kKeyTile, &maps.v, S::kKeys, j * S::kKeys, tile,
-                   memory.values_full + at.stage);
-      at.advance();
+    const Tile of = tile_at<S>(work, index);
+    for (int j = work.key_tiles - 1; j >= -1; j--) {
+      if (j >= 0) send(at_keys, memory.keys, &maps.k, of, j, memory.keys_full, memory.keys_free);
+      if (j < work.key_tiles - 1)
+        send(at_values, memory.values, &maps.v, of, j + 1, memory.values_full, memory.values_free);
+    }
+  }
+}
+
+// Queries, by another thread: it may wait for a consumer to store its result while keys go on to the others.
+template <class T, class S>
+DEVICE void produce_queries(const Maps& maps, const Work& work, const Memory<T, S>& memory) {
+  Cursor<1> turn;
+  simt::prefetch(&maps.q);
+  for (int index = simt::block_index(); index < work.tiles; index += simt::block_count()) {
+    const Tile of = tile_at<S>(work, index);
+    UNROLL_FOR (int c = 0; c < S::kConsumers; c++) {
+      simt::mbarrier_wait(memory.queries_free + c, turn.parity ^ 1);
+      load_tile<S>(memory.queries + c * S::kQueryTile, &maps.q, kRows, of.first_row + c * kRows, of,
+                   memory.queries_full + c);
     }
     turn.advance();
   }

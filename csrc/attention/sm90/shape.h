@@ -18,7 +18,8 @@ constexpr std::size_t kMultiprocessor = 233472,
 constexpr int divide_up(int value, int by) { return (value + by - 1) / by; }
 
 // kHeadDim: a multiple of 8. kConsumers: warpgroups that multiply, each with 64 queries. kKeys: of one tile,
-// a multiple of 16. kStages: tiles of keys and of values in shared memory.
+// a multiple of 16. kStages: tiles of keys and of values in shared memory; 1 where all keys are one
+// tile.
 //
 // A tile of any of q, k, v and o is panels of 64 columns, each panel all rows of the tile.
 template <int kHeadDim_, int kConsumers_, int kKeys_, int kStages_>
@@ -48,7 +49,8 @@ struct Shape {
   static constexpr int kBlocks = kConsumers == 1 && kSharesRegisters ? 2 : 1;
   static constexpr int kProducerRegisters = 24;
   static constexpr int kConsumerRegisters = kConsumers == 1 ? 232 : 240;
-  static constexpr int kResident = kBlocks == 2 && 2 * (kSharedBytes + kReserved) <= kMultiprocessor ? 2 : 1;
+  static constexpr int kRoom = static_cast<int>(kMultiprocessor / (kSharedBytes + kReserved));
+  static constexpr int kResident = kBlocks < kRoom ? kBlocks : kRoom;
 };
 
 }  // namespace attention::sm90

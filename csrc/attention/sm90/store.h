@@ -16,7 +16,8 @@ DEVICE void store_rows(const simt::TensorMap* map, const Tile& tile, int consume
                        float (&o)[S::kColumnTiles][4], RowState& state) {
   constexpr int kWarpRows = kRows / kWarps, kChunk = 8, kChunks = kPanel / kChunk;
   const int lane = simt::thread_index() % kWarp, warp = simt::thread_index() % kWarpgroup / kWarp;
-  const float inverse[2] = {1.0f / quad_sum(state.sum[0]), 1.0f / quad_sum(state.sum[1])};
+  const float inverse[2] = {simt::reciprocal(quad_sum(state.sum[0])),
+                            simt::reciprocal(quad_sum(state.sum[1]))};
   rescale(o, inverse);
 
   T* const own = memory.queries + consumer * S::kQueryTile + warp * kWarpRows * kPanel;
