@@ -62,8 +62,8 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
         found.append(Contender(f"{TORCH}, laid out", torch_attention, laid_out=True))
     if attend := own(device):
         found.append(Contender(OURS, attend, is_ours=True))
-        if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
-            found.append(Contender(f"{OURS}, sm_80", own_sm80, is_ours=True))
+        if older := own_sm80(device):
+            found.append(Contender(f"{OURS}, sm_80", older, is_ours=True))
         if case.is_cross:
             found.append(Contender(f"{OURS}, laid out", attend, is_ours=True, laid_out=True))
     found += [Contender(name, pinned(backend)) for name, backend in BACKENDS.items()]
@@ -78,20 +78,26 @@ def own_refusal(device: torch.device) -> str | None:
 
 
 def own(device: torch.device) -> Attend | None:
-    """The hand-written kernel of the device; on a CPU the emulator, which the tests have."""
+    """The hand-written kernel of the device; on a CPU that of sm_90a in the emulator."""
     if own_refusal(device):
         return None
-    if device.type == "cuda":
-        return own_attention
+    return own_attention if device.type == "cuda" else emulated(90)
+
+
+def own_sm80(device: torch.device) -> Attend | None:
+    """The kernel of sm_80, where there is `own` and the device's is a newer one."""
+    if device.type != "cuda":
+        return emulated(80)
+    newer = torch.cuda.get_device_capability(device) == (9, 0)
+    return (lambda q, k, v: own_attention(q, k, v, arch=80)) if newer else None
+
+
+def emulated(arch: int) -> Attend:
+    """A kernel in the emulator, which the tests have."""
     if str(TESTS) not in sys.path:
         sys.path.append(str(TESTS))
     simulate = importlib.import_module("simulation").simulate
-    return lambda q, k, v: simulate(q, k, v)[0]
-
-
-def own_sm80(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The kernel for sm_80 where there is a newer one."""
-    return own_attention(q, k, v, arch=80)
+    return lambda q, k, v: simulate(q, k, v, arch=arch)[0]
 
 
 def pinned(backend: SDPBackend) -> Attend:

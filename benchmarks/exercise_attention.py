@@ -22,10 +22,7 @@ HALF_HEAD_DIM = 64  # float16 differs from bfloat16 by an instruction: one head 
 def kernels(device: torch.device) -> list[Attend]:
     """That of the device and, where it is another, that for sm_80."""
     attend = own(device)
-    found = [] if attend is None else [attend]
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
-        found.append(own_sm80)
-    return found
+    return [each for each in (attend, own_sm80(device)) if each is not None] if attend else []
 
 
 def shapes(device: torch.device) -> list[tuple[int, int, int]]:

@@ -73,7 +73,7 @@ def test_products_that_wait_for_each_other_fail(tmp_path: Path) -> None:
     touched = planted(tmp_path, "attention/sm90/consume.h", turn, "      s[0][0] += 1.0f;\n" + turn)
     status, _, report = gate(tmp_path, touched, only="sm90 d40 half")
     assert status == 1
-    assert "sm_90a d40 half, 2 consumers, 128 keys a tile, 2 stages: wgmma is serialized" in report
+    assert "sm_90a d40 half, 2 consumers, 128 keys a tile, 4 stages: wgmma is serialized" in report
 
 
 def test_a_block_too_large_for_some_devices_fails_and_is_named(tmp_path: Path) -> None:
