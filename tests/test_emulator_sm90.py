@@ -112,6 +112,8 @@ WRONG_THREADS = {
 WRONG_PRODUCTS = {
     "not_fenced": "unfenced: a group of wgmma that does not begin with wgmma.fence",
     "second_group_not_fenced": "unfenced: a group of wgmma that does not begin with wgmma.fence",
+    "accumulators_written_after_the_fence": "unfenced: accumulators were written after wgmma.fence",
+    "fragment_written_after_the_fence": "unfenced: registers of a were written after wgmma.fence",
     "operands_unfenced": "race: wgmma reads byte .* written by thread .* with no fence.proxy.async between",
     "operands_fenced_by_one": "race: wgmma reads byte .* written by thread .* with no fence.proxy.async between",
     "operands_unordered": "race: wgmma reads byte .* written by thread .* with no barrier between",
@@ -175,6 +177,7 @@ def test_a_named_barrier_tells_what_was_written_before_it(kernel: str) -> None:
 def test_products_in_a_chain_add_up_and_land_at_the_wait() -> None:
     for seed in SEEDS:
         assert run("products_in_a_chain", seed)[:128].view(torch.float32).eq(1 + 3 * 16).all()
+        assert run("landed_after_the_fence", seed)[:128].view(torch.float32).eq(3 * 16).all()
 
 
 def test_a_wait_that_leaves_a_group_leaves_its_accumulators_undefined() -> None:
