@@ -103,7 +103,7 @@ DEVICE void consume(const Maps& maps, int tiles, int consumer, unsigned char* sh
 }
 
 template <class T>
-KERNEL void run(const GRID_CONSTANT Maps maps, int tiles, Bug bug) {
+KERNEL void LAUNCH_BOUNDS(kThreads, 1) run(const GRID_CONSTANT Maps maps, int tiles, Bug bug) {
   DYNAMIC_SHARED(shared);
   auto* const queries = reinterpret_cast<simt::Mbarrier*>(shared + kBarriers);
   simt::Mbarrier *const full = queries + 1, *const empty = full + kStages;
