@@ -35,6 +35,7 @@ static const std::map<std::string, void (*)(const Given&)> kKernels = {
     NAMED(heard_by_one_lane_before_meeting),
     NAMED(heard_by_one_lane_for_others),
     NAMED(arrives_and_does_not_wait),
+    NAMED(writes_after_it_arrived),
     NAMED(phases_in_turn),
     NAMED(not_initialised),
     NAMED(initialised_by_another),

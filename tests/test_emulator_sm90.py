@@ -43,6 +43,7 @@ WRONG_MBARRIERS = {
     "told_by_one_lane_for_others": "race: a load reads .* written by thread .* with no barrier between",
     "heard_by_one_lane_for_others": "race: a load reads .* written by TMA with no wait at its mbarrier between",
     "arrives_and_does_not_wait": "race: a store writes .* written by thread .* with no barrier between",
+    "writes_after_it_arrived": "race: a store writes byte 0 .* written by thread .* with no barrier between",
     "not_initialised": "mbarrier: mbarrier.arrive at byte 16384 of shared memory, where none was initialised",
     "initialised_by_another": "race: mbarrier.arrive on the mbarrier at byte 16384, initialised by another thread"
     + LATER,
@@ -52,7 +53,7 @@ WRONG_MBARRIERS = {
     "not_shown_to_tma": "mbarrier: a TMA load on the mbarrier at byte 16384, with no fence.mbarrier_init",
     "shown_to_tma_after_meeting": "mbarrier: a TMA load on .*, with no fence.mbarrier_init between",
     "one_arrival_more": "mbarrier: one arrival more at the mbarrier at byte 16384 than the 1 of its phase",
-    "fewer_bytes_expected": "mbarrier: 128 bytes more landed at the mbarrier at byte 16384 than its phase expected",
+    "fewer_bytes_expected": r"mbarrier: 128 bytes more landed at .* 16384 than its phase expected \[block 0, thread 0,",
     "more_bytes_expected": "deadlock: 128 threads wait at mbarrier.try_wait .* lacks 0 arrivals and 128 bytes",
     "too_many_bytes_expected": "mbarrier: 1048576 bytes expected at the mbarrier at byte 16384",
     "no_arrival": "deadlock: 96 threads wait at mbarrier.try_wait .* at byte 16384 lacks 2 arrivals and 0 bytes",
