@@ -57,6 +57,17 @@ KERNEL void arrives_and_does_not_wait(const Given&) {
   if (thread == 0) simt::store_shared_4(shared, 2);
 }
 
+KERNEL void writes_after_it_arrived(const Given&) {
+  DYNAMIC_SHARED(shared);
+  const int thread = simt::thread_index();
+  make_barrier(barrier_of(shared), 1);
+  if (thread == 32) simt::mbarrier_arrive(barrier_of(shared));
+  if (thread == 32) simt::store_shared_4(shared, 1);
+  if (thread == 0) simt::mbarrier_wait(barrier_of(shared), 0);
+  for (int i = 0; i < 100; i++) simt::sync_warp();
+  if (thread == 0) simt::store_shared_4(shared, 2);
+}
+
 // Phases are counted: the third turn writes what the first two have read.
 KERNEL void phases_in_turn(const Given& given) {
   DYNAMIC_SHARED(shared);

@@ -9,7 +9,6 @@
 #include <string>
 
 #include "emulator_sm90_copies.h"
-#include "emulator_sm90_pipeline.h"
 #include "emulator_sm90_products.h"
 #include "emulator_sm90_threads.h"
 #include "simt.h"
@@ -28,28 +27,6 @@ static simt::TensorMap rows_of_64(Address data, int rows) {
   return map;
 }
 
-// [128, 64] for q and o, [keys, 64] for k and v, all bfloat16.
-static std::map<std::string, long> run_pipeline(Address q, Address k, Address v, Address o, int keys, int bug,
-                                                std::uint64_t seed) {
-  constexpr int kRows = pipeline::kConsumers * pipeline::kRows;
-  const std::size_t bytes = 128 * static_cast<std::size_t>(keys);
-  simt::emulator::Options options;
-  options.seed = seed;
-  options.shared_limit = kSharedLimit;
-  options.ranges = {{q, 128 * kRows, false}, {k, bytes, false}, {v, bytes, false}, {o, 128 * kRows, true}};
-  simt::emulator::Emulation emulation(options);
-  const pipeline::Maps maps{rows_of_64(q, kRows), rows_of_64(k, keys), rows_of_64(v, keys),
-                            rows_of_64(o, kRows)};
-  const int tiles = (keys + pipeline::kTile - 1) / pipeline::kTile;
-  simt::launch(pipeline::run<simt::bfloat16>, 1, pipeline::kThreads, pipeline::kSharedBytes, nullptr, maps,
-               tiles, static_cast<Bug>(bug));
-  const simt::emulator::Counters& did = emulation.counters();
-  return {{"wgmma", did.wgmma},
-          {"multiply_accumulates", did.multiply_accumulates},
-          {"boxes", did.boxes},
-          {"box_bytes", did.box_bytes}};
-}
-
 #define NAMED(kernel) {#kernel, &kernel}
 static const std::map<std::string, void (*)(const Given&)> kKernels = {
     NAMED(told_by_every_thread),
@@ -58,6 +35,7 @@ static const std::map<std::string, void (*)(const Given&)> kKernels = {
     NAMED(heard_by_one_lane_before_meeting),
     NAMED(heard_by_one_lane_for_others),
     NAMED(arrives_and_does_not_wait),
+    NAMED(writes_after_it_arrived),
     NAMED(phases_in_turn),
     NAMED(not_initialised),
     NAMED(initialised_by_another),
@@ -126,6 +104,9 @@ static const std::map<std::string, void (*)(const Given&)> kKernels = {
     NAMED(only_the_older_group_lands),
     NAMED(not_fenced),
     NAMED(second_group_not_fenced),
+    NAMED(accumulators_written_after_the_fence),
+    NAMED(fragment_written_after_the_fence),
+    NAMED(landed_after_the_fence),
     NAMED(operands_unfenced),
     NAMED(operands_fenced_by_one),
     NAMED(operands_unordered),
@@ -185,6 +166,5 @@ static std::string refusal(Address data, const std::array<std::uint64_t, 4>& siz
 
 PYBIND11_MODULE(emulator_sm90_kernels, module) {
   module.def("run", &run);
-  module.def("pipeline", &run_pipeline);
   module.def("refusal", &refusal);
 }

@@ -89,6 +89,45 @@ KERNEL void second_group_not_fenced(const Given&) {
   multiply(d, from, true);
 }
 
+// Two products into the same registers, which `write` changes between the fence and the second.
+template <class Write>
+void products_with_registers(Write write) {
+  DYNAMIC_SHARED(shared);
+  const Descriptors from = operands(shared);
+  Accumulators d = {};
+  std::uint32_t a[4] = {};
+  for (int turn = 0; turn < 2; turn++) {
+    simt::wgmma_fence();
+    if (turn == 1) write(d, a);
+    simt::wgmma_registers<simt::bfloat16, 64>(d, a, from.b);
+    simt::wgmma_commit();
+    simt::wgmma_wait<0>(d);
+  }
+}
+KERNEL void accumulators_written_after_the_fence(const Given&) {
+  products_with_registers([](Accumulators& d, std::uint32_t (&)[4]) { d[1][1] = 2; });
+}
+KERNEL void fragment_written_after_the_fence(const Given&) {
+  products_with_registers([](Accumulators&, std::uint32_t (&a)[4]) { a[3] = 2; });
+}
+// Landing is no write: the wait for the one may stand after the fence for the other.
+KERNEL void landed_after_the_fence(const Given& given) {
+  DYNAMIC_SHARED(shared);
+  const Descriptors from = operands(shared);
+  Accumulators d = {};
+  simt::wgmma_fence();
+  multiply(d, from, true);
+  simt::wgmma_commit();
+  for (int turn = 0; turn < 2; turn++) {
+    simt::wgmma_fence();
+    simt::wgmma_wait<0>(d);
+    multiply(d, from, true);
+    simt::wgmma_commit();
+  }
+  simt::wgmma_wait<0>(d);
+  store(given, d[7]);
+}
+
 // One product of what `before` left in shared memory, and what happens before the wait.
 template <class Before, class Meanwhile>
 void product(Before before, Meanwhile meanwhile) {

@@ -127,6 +127,13 @@ def matrix_image(count: int) -> Tensor:
     return torch.cat([fragments.flatten(), rows.flatten(), torch.zeros(4 * 256, dtype=torch.int32)])
 
 
+def pipeline_operands(keys: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q [128, 64], k and v [keys, 64]: of -1, 0 and 1, so that every order of adding gives the same bits."""
+    generator = _generator(f"pipeline {keys}")
+    q, k, v = (torch.randint(-1, 2, (rows, 64), generator=generator).bfloat16() for rows in (128, keys, keys))
+    return q, k, v
+
+
 class Probes:
     """The module of tests/sm90_probes.cpp, on tensors of one device."""
 
@@ -161,6 +168,17 @@ class Probes:
         self.module.matrices(count, image.data_ptr(), 4 * image.numel(), out.data_ptr(), self.seed)
         return out.cpu()
 
+    def pipeline(self, keys: int, bug: int = 0) -> tuple[Tensor, dict[str, int]]:
+        """What the pipeline gives, [128, 64], and what it did; 0 is no bug."""
+        q, k, v = (each.to(self.device) for each in pipeline_operands(keys))
+        out = torch.full((128, 64), torch.nan, dtype=torch.bfloat16).to(self.device)
+        did = self.module.pipeline(*(each.data_ptr() for each in (q, k, v, out)), keys, bug, self.seed)
+        return out.cpu(), did
+
+    def pipeline_bits(self, keys: int) -> Tensor:
+        """What it gives, in a dtype that numpy has."""
+        return self.pipeline(keys)[0].view(torch.int16)
+
 
 def answers(probes: Probes) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Every probe by name, and what it answers."""
@@ -172,3 +190,5 @@ def answers(probes: Probes) -> Iterator[tuple[str, Callable[[], Tensor]]]:
             yield f"wgmma {kind}: {product.name}", partial(probes.multiply, product, kind)
     for count in (2, 4):
         yield f"stmatrix x{count}", partial(probes.matrices, count)
+    for keys in (64, 640, 600):
+        yield f"pipeline: {keys} keys", partial(probes.pipeline_bits, keys)

@@ -6,10 +6,14 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <stdexcept>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "simt.h"
+#include "sm90_pipeline.h"
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
@@ -18,7 +22,8 @@
 using Bytes = unsigned char;
 
 constexpr int kThreads = 128;
-constexpr int kBarrierBytes = 16;  // behind what a probe copies
+constexpr std::size_t kSharedLimit = 232448;  // bytes a block may have on sm_90
+constexpr int kBarrierBytes = 16;             // behind what a probe copies
 
 struct Corner {
   int at[4];
@@ -159,29 +164,37 @@ static void check(const simt::Status& status) {
   if (status.code != 0) throw std::invalid_argument(status.message);
 }
 
-// What a probe may read and write.
-struct Extents {
-  Address in;
-  std::size_t in_bytes;
-  Address out;
-  std::size_t out_bytes;
+// What a probe may read, and what it may write.
+struct Extent {
+  Address at;
+  std::size_t bytes;
 };
 
+using Counts = std::map<std::string, long>;
+
+// On a GPU nothing is counted, and what a probe touches is its own affair.
 template <class Kernel, class... Arguments>
-void run(const Extents& extents, std::uint64_t seed, int shared_bytes, Kernel kernel,
-         Arguments... arguments) {
+Counts run(const std::vector<Extent>& in, const Extent& out, std::uint64_t seed, int threads,
+           int shared_bytes, Kernel kernel, Arguments... arguments) {
 #ifdef __CUDACC__
-  static_cast<void>(extents), static_cast<void>(seed);
-  check(simt::launch(kernel, 1, kThreads, shared_bytes, nullptr, arguments...));
+  static_cast<void>(in), static_cast<void>(out), static_cast<void>(seed);
+  check(simt::launch(kernel, 1, threads, shared_bytes, nullptr, arguments...));
   if (const cudaError_t error = cudaDeviceSynchronize(); error != cudaSuccess)
     throw std::runtime_error(cudaGetErrorString(error));
+  return {};
 #else
   simt::emulator::Options options;
   options.seed = seed;
-  options.shared_limit = 232448;
-  options.ranges = {{extents.in, extents.in_bytes, false}, {extents.out, extents.out_bytes, true}};
+  options.shared_limit = kSharedLimit;
+  for (const Extent& each : in) options.ranges.push_back({each.at, each.bytes, false});
+  options.ranges.push_back({out.at, out.bytes, true});
   simt::emulator::Emulation emulation(options);
-  check(simt::launch(kernel, 1, kThreads, shared_bytes, nullptr, arguments...));
+  check(simt::launch(kernel, 1, threads, shared_bytes, nullptr, arguments...));
+  const simt::emulator::Counters& did = emulation.counters();
+  return {{"wgmma", did.wgmma},
+          {"multiply_accumulates", did.multiply_accumulates},
+          {"boxes", did.boxes},
+          {"box_bytes", did.box_bytes}};
 #endif
 }
 
@@ -200,8 +213,8 @@ static void run_load(Address data, const Sizes& sizes, const Strides& strides, c
   simt::TensorMap map;
   check(simt::encode(map, view_of(data, sizes, strides, box)));
   const int bytes = bytes_of(box);
-  run({data, bytes_of(sizes, strides), out, static_cast<std::size_t>(bytes)}, seed, bytes + kBarrierBytes,
-      load_box, map, corner_of(corner), bytes, pointer(out));
+  run({{data, bytes_of(sizes, strides)}}, {out, static_cast<std::size_t>(bytes)}, seed, kThreads,
+      bytes + kBarrierBytes, load_box, map, corner_of(corner), bytes, pointer(out));
 }
 
 static void run_store(Address image, Address data, const Sizes& sizes, const Strides& strides, const Box& box,
@@ -209,15 +222,15 @@ static void run_store(Address image, Address data, const Sizes& sizes, const Str
   simt::TensorMap map;
   check(simt::encode(map, view_of(data, sizes, strides, box)));
   const int bytes = bytes_of(box);
-  run({image, static_cast<std::size_t>(bytes), data, bytes_of(sizes, strides)}, seed, bytes, store_box, map,
-      corner_of(corner), bytes, static_cast<const Bytes*>(pointer(image)));
+  run({{image, static_cast<std::size_t>(bytes)}}, {data, bytes_of(sizes, strides)}, seed, kThreads, bytes,
+      store_box, map, corner_of(corner), bytes, static_cast<const Bytes*>(pointer(image)));
 }
 
 static void run_matrices(int count, Address image, int bytes, Address out, std::uint64_t seed) {
   const auto kernel = count == 4 ? store_matrices<4> : store_matrices<2>;
   const auto size = static_cast<std::size_t>(bytes);
-  run({image, size, out, size - 4096}, seed, bytes, kernel, static_cast<const Bytes*>(pointer(image)), bytes,
-      pointer(out));
+  run({{image, size}}, {out, size - 4096}, seed, kThreads, bytes, kernel,
+      static_cast<const Bytes*>(pointer(image)), bytes, pointer(out));
 }
 
 using Multiply = void (*)(const Bytes*, int, Operands, bool, Bytes*);
@@ -238,8 +251,28 @@ static void run_multiply(bool registers, bool is_half, int columns, Address imag
   const Multiply kernel = is_half ? find<simt::half>(registers, columns, Built{})
                                   : find<simt::bfloat16>(registers, columns, Built{});
   const Operands operands{at[0], at[1], at[2], at[3], at[4], at[5], at[6]};
-  run({image, static_cast<std::size_t>(bytes), out, static_cast<std::size_t>(64 * columns * 4)}, seed, bytes,
-      kernel, static_cast<const Bytes*>(pointer(image)), bytes, operands, accumulate, pointer(out));
+  run({{image, static_cast<std::size_t>(bytes)}}, {out, static_cast<std::size_t>(64 * columns * 4)}, seed,
+      kThreads, bytes, kernel, static_cast<const Bytes*>(pointer(image)), bytes, operands, accumulate,
+      pointer(out));
+}
+
+static simt::TensorMap rows_of_64(Address data, int rows) {
+  simt::TensorMap map;
+  const auto count = static_cast<std::uint64_t>(rows);
+  check(simt::encode(map, view_of(data, {64, count, 1, 1}, {128, 128 * count, 128 * count}, {64, 64, 1, 1})));
+  return map;
+}
+
+// [128, 64] for q and o, [keys, 64] for k and v, all bfloat16.
+static Counts run_pipeline(Address q, Address k, Address v, Address o, int keys, int bug,
+                           std::uint64_t seed) {
+  constexpr int kRows = pipeline::kConsumers * pipeline::kRows;
+  const std::size_t bytes = 128 * static_cast<std::size_t>(keys);
+  const pipeline::Maps maps{rows_of_64(q, kRows), rows_of_64(k, keys), rows_of_64(v, keys),
+                            rows_of_64(o, kRows)};
+  const int tiles = (keys + pipeline::kTile - 1) / pipeline::kTile;
+  return run({{q, 128 * kRows}, {k, bytes}, {v, bytes}}, {o, 128 * kRows}, seed, pipeline::kThreads,
+             pipeline::kSharedBytes, pipeline::run<simt::bfloat16>, maps, tiles, static_cast<Bug>(bug));
 }
 
 PYBIND11_MODULE(sm90_probes, module) {
@@ -247,4 +280,5 @@ PYBIND11_MODULE(sm90_probes, module) {
   module.def("store", &run_store);
   module.def("matrices", &run_matrices);
   module.def("multiply", &run_multiply);
+  module.def("pipeline", &run_pipeline);
 }

@@ -43,6 +43,7 @@ WRONG_MBARRIERS = {
     "told_by_one_lane_for_others": "race: a load reads .* written by thread .* with no barrier between",
     "heard_by_one_lane_for_others": "race: a load reads .* written by TMA with no wait at its mbarrier between",
     "arrives_and_does_not_wait": "race: a store writes .* written by thread .* with no barrier between",
+    "writes_after_it_arrived": "race: a store writes byte 0 .* written by thread .* with no barrier between",
     "not_initialised": "mbarrier: mbarrier.arrive at byte 16384 of shared memory, where none was initialised",
     "initialised_by_another": "race: mbarrier.arrive on the mbarrier at byte 16384, initialised by another thread"
     + LATER,
@@ -52,7 +53,7 @@ WRONG_MBARRIERS = {
     "not_shown_to_tma": "mbarrier: a TMA load on the mbarrier at byte 16384, with no fence.mbarrier_init",
     "shown_to_tma_after_meeting": "mbarrier: a TMA load on .*, with no fence.mbarrier_init between",
     "one_arrival_more": "mbarrier: one arrival more at the mbarrier at byte 16384 than the 1 of its phase",
-    "fewer_bytes_expected": "mbarrier: 128 bytes more landed at the mbarrier at byte 16384 than its phase expected",
+    "fewer_bytes_expected": r"mbarrier: 128 bytes more landed at .* 16384 than its phase expected \[block 0, thread 0,",
     "more_bytes_expected": "deadlock: 128 threads wait at mbarrier.try_wait .* lacks 0 arrivals and 128 bytes",
     "too_many_bytes_expected": "mbarrier: 1048576 bytes expected at the mbarrier at byte 16384",
     "no_arrival": "deadlock: 96 threads wait at mbarrier.try_wait .* at byte 16384 lacks 2 arrivals and 0 bytes",
@@ -112,6 +113,8 @@ WRONG_THREADS = {
 WRONG_PRODUCTS = {
     "not_fenced": "unfenced: a group of wgmma that does not begin with wgmma.fence",
     "second_group_not_fenced": "unfenced: a group of wgmma that does not begin with wgmma.fence",
+    "accumulators_written_after_the_fence": "unfenced: accumulators were written after wgmma.fence",
+    "fragment_written_after_the_fence": "unfenced: registers of a were written after wgmma.fence",
     "operands_unfenced": "race: wgmma reads byte .* written by thread .* with no fence.proxy.async between",
     "operands_fenced_by_one": "race: wgmma reads byte .* written by thread .* with no fence.proxy.async between",
     "operands_unordered": "race: wgmma reads byte .* written by thread .* with no barrier between",
@@ -175,6 +178,7 @@ def test_a_named_barrier_tells_what_was_written_before_it(kernel: str) -> None:
 def test_products_in_a_chain_add_up_and_land_at_the_wait() -> None:
     for seed in SEEDS:
         assert run("products_in_a_chain", seed)[:128].view(torch.float32).eq(1 + 3 * 16).all()
+        assert run("landed_after_the_fence", seed)[:128].view(torch.float32).eq(3 * 16).all()
 
 
 def test_a_wait_that_leaves_a_group_leaves_its_accumulators_undefined() -> None:
@@ -205,46 +209,3 @@ def test_a_map_is_refused_as_the_driver_would(change: dict[str, object], message
     said = kernels().refusal(*(given | change).values())
     assert message in said
     assert bool(message) == bool(said)
-
-
-# In the order of `Bug` in tests/emulator_sm90_pipeline.h.
-BUGS = {
-    "no wait for full": "race: wgmma reads .*(is in flight|written by TMA with no wait)",
-    "no wait for empty": "mbarrier: one arrival more|race: a TMA load writes",
-    "empty before the wait": "race: a TMA load writes .* while wgmma or a TMA store reads it",
-    "one warp tells for four": "race: a TMA load writes .* read by wgmma of warpgroup . with no barrier between",
-    "the parity stays": "mbarrier: one arrival more|race: a TMA load writes",
-    "no proxy fence before the store": "race: a TMA store reads .* with no fence.proxy.async between",
-    "no barrier before the store": "race: a TMA store reads .* with no barrier between",
-    "the wait names other accumulators": "in flight: |unfinished products: ",
-}
-
-
-def pipeline(keys: int, bug: int = 0, seed: int = 0) -> tuple[Tensor, Tensor, dict[str, int]]:
-    """What the pipeline gives [128, 64], what is right, and what it did."""
-    generator = torch.Generator().manual_seed(keys)
-    q, k, v = (torch.randint(-1, 2, (rows, 64), generator=generator).bfloat16() for rows in (128, keys, keys))
-    out = torch.full((128, 64), torch.nan).bfloat16()
-    did = kernels().pipeline(*(each.data_ptr() for each in (q, k, v, out)), keys, bug, seed)
-    return out, ((q.float() @ k.float().T) @ v.float()).bfloat16(), did
-
-
-@pytest.mark.parametrize("keys", [64, 128, 5 * 2 * 64, 600])
-def test_a_pipeline_over_five_turns_of_its_stages_is_right_in_every_order(keys: int) -> None:
-    tiles = -(-keys // 64)
-    for seed in SEEDS:
-        out, expected, did = pipeline(keys, seed=seed)
-        assert torch.equal(out, expected)
-        assert did == {
-            "wgmma": 2 * tiles * 8,
-            "multiply_accumulates": 2 * 128 * 64 * 64 * tiles,
-            "boxes": 2 + 2 * tiles + 2,
-            "box_bytes": 8192 * (4 + 2 * tiles),
-        }
-
-
-@pytest.mark.parametrize("bug", BUGS)
-def test_a_pipeline_with_a_bug_is_reported_in_every_order(bug: str) -> None:
-    for seed in SEEDS:
-        with pytest.raises(RuntimeError, match=f"^(?:{BUGS[bug]})"):
-            pipeline(600, 1 + list(BUGS).index(bug), seed)

@@ -16,7 +16,10 @@ DEVICE int warpgroup_index() { return emulator::Block::running().thread() / emul
 DEVICE void mbarrier_init(Mbarrier* barrier, int arrivals, Site site = Site::here()) {
   emulator::Block::running().mbarriers().init(barrier, arrivals, site);
 }
-DEVICE void fence_mbarrier_init() { emulator::Block::running().mbarriers().fence(); }
+DEVICE void fence_mbarrier_init() {
+  emulator::Block& block = emulator::Block::running();
+  block.mbarriers().show(block.clocks().mark(block.thread()));
+}
 DEVICE void mbarrier_arrive(Mbarrier* barrier, Site site = Site::here()) {
   emulator::Block::running().mbarriers().arrive(barrier, 0, site);
 }
@@ -44,8 +47,7 @@ DEVICE void tma_store_wait_read() {
 }
 DEVICE void fence_proxy_async() {
   emulator::Block& block = emulator::Block::running();
-  block.clocks().fence_proxy(block.thread());
-  block.mbarriers().fence();
+  block.mbarriers().show(block.clocks().fence_proxy(block.thread()));
 }
 
 DEVICE void named_sync(int barrier, int threads, Site site = Site::here()) {

@@ -26,10 +26,10 @@ void Mbarriers::init(void* at, int arrivals, Site site) {
   all_.push_back(one);
 }
 
-void Mbarriers::fence() {
-  const Stamp now = block_.clocks().mark(block_.thread());
+void Mbarriers::show(const Stamp& fence) {
   for (One& one : all_)
-    if (one.made.actor == now.actor && one.made.lane == now.lane && one.shown.actor < 0) one.shown = now;
+    if (one.made.actor == fence.actor && one.made.lane == fence.lane && one.shown.actor < 0)
+      one.shown = fence;
 }
 
 int Mbarriers::find(void* at, const char* what, Site site) const {

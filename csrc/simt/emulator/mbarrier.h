@@ -20,7 +20,7 @@ class Mbarriers {
   void reset() { all_.clear(); }
 
   void init(void* at, int arrivals, Site site);
-  void fence();  // TMA sees what the running thread has initialised
+  void show(const Stamp& fence);  // to TMA what the running thread has initialised
   void arrive(void* at, int expected_bytes, Site site);
   void wait(void* at, int parity, Site site);
 

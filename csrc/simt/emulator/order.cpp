@@ -140,6 +140,12 @@ Stamp Clocks::mark(int thread) {
   return stamp(thread);
 }
 
+Stamp Clocks::fence_proxy(int thread) {
+  const Stamp fence = mark(thread);
+  fences_[thread].push_back(fence.clock);
+  return fence;
+}
+
 bool Clocks::fenced(const Stamp& written, const Stamp& reader) const {
   if (written.actor >= warps_) return true;
   const bool by_warp = written.lane == kWarp;

@@ -85,7 +85,7 @@ class Clocks {
 
   // fence.proxy.async: what the thread wrote until now may be read by TMA and wgmma, for those who know of
   // it.
-  void fence_proxy(int thread) { fences_[thread].push_back(mark(thread).clock); }
+  Stamp fence_proxy(int thread);
   bool fenced(const Stamp& written, const Stamp& reader) const;
 
  private:

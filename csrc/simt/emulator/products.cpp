@@ -41,7 +41,36 @@ Products::Warpgroup& Products::mine() { return all_[block_.thread() / kWarpgroup
 
 void Products::fence(Site site) {
   char nothing = 0;
-  block_.collective<kWarpgroup>("wgmma.fence", nothing, site, [this](char**) { mine().fenced = true; });
+  block_.collective<kWarpgroup>("wgmma.fence", nothing, site, [this](char**) {
+    mine().fenced = true;
+    for (Watched& each : mine().watched) each.look();
+  });
+}
+
+void Products::Watched::look() {
+  were.resize(bytes * kWarpgroup);
+  for (int t = 0; t < kWarpgroup; t++) std::memcpy(&were[t * bytes], at[t], bytes);
+}
+
+bool Products::Watched::changed() const {
+  for (int t = 0; t < kWarpgroup; t++)
+    if (std::memcmp(&were[t * bytes], at[t], bytes) != 0) return true;
+  return false;
+}
+
+// Known are only registers that an earlier product used: those of the first are watched from now on.
+template <class Registers>
+void Products::check_unwritten(const OfThreads<Registers*>& at, std::size_t bytes, const char* what,
+                               Site site) {
+  for (const Watched& each : mine().watched) {
+    if (each.at[0] != at[0] || each.bytes != bytes) continue;
+    if (each.changed()) fail(std::string("unfenced: ") + what + " were written after wgmma.fence", site);
+    return;
+  }
+  Watched made{{}, bytes, {}};
+  std::copy(at.begin(), at.end(), made.at.begin());
+  made.look();
+  mine().watched.push_back(std::move(made));
 }
 
 void Products::multiply(Product product, int columns, Kind kind, Site site) {
@@ -60,7 +89,7 @@ void Products::start(Product** lanes, int columns, Kind kind, Site site) {
   std::vector<float> a(kRowsOfA * kDepth), b(static_cast<std::size_t>(columns) * kDepth);
   Matrices matrices(block_.shared(), kind, site);
   if (lanes[0]->fragment) {
-    read_fragments(lanes, kind, a.data(), warpgroup.open, site);
+    read_fragments(lanes, kind, a.data(), site);
     matrices.read_depths(lanes[0]->b, columns, b.data());
   } else {
     matrices.read_rows(lanes[0]->a, kRowsOfA, a.data());
@@ -93,7 +122,7 @@ void Products::start(Product** lanes, int columns, Kind kind, Site site) {
   block_.counters().multiply_accumulates += static_cast<long>(kRowsOfA) * kDepth * columns;
 }
 
-void Products::read_fragments(Product** lanes, Kind kind, float* a, Group& group, Site site) {
+void Products::read_fragments(Product** lanes, Kind kind, float* a, Site site) {
   Fragments fragments;
   fragments.site = site;
   for (int t = 0; t < kWarpgroup; t++) {
@@ -105,7 +134,8 @@ void Products::read_fragments(Product** lanes, Kind kind, float* a, Group& group
         a[row * kDepth + depth] = element(kind, static_cast<std::uint16_t>(fragments.were[t][i] >> 16 * e));
       }
   }
-  group.fragments.push_back(fragments);
+  check_unwritten(fragments.at, 4 * sizeof(std::uint32_t), "registers of a", site);
+  mine().open.fragments.push_back(fragments);
 }
 
 // The accumulators that the lanes name: those in flight, or new ones with the values that they have now.
@@ -122,8 +152,9 @@ Products::Accumulators& Products::find(Warpgroup& warpgroup, Product** lanes, in
   for (int t = 0; t < kWarpgroup; t++) {
     made.d[t] = lanes[t]->d;
     std::copy_n(made.d[t], floats, made.values.begin() + t * floats);
-    std::fill_n(made.d[t], floats, from_bits(kInFlight));
   }
+  if (lanes[0]->accumulate) check_unwritten(made.d, floats * sizeof(float), "accumulators", site);
+  for (float* each : made.d) std::fill_n(each, floats, from_bits(kInFlight));
   warpgroup.accumulators.push_back(std::move(made));
   return warpgroup.accumulators.back();
 }
@@ -176,6 +207,8 @@ void Products::land(Accumulators& accumulators, Site site) {
              site);
       value = accumulators.values[t * accumulators.floats + i];
     }
+  for (Watched& each : mine().watched)  // what lands is no write by a thread
+    if (each.at[0] == accumulators.d[0]) each.look();
 }
 
 int Products::unfinished(int thread) const {

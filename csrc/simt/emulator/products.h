@@ -58,6 +58,17 @@ class Products {
     Site site;
   };
 
+  // Registers that products have used, as they were at the last fence: between it and the next product that
+  // takes them nobody may write them.
+  struct Watched {
+    OfThreads<const void*> at;
+    std::size_t bytes;  // of a thread
+    std::vector<unsigned char> were;
+
+    void look();
+    bool changed() const;
+  };
+
   struct Group {
     std::vector<std::vector<Words>> reads;
     std::vector<Fragments> fragments;
@@ -69,14 +80,17 @@ class Products {
     std::vector<Group> groups;  // committed
     Group open;
     std::vector<Accumulators> accumulators;
+    std::vector<Watched> watched;
 
     long open_group() const { return complete + static_cast<long>(groups.size()); }
   };
 
   Warpgroup& mine();
   void start(Product** lanes, int columns, Kind kind, Site site);
-  void read_fragments(Product** lanes, Kind kind, float* a, Group& group, Site site);
+  void read_fragments(Product** lanes, Kind kind, float* a, Site site);
   Accumulators& find(Warpgroup& warpgroup, Product** lanes, int floats, Site site);
+  template <class Registers>
+  void check_unwritten(const OfThreads<Registers*>& at, std::size_t bytes, const char* what, Site site);
   void finish(const Group& group);
   void land(Accumulators& accumulators, Site site);
 

@@ -63,17 +63,18 @@ DEVICE void consume(const Maps& maps, int tiles, int consumer, unsigned char* sh
     const std::uint64_t v = simt::matrix_descriptor(shared + kValues + stage * kTileBytes, 0, 1024);
     if (bug != Bug::kNoWaitForFull) simt::mbarrier_wait(&full[stage], tile / kStages & 1);
     simt::wgmma_fence();
-    for (int step = 0; step < 4; step++) simt::wgmma_shared<T, 64>(s, q + 2 * step, k + 2 * step, step > 0);
+    UNROLL_FOR (int step = 0; step < 4; step++)
+      simt::wgmma_shared<T, 64>(s, q + 2 * step, k + 2 * step, step > 0);
     simt::wgmma_commit();
     if (bug == Bug::kWaitNamesOther)
       simt::wgmma_wait<0>(o);
     else
       simt::wgmma_wait<0>(s);
-    for (int step = 0; step < 4; step++)
-      for (int i = 0; i < 4; i++)
+    UNROLL_FOR (int step = 0; step < 4; step++)
+      UNROLL_FOR (int i = 0; i < 4; i++)
         p[step][i] = simt::pack<T>(s[2 * step + i / 2][2 * (i % 2)], s[2 * step + i / 2][2 * (i % 2) + 1]);
     simt::wgmma_fence();
-    for (int step = 0; step < 4; step++) simt::wgmma_registers<T, 64>(o, p[step], v + 128 * step);
+    UNROLL_FOR (int step = 0; step < 4; step++) simt::wgmma_registers<T, 64>(o, p[step], v + 128 * step);
     simt::wgmma_commit();
     if (bug == Bug::kEmptyBeforeWait && lane == 0) simt::mbarrier_arrive(&empty[stage]);
     simt::wgmma_wait<0>(o);
@@ -86,9 +87,9 @@ DEVICE void consume(const Maps& maps, int tiles, int consumer, unsigned char* sh
   simt::named_sync(1 + consumer, kGroup);  // all four warps have read q, whose place o takes
   // Rows of this warp: 16, of 8 chunks, each in its swizzled place.
   const int row = 16 * warp + lane % 16;
-  for (int n = 0; n < 8; n += 2) {
+  UNROLL_FOR (int n = 0; n < 8; n += 2) {
     std::uint32_t pairs[4];
-    for (int i = 0; i < 4; i++)
+    UNROLL_FOR (int i = 0; i < 4; i++)
       pairs[i] = simt::pack<T>(o[n + i / 2][2 * (i % 2)], o[n + i / 2][2 * (i % 2) + 1]);
     simt::stmatrix_x4(own + 128 * row + 16 * ((n + lane / 16) ^ row % 8), pairs);
   }
@@ -102,7 +103,7 @@ DEVICE void consume(const Maps& maps, int tiles, int consumer, unsigned char* sh
 }
 
 template <class T>
-KERNEL void run(const GRID_CONSTANT Maps maps, int tiles, Bug bug) {
+KERNEL void LAUNCH_BOUNDS(kThreads, 1) run(const GRID_CONSTANT Maps maps, int tiles, Bug bug) {
   DYNAMIC_SHARED(shared);
   auto* const queries = reinterpret_cast<simt::Mbarrier*>(shared + kBarriers);
   simt::Mbarrier *const full = queries + 1, *const empty = full + kStages;
