@@ -52,23 +52,26 @@ def registry() -> dict[str, Part]:
     return {
         "info": Part("the machine, and the ceilings measured on it", (script("info", 25),)),
         "kernels": Part(
-            "every kernel against float64", (gpu_tests("kernels", 120, *KERNEL_TESTS, workers=WORKERS, dry=SMALL),)
+            "every kernel against float64", (gpu_tests("kernels", 105, *KERNEL_TESTS, workers=WORKERS, dry=SMALL),)
         ),
         "graphs": Part(
             "graph == eager, bit by bit; then the latency of both",
-            (gpu_tests("graphs-tests", 40, *GRAPH_TESTS), script("graphs", 55)),
+            (gpu_tests("graphs-tests", 40, *GRAPH_TESTS), script("graphs", 50)),
         ),
         "attention": Part(
-            "the hand-written attention against float64, then beside torch's own and others; after `make build`",
+            "the hand-written attention against float64, under compute-sanitizer, beside others; after `make build`",
             (
+                script("golden", 40),
                 gpu_tests("attention-tests", 40, *ATTENTION_TESTS, dry=("-k", "test_attention_device")),
-                script("attention", 60),
+                script("attention", 50),
+                Command("attention-sanitizer", 45, ("benchmarks/sanitizer.py", "--attention", "--seconds=40")),
             ),
         ),
         "sanitizer": Part(
-            "memcheck, racecheck and synccheck on every kernel; initcheck too", (script("sanitizer", 90),)
+            "memcheck, racecheck and synccheck on the other kernels",
+            (script("sanitizer", 45, "--ops", "--seconds=40"),),
         ),
-        "bench": Part("the step and the norms beside their baselines", (script("step", 70), script("norms", 35))),
+        "bench": Part("the step and the norms beside their baselines", (script("step", 60), script("norms", 35))),
         "tests": Part("gpu-marked tests of other files", (gpu_tests("tests", 5, *others),), default=bool(others)),
     }
 

@@ -1,6 +1,7 @@
 """compute-sanitizer on every kernel, on ragged shapes: memcheck, racecheck, synccheck; on attention initcheck as well.
 
-    python benchmarks/sanitizer.py --out build/sanitizer   on an NVIDIA GPU; --seconds 500 gives it all it may need
+    python benchmarks/sanitizer.py --out build/sanitizer   on an NVIDIA GPU; --seconds 500 gives it all it may need,
+                                                           --attention or --ops runs these alone
     python benchmarks/sanitizer.py --dry-run               on a CPU: the same kernels interpreted, without the tool
 
 Where the tool is missing or the machine refuses it, nothing was run, which is never a pass. Before it is believed it
@@ -133,10 +134,11 @@ def under(tool: str, path: str, what: Sequence[str], seconds: float) -> tuple[st
     return verdict(output, code)
 
 
-def runnable(report: Report, device: torch.device, end: float) -> list[str]:
+def runnable(report: Report, names: Sequence[str], device: torch.device, end: float) -> list[str]:
     """The exercises that end well without a tool: what they compile is found in the cache by those that follow."""
     found = []
-    for name, exercise in EXERCISES.items():
+    for name in names:
+        exercise = EXERCISES[name]
         why_not = own_refusal(device) if name == "attention" else None
         if why_not is not None:
             report.not_run.append(f"{name}: {why_not}")
@@ -173,10 +175,12 @@ def main(argv: Sequence[str]) -> int:
         put_kernels_in_place(device.type)
         (exercise if argv[0] == "--exercise" else plant)(device)
         return 0
-    options: argparse.Namespace = script_options(__doc__.splitlines()[0], argv, seconds=SECONDS)
+    flags = {name: f"{name} alone" for name in EXERCISES}
+    options: argparse.Namespace = script_options(__doc__.splitlines()[0], argv, flags, seconds=SECONDS)
+    asked = [name for name in EXERCISES if getattr(options, name)]
     report = Report(options.out, describe(options.device))
     end = time.monotonic() + options.seconds
-    names = runnable(report, options.device, end)
+    names = runnable(report, asked or list(EXERCISES), options.device, end)
     if options.dry_run:
         return report.finish()
     path = tool_path()

@@ -62,7 +62,7 @@ def test_attention_that_is_not_built_is_not_run(built: bool, monkeypatch: pytest
     monkeypatch.setattr(sanitizer, "own_refusal", lambda device: None if built else "it is not built")
     monkeypatch.setattr(sanitizer, "run", lambda command, seconds: (CLEAN, 0))
     report = measure.Report(None, {})
-    names = sanitizer.runnable(report, torch.device("cpu"), 0.0)
+    names = sanitizer.runnable(report, list(sanitizer.EXERCISES), torch.device("cpu"), 0.0)
     assert names == (["attention", "ops"] if built else ["ops"])
     assert report.not_run == ([] if built else ["attention: it is not built"])
 
@@ -71,7 +71,7 @@ def test_kernels_that_fail_alone_are_not_put_under_a_tool(monkeypatch: pytest.Mo
     monkeypatch.setattr(sanitizer, "own_refusal", lambda device: None)
     monkeypatch.setattr(sanitizer, "run", lambda command, seconds: (CLEAN, int("exercise_attention" in command[1])))
     report = measure.Report(None, {})
-    assert sanitizer.runnable(report, torch.device("cpu"), 0.0) == ["ops"]
+    assert sanitizer.runnable(report, list(sanitizer.EXERCISES), torch.device("cpu"), 0.0) == ["ops"]
     assert (report.passed, report.failed) == (1, 1)
 
 
@@ -95,8 +95,9 @@ def test_a_result_that_is_not_finite_ends_the_exercise(monkeypatch: pytest.Monke
         exercises.exercise(torch.device("cpu"))
 
 
-def test_the_walk_without_the_tool_runs_both_exercises(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "count"), [([], 2), (["--attention"], 1)])
+def test_the_walk_without_the_tool_runs_the_exercises_asked_for(tmp_path: Path, asked: list[str], count: int) -> None:
     pytest.importorskip("triton")
-    assert sanitizer.main(["--dry-run", "--out", str(tmp_path / "sanitizer")]) == 0
+    assert sanitizer.main(["--dry-run", *asked, "--out", str(tmp_path / "sanitizer")]) == 0
     report = json.loads((tmp_path / "sanitizer.json").read_text())
-    assert report["checks"] == {"passed": 2, "failed": 0}
+    assert report["checks"] == {"passed": count, "failed": 0}
