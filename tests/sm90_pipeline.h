@@ -73,7 +73,7 @@ DEVICE void consume(const Maps& maps, int tiles, int consumer, unsigned char* sh
     UNROLL_FOR (int step = 0; step < 4; step++)
       UNROLL_FOR (int i = 0; i < 4; i++)
         p[step][i] = simt::pack<T>(s[2 * step + i / 2][2 * (i % 2)], s[2 * step + i / 2][2 * (i % 2) + 1]);
-    simt::wgmma_fence();
+    simt::wgmma_fence(o, p);
     UNROLL_FOR (int step = 0; step < 4; step++) simt::wgmma_registers<T, 64>(o, p[step], v + 128 * step);
     simt::wgmma_commit();
     if (bug == Bug::kEmptyBeforeWait && lane == 0) simt::mbarrier_arrive(&empty[stage]);

@@ -22,7 +22,9 @@
 using Bytes = unsigned char;
 
 constexpr int kThreads = 128;
+#ifndef __CUDACC__
 constexpr std::size_t kSharedLimit = 232448;  // bytes a block may have on sm_90
+#endif
 constexpr int kBarrierBytes = 16;             // behind what a probe copies
 
 struct Corner {
@@ -121,7 +123,7 @@ KERNEL void multiply_shared(const Bytes* image, int bytes, Operands at, bool acc
   const std::uint64_t b = simt::matrix_descriptor(shared + at.b, at.b_leading, at.b_stride) + at.b_move / 16;
   float d[kColumns / 8][4];
   fill(d, 1.0f);
-  simt::wgmma_fence();
+  simt::wgmma_fence(d);
   simt::wgmma_shared<T, kColumns>(d, a, b, accumulate);
   simt::wgmma_commit();
   simt::wgmma_wait<0>(d);
@@ -137,7 +139,7 @@ KERNEL void multiply_registers(const Bytes* image, int bytes, Operands at, bool,
   const std::uint64_t b = simt::matrix_descriptor(shared + at.b, at.b_leading, at.b_stride) + at.b_move / 16;
   float d[kColumns / 8][4];
   fill(d, 1.0f);
-  simt::wgmma_fence();
+  simt::wgmma_fence(d);
   simt::wgmma_registers<T, kColumns>(d, a.word, b);
   simt::wgmma_commit();
   simt::wgmma_wait<0>(d);

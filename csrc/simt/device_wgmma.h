@@ -20,15 +20,19 @@ DEVICE std::uint64_t matrix_descriptor(const void* shared, int leading_bytes, in
 // Before the first product of a group: registers that it reads are written, those that it writes are read.
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-// The same, for products that add to `d` and read the fragments `a`: the compiler leaves no writing of them
-// for after it.
-template <int kTiles, int kSteps>
-DEVICE void wgmma_fence(float (&d)[kTiles][4], std::uint32_t (&a)[kSteps][4]) {
+// The same, for products that add to `d`, and for those that read the fragments `a` too: the compiler leaves
+// no writing of them for after it.
+template <int kTiles>
+DEVICE void wgmma_fence(float (&d)[kTiles][4]) {
   UNROLL_FOR (int n = 0; n < kTiles; n++)
     UNROLL_FOR (int i = 0; i < 4; i++) asm volatile("" : "+f"(d[n][i])::"memory");
+  wgmma_fence();
+}
+template <int kTiles, int kSteps>
+DEVICE void wgmma_fence(float (&d)[kTiles][4], std::uint32_t (&a)[kSteps][4]) {
   UNROLL_FOR (int step = 0; step < kSteps; step++)
     UNROLL_FOR (int i = 0; i < 4; i++) asm volatile("" : "+r"(a[step][i])::"memory");
-  wgmma_fence();
+  wgmma_fence(d);
 }
 
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

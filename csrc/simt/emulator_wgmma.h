@@ -16,6 +16,10 @@ DEVICE std::uint64_t matrix_descriptor(const void* shared, int leading_bytes, in
 }
 
 DEVICE void wgmma_fence(Site site = Site::here()) { emulator::Block::running().products().fence(site); }
+template <int kTiles>
+DEVICE void wgmma_fence(float (&)[kTiles][4], Site site = Site::here()) {
+  wgmma_fence(site);
+}
 template <int kTiles, int kSteps>
 DEVICE void wgmma_fence(float (&)[kTiles][4], std::uint32_t (&)[kSteps][4], Site site = Site::here()) {
   wgmma_fence(site);
