@@ -25,7 +25,7 @@ constexpr int kThreads = 128;
 #ifndef __CUDACC__
 constexpr std::size_t kSharedLimit = 232448;  // bytes a block may have on sm_90
 #endif
-constexpr int kBarrierBytes = 16;             // behind what a probe copies
+constexpr int kBarrierBytes = 16;  // behind what a probe copies
 
 struct Corner {
   int at[4];
