@@ -23,7 +23,8 @@ from fewstep.plan import Plan
 from fewstep.planning import Planner
 from fewstep.request import Request, build_request, resolve_seeds, sample_count, starting_noise
 from fewstep.results import Samples
-from fewstep.runners import Runner, runner_for
+from fewstep.runner_choice import runner_for
+from fewstep.runners import Runner
 from fewstep.schedules import Schedule, from_config
 from fewstep.trained import Trained, trained_from_config
 

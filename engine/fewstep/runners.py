@@ -5,16 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-
 from fewstep.buffers import Signature, StaticBuffers
 from fewstep.decode import Decoder, decode
 from fewstep.denoiser import Denoiser
-from fewstep.errors import ArgumentError
 from fewstep.loop import sample_loop
 from fewstep_kernels import StepOps, eager_step_ops
-
-GRAPH_SHARE = 4  # of the device's memory, a quarter may be held by graphs
 
 
 class Run(Protocol):
@@ -96,22 +91,3 @@ class EagerRunner:
     def stats(self) -> dict[str, Any]:
         """It keeps nothing."""
         return {"runner": "eager"}
-
-
-def runner_for(runner: str | Runner, device: torch.device) -> Runner:
-    """The runner of a name ("auto", "eager" or "graph") for a device, or what was handed over.
-
-    Raises:
-        ArgumentError: another name, or graphs where there is no CUDA device.
-    """
-    if not isinstance(runner, str):
-        return runner
-    if runner not in ("auto", "eager", "graph"):
-        raise ArgumentError("runner", runner, "auto, eager, graph or a Runner")
-    if runner == "eager" or (runner == "auto" and device.type != "cuda"):
-        return EagerRunner()
-    if device.type != "cuda":
-        raise ArgumentError("runner", runner, f"eager on {device.type}: graphs need a CUDA device")
-    from fewstep.graphs import CudaCapturer, GraphRunner
-
-    return GraphRunner(CudaCapturer(device), torch.cuda.get_device_properties(device).total_memory // GRAPH_SHARE)
