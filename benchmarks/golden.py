@@ -10,7 +10,6 @@ emulator to on every machine.
 import importlib
 import io
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,21 +25,12 @@ HOPPER = (9, 0)
 
 sys.path.append(str(TESTS))
 cases: Any = importlib.import_module("sm90_cases")
-
-
-def load(name: str, path: Path) -> ModuleType:
-    """A Python file or a built module, by its path."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no module")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+simulation: Any = importlib.import_module("simulation")
 
 
 def built(device: torch.device) -> ModuleType:
     """The probes for this device."""
-    builder: Any = load("ninja_build", ROOT / "csrc" / "ninja_build.py")
+    builder, load = simulation.builder(), simulation.load
     if device.type == "cpu":
         return load(SOURCE.stem, builder.build_kernels(ROOT / "build" / "sim", SOURCE))
     return load(SOURCE.stem, builder.build_probes(ROOT / "build" / "probes", SOURCE))

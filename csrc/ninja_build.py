@@ -83,7 +83,10 @@ def ninja() -> list[str]:
 
 def jobs() -> int:
     """How many compilers run at once: MAX_JOBS, or one for each core that may be used."""
-    return int(os.environ.get("MAX_JOBS", 0)) or len(os.sched_getaffinity(0))
+    found = os.environ.get("MAX_JOBS", "") or str(len(os.sched_getaffinity(0)))
+    if not found.isdigit() or int(found) < 1:
+        raise BuildError(f"MAX_JOBS: got {found!r}; allowed: a number from 1")
+    return int(found)
 
 
 def python_flags() -> list[str]:
@@ -98,6 +101,13 @@ def python_flags() -> list[str]:
 def variant_flags(head_dim: int, kind: str) -> list[str]:
     """What makes a variant.cu one variant."""
     return [f"-DVARIANT_HEAD_DIM={head_dim}", f"-DVARIANT_TYPE={kind}"]
+
+
+def _dispatch_object(plan: Ninja, rule: str, head_dims: Sequence[int], *flags: str) -> str:
+    """The choice among variants of these head dims."""
+    listed = ",".join(map(str, head_dims))
+    out = f"attention_{'_'.join(map(str, head_dims))}.o"
+    return plan.edge(out, rule, [CSRC / DISPATCH], [f"-DFEWSTEP_HEAD_DIMS={listed}", *flags])
 
 
 def _variant_objects(plan: Ninja, rules: dict[str, str], root: Path = CSRC) -> list[str]:
@@ -140,7 +150,7 @@ def build_emulator(folder: Path) -> Path:
     """Build _sim in `folder`, or find it built; gives back the module's file."""
     with locked(folder):
         plan = Ninja(folder, "emulator.ninja")
-        objects = [*_emulator_objects(plan), plan.edge("attention.o", "compile", [CSRC / DISPATCH], [WITH_SM90])]
+        objects = [*_emulator_objects(plan), _dispatch_object(plan, "compile", HEAD_DIMS, WITH_SM90)]
         objects += _variant_objects(plan, dict.fromkeys(VARIANTS, "compile"))
         module = plan.edge("_sim.so", "link", objects)
         plan.run(jobs())
@@ -164,8 +174,8 @@ def build_probes(folder: Path, source: Path) -> Path:
     compiler = _nvcc_or_error()
     with locked(folder):
         plan = Ninja(folder, f"{source.stem}.ninja")
-        fixed = "-std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -Xcompiler -fPIC,-fvisibility=hidden"
-        plan.rule("compile", f"{compiler} {fixed} $flags -MMD -MF $out.d -x cu -c $in -o $out", depfile=True)
+        command = shlex.join([compiler, *CUDA, *cuda_targets("sm90", [])])
+        plan.rule("compile", f"{command} $flags -MMD -MF $out.d -x cu -c $in -o $out", depfile=True)
         plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
         made = plan.edge(f"{source.stem}.o", "compile", [source], [*python_flags(), f"-I{CSRC}"])
         module = plan.edge(f"{source.stem}.so", "link", [made])
@@ -183,8 +193,8 @@ def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_d
     compiled: set[str] = set()
     with locked(folder):
         plan = Ninja(folder, "mutants.ninja")
-        only = [f"-DFEWSTEP_HEAD_DIMS={head_dim}", "-DFEWSTEP_BFLOAT16_ONLY", WITH_SM90]
-        shared = [*_emulator_objects(plan), plan.edge("one.o", "compile", [CSRC / DISPATCH], only)]
+        shared = _emulator_objects(plan)
+        shared.append(_dispatch_object(plan, "compile", [head_dim], "-DFEWSTEP_BFLOAT16_ONLY", WITH_SM90))
         flags = variant_flags(head_dim, "bfloat16")
         for name, mutant in mutants.items():
             _plant(folder / name, *mutant)
@@ -260,9 +270,9 @@ def build_cuda(folder: Path) -> Path:
             command = shlex.join([compiler, *CUDA, *cuda_targets(kernel, archs)])
             plan.rule(f"compile_{kernel}", f"{command} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
         plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
-        dispatch = [WITH_SM90] if "sm90" in kernels else []
+        flags = [WITH_SM90] if "sm90" in kernels else []
         objects = [plan.edge("bindings.o", "compile_sm80", [CSRC / "bindings.cpp"], python_flags())]
-        objects.append(plan.edge("attention.o", "compile_sm80", [CSRC / DISPATCH], dispatch))
+        objects.append(_dispatch_object(plan, "compile_sm80", HEAD_DIMS, *flags))
         objects += _variant_objects(plan, {kernel: f"compile_{kernel}" for kernel in kernels})
         module = folder / plan.edge("_C.so", "link", objects)
         print(f"csrc: {compiler}, {jobs()} at once", flush=True)

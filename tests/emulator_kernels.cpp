@@ -137,22 +137,33 @@ KERNEL void into_what_is_read_only(const Bytes* in, Bytes*) {
 }
 KERNEL void all_to_one_place(const Bytes*, Bytes* out) { simt::store_global_16(out, {}); }
 
-// 32 rows of 16 bytes are four 8 x 8 matrices; what each lane gets of them.
-template <bool kTransposed>
-void load_matrices(const Bytes* in, Bytes* out) {
+// 32 rows of 16 bytes are four 8 x 8 matrices; what each lane gets of them, or of the first two.
+template <class Load>
+void load_matrices(const Bytes* in, Bytes* out, Load load) {
   DYNAMIC_SHARED(shared);
   const int thread = simt::thread_index(), lane = thread % 32;
   simt::cp_async_16(shared + 16 * thread, in + 16 * lane, 16);
   simt::cp_async_commit();
   simt::cp_async_wait<0>();
   simt::sync_block();
-  simt::Words4 words;
-  Bytes* row = shared + 16 * thread;
-  kTransposed ? simt::ldmatrix_x4_trans(words.word, row) : simt::ldmatrix_x4(words.word, row);
+  simt::Words4 words{};
+  load(words.word, shared + 16 * thread);
   simt::store_global_16(out + 16 * thread, words);
 }
-KERNEL void matrices(const Bytes* in, Bytes* out) { load_matrices<false>(in, out); }
-KERNEL void matrices_transposed(const Bytes* in, Bytes* out) { load_matrices<true>(in, out); }
+KERNEL void matrices(const Bytes* in, Bytes* out) {
+  load_matrices(in, out, [](auto& words, Bytes* row) { simt::ldmatrix_x4(words, row); });
+}
+KERNEL void matrices_transposed(const Bytes* in, Bytes* out) {
+  load_matrices(in, out, [](auto& words, Bytes* row) { simt::ldmatrix_x4_trans(words, row); });
+}
+KERNEL void two_matrices_transposed(const Bytes* in, Bytes* out) {
+  load_matrices(in, out, [](auto& words, Bytes* row) {
+    std::uint32_t two[2];
+    simt::ldmatrix_x2_trans(two, row);
+    words[0] = two[0];
+    words[1] = two[1];
+  });
+}
 
 // in: for each lane 16 bytes of a, then for each lane 16 bytes of which 8 are b. c starts at 1.
 template <class T>
@@ -201,6 +212,7 @@ static const std::map<std::string, void (*)(const Bytes*, Bytes*)> kKernels = {
     NAMED(all_to_one_place),
     NAMED(matrices),
     NAMED(matrices_transposed),
+    NAMED(two_matrices_transposed),
     NAMED(multiply_half),
     NAMED(multiply_bfloat16),
 };

@@ -1,6 +1,6 @@
 """Bugs to plant in the attention kernel of sm_90a: each is a change of a few characters that compiles."""
 
-from mutants import Mutant
+from mutants_sm80 import Mutant
 
 BLOCK, PRODUCE, CONSUME = (f"attention/sm90/{name}.h" for name in ("block", "produce", "consume"))
 MULTIPLY, STORE, SHAPE = (f"attention/sm90/{name}.h" for name in ("multiply", "store", "shape"))
@@ -10,10 +10,10 @@ NEXT_KEYS = """    for (int j = 1; j < work.key_tiles; j++) {
       simt::mbarrier_wait(memory.keys_full + at_keys.stage, at_keys.parity);
 """
 RELEASE_KEYS = """    simt::wgmma_wait<0>(s);
-    release(memory.keys_free + at_keys.stage);
+    release(memory.keys_empty + at_keys.stage);
 """
 RELEASE_VALUES = """      simt::wgmma_wait<0>(o);
-      release(memory.values_free + at_values.stage);
+      release(memory.values_empty + at_values.stage);
       at_values = next;
 """
 
@@ -33,11 +33,11 @@ MUTANTS = {
     ),
     "wrong_parity_of_room": Mutant(
         "the producer waits for the phase to come",
-        "deadlock", PRODUCE, "free + at.stage, at.parity ^ 1", "free + at.stage, at.parity",
+        "deadlock", PRODUCE, "empty + at.stage, at.parity ^ 1", "empty + at.stage, at.parity",
     ),
     "room_not_awaited": Mutant(
         "the producer does not wait until a stage is free",
-        "mbarrier", PRODUCE, "    simt::mbarrier_wait(free + at.stage, at.parity ^ 1);\n", "",
+        "mbarrier", PRODUCE, "    simt::mbarrier_wait(empty + at.stage, at.parity ^ 1);\n", "",
     ),
     "parity_never_turns": Mutant(
         "the parity stays 0 when the stages have gone round",
@@ -54,14 +54,14 @@ MUTANTS = {
         "simt::mbarrier_arrive_expect(full, S::kPanels * rows * kRowBytes + 128);",
     ),
     "one_consumer_counted": Mutant(
-        "a stage counts as free when one of two consumers is done with it",
-        "deadlock", BLOCK, "simt::mbarrier_init(keys_free + i, S::kConsumers * kWarps);",
-        "simt::mbarrier_init(keys_free + i, kWarps);",
+        "a stage counts as empty when one of two consumers is done with it",
+        "deadlock", BLOCK, "simt::mbarrier_init(keys_empty + i, S::kConsumers * kWarps);",
+        "simt::mbarrier_init(keys_empty + i, kWarps);",
     ),
     "too_many_arrivals_counted": Mutant(
         "a barrier counts a warp that never comes",
-        "deadlock", BLOCK, "simt::mbarrier_init(values_free + i, S::kConsumers * kWarps);",
-        "simt::mbarrier_init(values_free + i, S::kConsumers * kWarps + 1);",
+        "deadlock", BLOCK, "simt::mbarrier_init(values_empty + i, S::kConsumers * kWarps);",
+        "simt::mbarrier_init(values_empty + i, S::kConsumers * kWarps + 1);",
     ),
     "released_too_early": Mutant(
         "keys are given back before the products with them are awaited",
@@ -85,7 +85,7 @@ MUTANTS = {
     ),
     "keys_in_another_order": Mutant(
         "the keys begin with the first tile, the values and the mask with the last",
-        "numbers", PRODUCE, "&maps.k, of, j,", "&maps.k, of, work.key_tiles - 1 - j,",
+        "numbers", PRODUCE, "maps.k, of, j,", "maps.k, of, work.key_tiles - 1 - j,",
     ),
     "keys_not_masked": Mutant(
         "keys that do not exist are not masked",
@@ -96,7 +96,7 @@ MUTANTS = {
         "numbers", WORK, "params.keys - (key_tiles - 1) * S::kKeys,", "S::kKeys,",
     ),
     "depth_of_half_a_step": Mutant(
-        "each product with the keys begins 16 bytes too early",
+        "a step of depth moves 16 bytes, not 32",
         "numbers", MULTIPLY, "within = step % 4 * 32;", "within = step % 4 * 16;",
     ),
     "second_panel_missed": Mutant(
@@ -110,8 +110,8 @@ MUTANTS = {
     ),
     "wrong_groups_of_rows": Mutant(
         "groups of 8 rows of keys are sought 512 bytes apart",
-        "descriptor", MULTIPLY, "simt::matrix_descriptor(keys, kUnit, kGroupBytes)",
-        "simt::matrix_descriptor(keys, kUnit, kGroupBytes / 2)",
+        "descriptor", MULTIPLY, "simt::matrix_descriptor(keys, kNoLeading, kGroupBytes)",
+        "simt::matrix_descriptor(keys, kNoLeading, kGroupBytes / 2)",
     ),
     "first_product_accumulates": Mutant(
         "the logits of a tile are added to those of the one before",
@@ -134,16 +134,16 @@ MUTANTS = {
     "values_released_too_early": Mutant(
         "values are given back before the products with them are awaited",
         "race", CONSUME, RELEASE_VALUES, RELEASE_VALUES.replace(
-            "simt::wgmma_wait<0>(o);\n      release(memory.values_free + at_values.stage);",
-            "release(memory.values_free + at_values.stage);\n      simt::wgmma_wait<0>(o);"),
+            "simt::wgmma_wait<0>(o);\n      release(memory.values_empty + at_values.stage);",
+            "release(memory.values_empty + at_values.stage);\n      simt::wgmma_wait<0>(o);"),
     ),
-    "accumulator_not_rescaled": Mutant(
+    "values_not_rescaled": Mutant(
         "what was accumulated under a smaller maximum stays",
         "numbers", CONSUME, "      rescale(o, correction);\n", "",
     ),
     "turn_passed_to_itself": Mutant(
         "a consumer passes the turn to itself",
-        "named barrier", CONSUME, "simt::named_arrive(kOf + 1 - consumer,", "simt::named_arrive(kOf + consumer,",
+        "named barrier", CONSUME, "simt::named_arrive(kFirst + 1 - consumer,", "simt::named_arrive(kFirst + consumer,",
     ),
     "nobody_begins": Mutant(
         "no consumer has the first turn",
@@ -154,13 +154,13 @@ MUTANTS = {
         "deadlock", SHAPE, "kConsumers == 1 ? 232 : 240;", "kConsumers == 1 ? 240 : 248;",
     ),
     "consumer_leaves_early": Mutant(
-        "a consumer without queries leaves",
+        "a consumer leaves before its last tile",
         "deadlock", CONSUME, "  Turns<S>::begin(consumer);\n",
         "  Turns<S>::begin(consumer);\n  if (consumer == 1 && work.tiles % 2 == 0) return;\n",
     ),
     "staged_over_queries": Mutant(
         "the result is staged over queries that other warps still read",
-        "race", CONSUME, "    Turns<S>::finish(consumer);", "    //",
+        "race", CONSUME, "    meet<S>(consumer);", "    //",
     ),
     "stored_unswizzled": Mutant(
         "the result is staged without the swizzle",

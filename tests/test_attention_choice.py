@@ -42,9 +42,9 @@ REFUSED = {
         "k has rows that are not aligned to 16 bytes",
     ),
     "rows of 41": (tuple(each[..., :40] for each in narrow(41)), None, "q has rows that are not aligned to 16 bytes"),
-    "empty batch": (tuple(each[:0] for each in SAMPLE), None, "there is nothing to attend to"),
-    "no queries": ((SAMPLE[0][:, :0], *SAMPLE[1:]), None, "there is nothing to attend to"),
-    "no keys": ((SAMPLE[0], *(each[:, :0] for each in SAMPLE[1:])), None, "there is nothing to attend to"),
+    "empty batch": (tuple(each[:0] for each in SAMPLE), None, "nothing to attend to"),
+    "no queries": ((SAMPLE[0][:, :0], *SAMPLE[1:]), None, "nothing to attend to"),
+    "no keys": ((SAMPLE[0], *(each[:, :0] for each in SAMPLE[1:])), None, "nothing to attend to"),
     "scale of 0": (SAMPLE, 0.0, "the scale 0.0 is not positive and finite"),
     "negative scale": (SAMPLE, -0.3, "the scale -0.3 is not positive and finite"),
 }
@@ -54,7 +54,7 @@ REFUSED = {
 def test_what_the_kernel_does_not_take_is_named_and_torch_gives_the_right_answer(
     given: tuple[Tensor, Tensor, Tensor], scale: float | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert refusal(*given, scale) == why
+    assert str(refusal(*given, scale)).endswith(why)
     monkeypatch.setenv("FEWSTEP_ATTENTION", "ours")
     out, exact = cuda_attention(*given, scale), reference.attention(*(each.double() for each in given), scale)
     assert out.shape == given[0].shape
@@ -72,7 +72,7 @@ def test_more_than_2_to_the_31_elements_are_counted_in_64_bits() -> None:
     assert refusal(far, k, v) is None
     assert torch.equal(simulate(far, k, v)[0], simulate(q[:, :1].contiguous(), k, v)[0])
     many = untouched.as_strided((2**27, 2**11, 1, 8), (0, 8, 8, 1))
-    assert refusal(many, many, many) == "there are too many queries, keys or heads"
+    assert str(refusal(many, many, many)).endswith("too much for the 32-bit indices of blocks and rows")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewstep_kernels import _ext, attention
 from fewstep_kernels.attention import own_attention
-from simulation import errors, simulate, tensors
+from simulation import FEW, judge, simulate, tensors
 
 # Batch, heads, queries, keys, head dim. Two samples are the halves of one guided image.
 UNETS = {
@@ -49,18 +49,12 @@ class Place(NamedTuple):
 def place(request: pytest.FixtureRequest) -> Place:
     where, arch = request.param
     if where == "emulator":
-        return Place("cpu", lambda *given: simulate(*given, arch=arch, multiprocessors=132)[0])
+        return Place("cpu", lambda *given: simulate(*given, arch=arch, multiprocessors=FEW)[0])
     if why_not := _ext.device_refusal(torch.cuda.current_device()):
         pytest.skip(why_not)
     if arch == 90 and torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the kernel of sm_90a is for that architecture alone")
     return Place("cuda", functools.partial(own_attention, arch=arch))
-
-
-def judge(out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
-    ours, theirs = errors(out, q, k, v)
-    print(f"{list(q.shape)} x {k.shape[1]} keys, {q.dtype}: relative L2 {ours:.2e}, torch's own {theirs:.2e}")
-    assert ours <= 2 * theirs
 
 
 @DTYPES

@@ -33,9 +33,10 @@ def test_what_is_laid_out_is_contiguous_and_comes_back(D: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("D", [40, 64, 160])
-def test_the_kernel_finds_the_same_bits(D: int, lengths: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("arch", [80, 90])
+def test_the_kernel_finds_the_same_bits(arch: int, D: int, lengths: tuple[int, int], dtype: torch.dtype) -> None:
     q, k, v = tensors(*lengths, D, dtype)
-    assert torch.equal(simulate(q, *rows(lay_out(k, v)))[0], simulate(q, k, v)[0])
+    assert torch.equal(simulate(q, *rows(lay_out(k, v)), arch=arch)[0], simulate(q, k, v, arch=arch)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -69,9 +70,9 @@ REFUSED = {
     "head dim 264": (tensors(5, 6, 264, torch.bfloat16), None, "the head dim 264 is not a multiple of 8 up to 256"),
     "float64": (tensors(5, 6, 40, torch.float64), None, "torch.float64 is not bfloat16 or float16"),
     "float32": (tensors(5, 6, 40, torch.float32), None, "torch.float32 is not bfloat16 or float16"),
-    "empty batch": (tuple(each[:0] for each in SAMPLE), None, "there is nothing to attend to"),
-    "no queries": ((SAMPLE[0][:, :0], *SAMPLE[1:]), None, "there is nothing to attend to"),
-    "no keys": ((SAMPLE[0], *(each[:, :0] for each in SAMPLE[1:])), None, "there is nothing to attend to"),
+    "empty batch": (tuple(each[:0] for each in SAMPLE), None, "nothing to attend to"),
+    "no queries": ((SAMPLE[0][:, :0], *SAMPLE[1:]), None, "nothing to attend to"),
+    "no keys": ((SAMPLE[0], *(each[:, :0] for each in SAMPLE[1:])), None, "nothing to attend to"),
     "negative scale": (SAMPLE, -0.3, "the scale -0.3 is not positive and finite"),
 }
 
@@ -81,7 +82,7 @@ def test_what_the_kernel_does_not_take_torch_answers(
     given: tuple[Tensor, Tensor, Tensor], scale: float | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     q, kv = given[0], lay_out(*given[1:])
-    assert refusal(q, *rows(kv), scale) == why
+    assert str(refusal(q, *rows(kv), scale)).endswith(why)
     monkeypatch.setenv("FEWSTEP_ATTENTION", "ours")
     out, exact = cuda_attention_laid_out(q, kv, scale), reference.attention_laid_out(q.double(), kv.double(), scale)
     assert out.shape == q.shape
@@ -113,7 +114,7 @@ def test_more_than_2_to_the_31_elements_are_counted_in_64_bits() -> None:
     assert torch.equal(simulate(q, *rows(far))[0], simulate(q, k, v)[0])
     many = untouched.as_strided((2**27, 2, 2**5, 2**6, 8), (0, 8, 0, 8, 1))
     wide = untouched.as_strided((2**27, 2**6, 2**5, 8), (0, 8, 0, 1))
-    assert refusal(wide, *rows(many)) == "there are too many queries, keys or heads"
+    assert str(refusal(wide, *rows(many))).endswith("too much for the 32-bit indices of blocks and rows")
 
 
 def test_shapes_of_more_than_2_to_the_31_elements_are_traced() -> None:

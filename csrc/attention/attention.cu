@@ -16,6 +16,7 @@ namespace {
 constexpr int kAlignment = 16;  // bytes that a thread copies at once
 constexpr int kChunk = 8;       // elements of them
 constexpr int kMaxHeadDim = 256;
+constexpr int kMaxRows = 1 << 30;
 
 bool aligned(const View& view) {
   const std::int64_t strides = view.batch_stride | view.row_stride | view.head_stride;
@@ -33,24 +34,22 @@ const char* refusal(const Params& p) {
   if (!(p.scale > 0.0f) || std::isinf(p.scale)) return "scale must be positive and finite";
   if (p.multiprocessors < 1) return "multiprocessors must be 1 or more";
   if (p.arch < 80) return "arch must be 80 or more";
-  const double blocks = static_cast<double>(p.batch) * p.heads * ((p.queries + 15.0) / 16);
-  if (blocks > INT_MAX || p.keys > INT_MAX / 2 || p.queries > INT_MAX / 2)
-    return "there are too many queries, keys or heads";
+  if (p.queries >= kMaxRows || p.keys >= kMaxRows) return "queries and keys must be fewer than 2^30";
+  const double blocks = static_cast<double>(p.batch) * p.heads * ((p.queries + 15.0) / 16);  // at most
+  if (blocks > INT_MAX) return "batch, heads and groups of 16 queries together must be fewer than 2^31";
   return nullptr;
 }
 
-// TMA takes strides below 2^40 bytes, and is not promised to take a tensor that repeats itself.
-bool fits_tma(const View& view, int batch, int heads, int rows) {
-  const auto fits = [](int size, std::int64_t stride) {
-    return size == 1 || (stride > 0 && stride < std::int64_t{1} << 39);
-  };
-  return fits(batch, view.batch_stride) && fits(heads, view.head_stride) && fits(rows, view.row_stride);
+// TMA takes strides below 2^40 bytes, and is not promised to take one row for many.
+bool fits_tma(const View& view, int rows) {
+  constexpr std::int64_t kMostElements = std::int64_t{1} << 39;
+  return view.batch_stride < kMostElements && view.head_stride < kMostElements &&
+         view.row_stride < kMostElements && (rows == 1 || view.row_stride > 0);
 }
 
 bool is_for_sm90(const Params& p) {
-  return p.arch == 90 && fits_tma(p.q, p.batch, p.heads, p.queries) &&
-         fits_tma(p.k, p.batch, p.heads, p.keys) && fits_tma(p.v, p.batch, p.heads, p.keys) &&
-         fits_tma(p.o, p.batch, p.heads, p.queries);
+  return p.arch == 90 && fits_tma(p.q, p.queries) && fits_tma(p.k, p.keys) && fits_tma(p.v, p.keys) &&
+         fits_tma(p.o, p.queries);
 }
 
 template <class T, int kHeadDim>

@@ -1,9 +1,5 @@
-// The head dims that have kernels of their own.
+// The head dims that have kernels of their own: compiled with -DFEWSTEP_HEAD_DIMS=32,40,64.
 #pragma once
-
-#ifndef FEWSTEP_HEAD_DIMS
-#define FEWSTEP_HEAD_DIMS 32, 40, 64, 80, 96, 128, 160, 192, 256
-#endif
 
 namespace attention {
 

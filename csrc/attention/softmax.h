@@ -34,8 +34,12 @@ DEVICE void mask_keys(float (&s)[kTiles][4], int valid) {
       if (8 * n + column + i % 2 >= valid) s[n][i] = simt::minus_infinity();
 }
 
-// s becomes exp2(scale_log2 (s - max)). What was summed before, under a smaller maximum, is brought to the
-// new one by `correction` (Milakov and Gimelshein 2018, algorithm 3); kFirst: nothing was.
+// Online softmax (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3),
+// with powers of 2: under the new maximum m of a row,
+//   p = exp2((s - m) scale_log2)          in the place of s
+//   l = l exp2((m' - m) scale_log2) + sum of p
+// where m' and l' are what tiles before left. `correction` is that first power of 2, for what else was summed
+// under m'; kFirst: nothing was.
 template <bool kFirst, int kTiles>
 DEVICE void softmax_tile(float (&s)[kTiles][4], RowState& state, float (&correction)[2], float scale_log2) {
   UNROLL_FOR (int r = 0; r < 2; r++) {

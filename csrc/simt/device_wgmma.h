@@ -120,6 +120,26 @@ WGMMA_BOTH(192, 96, 97, 98, 99, 100, 101)
 WGMMA_BOTH(256, 128, 129, 130, 131, 132, 133)
 
 #undef FLOATS_OF
+#undef PLACES_32
+#undef FLOATS_32
+#undef PLACES_40
+#undef FLOATS_40
+#undef PLACES_48
+#undef FLOATS_48
+#undef PLACES_64
+#undef FLOATS_64
+#undef PLACES_80
+#undef FLOATS_80
+#undef PLACES_96
+#undef FLOATS_96
+#undef PLACES_128
+#undef FLOATS_128
+#undef PLACES_160
+#undef FLOATS_160
+#undef PLACES_192
+#undef FLOATS_192
+#undef PLACES_256
+#undef FLOATS_256
 #undef WGMMA
 #undef WGMMA_BOTH
 

@@ -56,7 +56,7 @@ def attention_fwd(call: Call, device: torch.device, arch: int | None = None) -> 
     if module is None:
         raise RuntimeError(why_not)
     with torch.cuda.device(device):
-        arch = _arch(device) if arch is None else arch
+        arch = architecture(device) if arch is None else arch
         module.attention_fwd(*call, _multiprocessors(device), arch, torch.cuda.current_stream(device).cuda_stream)
 
 
@@ -66,6 +66,7 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 @functools.cache
-def _arch(device: torch.device) -> int:
+def architecture(device: torch.device) -> int:
+    """Of a CUDA device, as 80 or 90."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor

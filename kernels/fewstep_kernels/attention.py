@@ -56,6 +56,8 @@ def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *
     check_attention(q, k, v)
     if why_not := _device_refusal(q):
         raise RuntimeError(f"attention: {why_not}")
+    if arch is not None and arch not in (80, _ext.architecture(q.device)):
+        raise ValueError(f"arch: got {arch}; allowed: 80, or {_ext.architecture(q.device)}, the device's")
     if why_not := refusal(q, k, v, scale):
         raise ValueError(f"attention: {why_not}")
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

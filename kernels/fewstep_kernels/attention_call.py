@@ -10,7 +10,8 @@ DTYPES = (torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
 CHUNK = 8  # elements: what a thread copies at once
 MAX_BLOCKS = 2**31 - 1
-FEWEST_ROWS = 16  # queries of a block
+FEWEST_ROWS = 16  # queries of a block, or more
+MAX_ROWS = 2**30 - 1
 
 
 class Call(NamedTuple):
@@ -59,9 +60,9 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> str 
         if tensor.data_ptr() % (2 * CHUNK) or any(stride % CHUNK for stride in strides(tensor)):
             return f"{name} has rows that are not aligned to 16 bytes"
     if 0 in q.shape or k.shape[1] == 0:
-        return "there is nothing to attend to"
-    if B * H * -(-Lq // FEWEST_ROWS) > MAX_BLOCKS or max(Lq, k.shape[1]) >= 2**30:
-        return "there are too many queries, keys or heads"
+        return f"q is {list(q.shape)} and k {list(k.shape)}: there is nothing to attend to"
+    if max(Lq, k.shape[1]) > MAX_ROWS or B * H * -(-Lq // FEWEST_ROWS) > MAX_BLOCKS:
+        return f"q is {list(q.shape)} and k {list(k.shape)}: too much for the 32-bit indices of blocks and rows"
     if not (factor > 0 and math.isfinite(factor)):
         return f"the scale {factor} is not positive and finite"
     return None

@@ -27,7 +27,7 @@ KERNEL void LAUNCH_BOUNDS(kWarp* kMaxWarps, S::kBlocks) attention_fwd(Params par
   const int warp = simt::thread_index() / kWarp, rows = simt::thread_count() / kWarp * S::kWarpRows;
   T* const queries = reinterpret_cast<T*>(shared);
   T* const keys = queries + rows * S::kRow;
-  T* const values = keys + S::kStages * S::kKeyTile;
+  T* const values = keys + S::kStages * S::kKeyStage;
   T* const own_queries = queries + warp * S::kWarpRows * S::kRow;
 
   const int tiles = (params.queries + rows - 1) / rows, of_head = simt::block_index() / tiles;
@@ -56,15 +56,17 @@ KERNEL void LAUNCH_BOUNDS(kWarp* kMaxWarps, S::kBlocks) attention_fwd(Params par
   }
   std::uint32_t q_fragments[S::kRowTiles][S::kDepthSteps][4];
 
-  // Copies arrive in the order k_0, v_0, k_1, v_1, ...; the newest two groups are never needed at once.
+  // Copies arrive in the order k_0, v_0, k_1, v_1, ... Each wait leaves the newest group open: v_j while k_j
+  // is used, k_{j+1} while v_j is. Each barrier also says that nobody reads the stage any more that is filled
+  // after it.
   for (int first_key = 0, stage = 0; first_key < params.keys;
        first_key += S::kKeys, stage ^= S::kStages - 1) {
     const int next_key = first_key + S::kKeys, other = stage ^ (S::kStages - 1);
     simt::cp_async_wait<1>();
     simt::sync_block();
-    if constexpr (S::kStages == 2) {
+    if constexpr (!S::kOneTile) {
       if (next_key < params.keys)
-        load_tile<S::kDepth, S::kRow>(keys + other * S::kKeyTile, k, next_key, S::kKeys);
+        load_tile<S::kDepth, S::kRow>(keys + other * S::kKeyStage, k, next_key, S::kKeys);
     }
     simt::cp_async_commit();
     if constexpr (S::kQueriesInRegisters) {
@@ -75,21 +77,21 @@ KERNEL void LAUNCH_BOUNDS(kWarp* kMaxWarps, S::kBlocks) attention_fwd(Params par
       }
     }
     float s[S::kRowTiles][S::kKeyTiles][4];
-    multiply_keys<S>(s, q_fragments, own_queries, keys + stage * S::kKeyTile);
+    multiply_keys<S>(s, q_fragments, own_queries, keys + stage * S::kKeyStage);
     UNROLL_FOR (int m = 0; m < S::kRowTiles; m++) {
       if (next_key > params.keys) mask_keys(s[m], params.keys - first_key);
       float correction[2];
-      softmax_tile<S::kStages == 1>(s[m], state[m], correction, scale_log2);
-      if constexpr (S::kStages == 2) rescale(o[m], correction);
+      softmax_tile<S::kOneTile>(s[m], state[m], correction, scale_log2);
+      if constexpr (!S::kOneTile) rescale(o[m], correction);
     }
     simt::cp_async_wait<1>();
     simt::sync_block();
-    if constexpr (S::kStages == 2) {
+    if constexpr (!S::kOneTile) {
       if (next_key < params.keys)
-        load_tile<S::kHeadDim, S::kValueRow>(values + other * S::kValueTile, v, next_key, S::kKeys);
+        load_tile<S::kHeadDim, S::kValueRow>(values + other * S::kValueStage, v, next_key, S::kKeys);
     }
     simt::cp_async_commit();
-    multiply_values<S>(o, s, values + stage * S::kValueTile);
+    multiply_values<S>(o, s, values + stage * S::kValueStage);
   }
   store_rows<S>(head_of<T>(params.o, batch, head), params.o.row_stride, first_row + warp * S::kWarpRows,
                 params.queries, params.head_dim, own_queries, o, state);

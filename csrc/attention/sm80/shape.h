@@ -22,6 +22,7 @@ struct Shape {
   static constexpr int kDepthSteps = kDepth / 16;
   static constexpr int kKeyTiles = kKeys / 8;
   static constexpr int kKeySteps = kKeys / 16;
+  static constexpr bool kOneTile = kStages == 1;     // of keys
   static constexpr int kColumnTiles = kHeadDim / 8;  // of p v: exact
 
   // A row is an odd number of 16-byte chunks, so that the 8 rows of an ldmatrix lie in different banks.
@@ -29,19 +30,20 @@ struct Shape {
   static constexpr int kValueRow = kColumnTiles % 2 == 0 ? kHeadDim + 8 : kHeadDim;
 
   static constexpr int kWarpRows = kRowTiles * kFragment;
-  static constexpr int kKeyTile = kKeys * kRow;         // elements of a stage
-  static constexpr int kValueTile = kKeys * kValueRow;  // elements of a stage
+  static constexpr int kKeyStage = kKeys * kRow;         // elements of a stage
+  static constexpr int kValueStage = kKeys * kValueRow;  // elements of a stage
 
-  // Fragments of q stay in registers while they and the accumulators leave room for the rest of 255.
+  // Fragments of q stay in registers while they and the accumulators leave room for the rest of 255. With 168
+  // no variant spills.
   static constexpr int kAccumulators = kRowTiles * (kColumnTiles + kKeyTiles) * 4;
   static constexpr bool kQueriesInRegisters = kAccumulators + kRowTiles * kDepthSteps * 4 <= 168;
 
-  // Blocks whose registers a multiprocessor must have room for. 0 leaves it to nvcc, which here alone aims
-  // for five and spills 8 bytes.
+  // Blocks whose registers a multiprocessor must have room for; 0 leaves it to nvcc. At this one shape its
+  // own choice is five, which spills 8 bytes.
   static constexpr int kBlocks = kHeadDim == 40 && kRowTiles == 1 && kStages == 2 ? 4 : 0;
 
   static constexpr std::size_t shared_bytes(int warps) {
-    return 2 * (static_cast<std::size_t>(warps) * kWarpRows * kRow + kStages * (kKeyTile + kValueTile));
+    return 2 * (static_cast<std::size_t>(warps) * kWarpRows * kRow + kStages * (kKeyStage + kValueStage));
   }
   static constexpr bool kFits = shared_bytes(kFewestWarps) <= kMaxShared;
   static constexpr int kMostWarps = shared_bytes(kMaxWarps) <= kMaxShared ? kMaxWarps : kFewestWarps;

@@ -6,44 +6,44 @@
 
 namespace attention::sm90 {
 
-// Shared memory. `full` is for what has arrived, and `free` for what may be overwritten: each consumer's
-// warps say so.
+// Shared memory. `full` is for what has arrived, and `empty` for what may be overwritten: each warp of each
+// consumer says so.
 template <class T, class S>
 struct Memory {
   T* queries;  // [consumers][panels][64][64]; o is staged there
   T* keys;     // [stages][panels][keys][64]
   T* values;
-  simt::Mbarrier *keys_full, *keys_free, *values_full, *values_free;  // [stages]
-  simt::Mbarrier *queries_full, *queries_free;                        // [consumers]
+  simt::Mbarrier *keys_full, *keys_empty, *values_full, *values_empty;  // [stages]
+  simt::Mbarrier *queries_full, *queries_empty;                         // [consumers]
 
   DEVICE explicit Memory(unsigned char* shared)
       : queries(reinterpret_cast<T*>(shared)),
         keys(queries + S::kConsumers * S::kQueryTile),
-        values(keys + S::kStages * S::kKeyTile),
+        values(keys + S::kStages * S::kKeyStage),
         keys_full(reinterpret_cast<simt::Mbarrier*>(shared + S::kTileBytes)),
-        keys_free(keys_full + S::kStages),
-        values_full(keys_free + S::kStages),
-        values_free(values_full + S::kStages),
-        queries_full(values_free + S::kStages),
-        queries_free(queries_full + S::kConsumers) {}
+        keys_empty(keys_full + S::kStages),
+        values_full(keys_empty + S::kStages),
+        values_empty(values_full + S::kStages),
+        queries_full(values_empty + S::kStages),
+        queries_empty(queries_full + S::kConsumers) {}
 
   // By the first thread alone, before anything else.
   DEVICE void make_barriers() const {
     for (int i = 0; i < S::kStages; i++) {
       simt::mbarrier_init(keys_full + i, 1);
-      simt::mbarrier_init(keys_free + i, S::kConsumers * kWarps);
+      simt::mbarrier_init(keys_empty + i, S::kConsumers * kWarps);
       simt::mbarrier_init(values_full + i, 1);
-      simt::mbarrier_init(values_free + i, S::kConsumers * kWarps);
+      simt::mbarrier_init(values_empty + i, S::kConsumers * kWarps);
     }
     for (int i = 0; i < S::kConsumers; i++) {
       simt::mbarrier_init(queries_full + i, 1);
-      simt::mbarrier_init(queries_free + i, kWarps);
+      simt::mbarrier_init(queries_empty + i, kWarps);
     }
     simt::fence_mbarrier_init();
   }
 };
 
-// The next stage to fill or to use, and the parity of the turn it is in.
+// The next stage to fill or to use, and the parity of its barriers' phase.
 template <int kStages>
 struct Cursor {
   int stage = 0, parity = 0;

@@ -15,38 +15,45 @@
 namespace attention::sm90 {
 
 // Two consumers take turns (Shah et al. 2024, FlashAttention-3, section 3.1): while one has the tensor cores
-// multiply, the other has its exponentials computed. Named barrier 1 + c lets consumer c go.
+// multiply, the other has its exponentials computed. Named barrier 1 + c lets consumer c go. Who passes does
+// not wait, so at the end one arrival stays open, which is allowed.
 template <class S>
 struct Turns {
-  static constexpr int kOf = 1, kFinished = 1 + S::kConsumers;  // the named barriers
+  static constexpr int kFirst = 1, kThreads = 2 * kWarpgroup;
 
   DEVICE static void begin(int consumer) {  // consumer 0 goes first
-    if (S::kConsumers == 2 && consumer == 1) simt::named_arrive(kOf + 0, 2 * kWarpgroup);
+    if (S::kConsumers == 2 && consumer == 1) simt::named_arrive(kFirst, kThreads);
   }
   DEVICE static void take(int consumer) {
-    if constexpr (S::kConsumers == 2) simt::named_sync(kOf + consumer, 2 * kWarpgroup);
+    if constexpr (S::kConsumers == 2) simt::named_sync(kFirst + consumer, kThreads);
   }
   DEVICE static void pass(int consumer) {
-    if constexpr (S::kConsumers == 2) simt::named_arrive(kOf + 1 - consumer, 2 * kWarpgroup);
+    if constexpr (S::kConsumers == 2) simt::named_arrive(kFirst + 1 - consumer, kThreads);
   }
-  // All warps of a consumer are here.
-  DEVICE static void finish(int consumer) { simt::named_sync(kFinished + consumer, kWarpgroup); }
 };
 
-// The caller's warp has read what `free` guards. A wait for wgmma goes before: it is of all lanes.
-DEVICE void release(simt::Mbarrier* free) {
-  if (simt::thread_index() % kWarp == 0) simt::mbarrier_arrive(free);
+// All warps of a consumer are here.
+template <class S>
+DEVICE void meet(int consumer) {
+  simt::named_sync(Turns<S>::kFirst + S::kConsumers + consumer, kWarpgroup);
 }
 
-// For every tile of keys s = q k^T, p = softmax of s, o += p v; q k^T of one tile runs beside p v of the one
-// before (the same, section 3.2).
+// The caller's warp has read what `empty` guards: a wait for wgmma went before, which all lanes make
+// together, so that one of them may speak for all.
+DEVICE void release(simt::Mbarrier* empty) {
+  if (simt::thread_index() % kWarp == 0) simt::mbarrier_arrive(empty);
+}
+
+// For every tile of keys s = q k^T, p = exponentials of s, o += p v; q k^T of one tile runs beside p v of the
+// one before (the same, section 3.2). The first product and the last have nothing beside them, and take no
+// turn: with few tiles of keys the other consumer would wait for nothing.
 template <class T, class S>
 DEVICE void consume(const Maps& maps, const Work& work, const Memory<T, S>& memory, int consumer) {
   const T* const queries = memory.queries + consumer * S::kQueryTile;
   float s[S::kKeyTiles][4], o[S::kColumnTiles][4], correction[2];
   std::uint32_t p[S::kKeySteps][4];
   Cursor<S::kStages> at_keys, at_values;
-  Cursor<1> turn;
+  Cursor<1> at_queries;
   Turns<S>::begin(consumer);
   for (int index = simt::block_index(); index < work.tiles; index += simt::block_count()) {
     const Tile tile = tile_at<S>(work, index);
@@ -54,11 +61,11 @@ DEVICE void consume(const Maps& maps, const Work& work, const Memory<T, S>& memo
     UNROLL_FOR (int n = 0; n < S::kColumnTiles; n++)
       UNROLL_FOR (int i = 0; i < 4; i++) o[n][i] = 0.0f;
 
-    simt::mbarrier_wait(memory.queries_full + consumer, turn.parity);
+    simt::mbarrier_wait(memory.queries_full + consumer, at_queries.parity);
     simt::mbarrier_wait(memory.keys_full + at_keys.stage, at_keys.parity);
-    multiply_keys<S>(s, queries, memory.keys + at_keys.stage * S::kKeyTile);
+    multiply_keys<S>(s, queries, memory.keys + at_keys.stage * S::kKeyStage);
     simt::wgmma_wait<0>(s);
-    release(memory.keys_free + at_keys.stage);
+    release(memory.keys_empty + at_keys.stage);
     at_keys.advance();
     mask_keys(s, work.last_keys);
     softmax_tile<true>(s, state, correction, work.scale_log2);
@@ -68,11 +75,11 @@ DEVICE void consume(const Maps& maps, const Work& work, const Memory<T, S>& memo
     for (int j = 1; j < work.key_tiles; j++) {
       simt::mbarrier_wait(memory.keys_full + at_keys.stage, at_keys.parity);
       Turns<S>::take(consumer);
-      multiply_keys<S>(s, queries, memory.keys + at_keys.stage * S::kKeyTile);
-      multiply_values<S>(o, p, memory.values + at_values.stage * S::kKeyTile);
+      multiply_keys<S>(s, queries, memory.keys + at_keys.stage * S::kKeyStage);
+      multiply_values<S>(o, p, memory.values + at_values.stage * S::kKeyStage);
       Turns<S>::pass(consumer);
       simt::wgmma_wait<1>(s);
-      release(memory.keys_free + at_keys.stage);
+      release(memory.keys_empty + at_keys.stage);
       at_keys.advance();
       softmax_tile<false>(s, state, correction, work.scale_log2);
       // Here and not where they are needed: the compiler lets nothing pass that loops, and would otherwise
@@ -81,20 +88,20 @@ DEVICE void consume(const Maps& maps, const Work& work, const Memory<T, S>& memo
       next.advance();
       simt::mbarrier_wait(memory.values_full + next.stage, next.parity);
       simt::wgmma_wait<0>(o);
-      release(memory.values_free + at_values.stage);
+      release(memory.values_empty + at_values.stage);
       at_values = next;
       rescale(o, correction);
       UNROLL_FOR (int step = 0; step < S::kKeySteps; step++) pack_fragment<T>(p[step], s, step);
     }
 
-    multiply_values<S>(o, p, memory.values + at_values.stage * S::kKeyTile);
+    multiply_values<S>(o, p, memory.values + at_values.stage * S::kKeyStage);
     simt::wgmma_wait<0>(o);
-    release(memory.values_free + at_values.stage);
+    release(memory.values_empty + at_values.stage);
     at_values.advance();
 
-    Turns<S>::finish(consumer);  // nobody reads the queries any more, over which o is staged
-    store_rows<S>(&maps.o, tile, consumer, memory, o, state);
-    turn.advance();
+    meet<S>(consumer);  // nobody reads the queries any more, over which o is staged
+    store_rows<S>(maps.o, tile, consumer, memory, o, state);
+    at_queries.advance();
   }
 }
 

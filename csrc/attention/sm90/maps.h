@@ -7,26 +7,32 @@
 
 namespace attention::sm90 {
 
+// A tensor and how far its coordinates go for the next head and the next sample: 0 where all share one.
+struct Map {
+  simt::TensorMap tensor;
+  int head_step, batch_step;
+};
+
 struct Maps {
-  simt::TensorMap q, k, v, o;
+  Map q, k, v, o;
 };
 
 // [head_dim, rows, heads, batch]. What lies beyond head_dim or beyond the last row becomes zero, and is not
 // stored.
-inline simt::Status map_view(simt::TensorMap& map, const View& view, const Params& params, int rows,
-                             int box_rows) {
+inline simt::Status map_view(Map& map, const View& view, const Params& params, int rows, int box_rows) {
+  map.head_step = view.head_stride != 0;
+  map.batch_step = view.batch_stride != 0;
+  const int heads = map.head_step ? params.heads : 1, batch = map.batch_step ? params.batch : 1;
   const auto bytes = [](std::int64_t stride, int size) {
     return size == 1 ? std::uint64_t{16} : static_cast<std::uint64_t>(2 * stride);  // 16: any would do
   };
   simt::TensorView tensor{
       view.data,
-      {std::uint64_t(params.head_dim), std::uint64_t(rows), std::uint64_t(params.heads),
-       std::uint64_t(params.batch)},
-      {bytes(view.row_stride, rows), bytes(view.head_stride, params.heads),
-       bytes(view.batch_stride, params.batch)},
+      {std::uint64_t(params.head_dim), std::uint64_t(rows), std::uint64_t(heads), std::uint64_t(batch)},
+      {bytes(view.row_stride, rows), bytes(view.head_stride, heads), bytes(view.batch_stride, batch)},
       {kPanel, std::uint32_t(box_rows), 1, 1},
   };
-  return simt::encode(map, tensor);
+  return simt::encode(map.tensor, tensor);
 }
 
 // Each warp stores its own 16 rows of o.

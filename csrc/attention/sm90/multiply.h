@@ -9,14 +9,14 @@
 
 namespace attention::sm90 {
 
-// Descriptors count in units of 16 bytes.
-constexpr int kUnit = 16;
+constexpr int kUnit = 16;      // bytes: what descriptors count in
+constexpr int kNoLeading = 0;  // offset: of no use where the depth is along the rows (PTX's K-major)
 
 // s = q k^T: 16 columns of depth at a time, 4 times in a panel.
 template <class S, class T>
 DEVICE void multiply_keys(float (&s)[S::kKeyTiles][4], const T* queries, const T* keys) {
-  const std::uint64_t q = simt::matrix_descriptor(queries, kUnit, kGroupBytes);
-  const std::uint64_t k = simt::matrix_descriptor(keys, kUnit, kGroupBytes);
+  const std::uint64_t q = simt::matrix_descriptor(queries, kNoLeading, kGroupBytes);
+  const std::uint64_t k = simt::matrix_descriptor(keys, kNoLeading, kGroupBytes);
   simt::wgmma_fence();
   UNROLL_FOR (int step = 0; step < S::kDepthSteps; step++) {
     const int panel = step / 4, within = step % 4 * 32;
@@ -26,7 +26,7 @@ DEVICE void multiply_keys(float (&s)[S::kKeyTiles][4], const T* queries, const T
   simt::wgmma_commit();
 }
 
-// o += p v: 16 keys at a time.
+// o += p v: 16 keys at a time. The columns of v are along its rows (PTX's MN-major).
 template <class S, class T>
 DEVICE void multiply_values(float (&o)[S::kColumnTiles][4], std::uint32_t (&p)[S::kKeySteps][4],
                             const T* values) {

@@ -35,9 +35,9 @@ struct Shape {
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;  // the producer is the first warpgroup
   static constexpr int kBlockRows = kConsumers * kRows;
   static constexpr int kQueryTile = kPanels * kRows * kPanel;  // elements of a consumer
-  static constexpr int kKeyTile = kPanels * kKeys * kPanel;    // elements of a stage, of keys and of values
+  static constexpr int kKeyStage = kPanels * kKeys * kPanel;   // elements of a stage, of keys and of values
   static constexpr std::size_t kTileBytes =
-      2 * (static_cast<std::size_t>(kConsumers) * kQueryTile + 2 * kStages * kKeyTile);
+      2 * (static_cast<std::size_t>(kConsumers) * kQueryTile + 2 * kStages * kKeyStage);
   static constexpr std::size_t kBarrierBytes = 8 * (4 * kStages + 2 * kConsumers);
   static constexpr std::size_t kSharedBytes = kTileBytes + kBarrierBytes;
   static constexpr bool kFits = kSharedBytes <= kMaxShared;

@@ -12,7 +12,7 @@ namespace attention::sm90 {
 
 // Each warp puts down its 16 rows, swizzled as TMA wants them, and sends them off panel by panel.
 template <class S, class T>
-DEVICE void store_rows(const simt::TensorMap* map, const Tile& tile, int consumer, const Memory<T, S>& memory,
+DEVICE void store_rows(const Map& map, const Tile& tile, int consumer, const Memory<T, S>& memory,
                        float (&o)[S::kColumnTiles][4], RowState& state) {
   constexpr int kWarpRows = kRows / kWarps, kChunk = 8, kChunks = kPanel / kChunk;
   const int lane = simt::thread_index() % kWarp, warp = simt::thread_index() % kWarpgroup / kWarp;
@@ -40,11 +40,11 @@ DEVICE void store_rows(const simt::TensorMap* map, const Tile& tile, int consume
   simt::sync_warp();
   if (lane == 0) {
     UNROLL_FOR (int panel = 0; panel < S::kPanels; panel++)
-      simt::tma_store(map, panel * kPanel, tile.first_row + consumer * kRows + warp * kWarpRows, tile.head,
-                      tile.batch, own + panel * kRows * kPanel);
+      simt::tma_store(&map.tensor, panel * kPanel, tile.first_row + consumer * kRows + warp * kWarpRows,
+                      tile.head * map.head_step, tile.batch * map.batch_step, own + panel * kRows * kPanel);
     simt::tma_store_commit();
     simt::tma_store_wait_read<0>();
-    simt::mbarrier_arrive(memory.queries_free + consumer);
+    simt::mbarrier_arrive(memory.queries_empty + consumer);
   }
 }
 

@@ -13,7 +13,6 @@ class Stacks {
   Stacks(const Stacks&) = delete;
   Stacks& operator=(const Stacks&) = delete;
 
-  int count() const { return count_; }
   unsigned char* top(int index) const;
 
  private:

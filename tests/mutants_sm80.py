@@ -8,12 +8,12 @@ STORE, SHAPE = "attention/sm80/store.h", "attention/sm80/shape.h"
 
 FIRST_WAIT = """    simt::cp_async_wait<1>();
     simt::sync_block();
-    if constexpr (S::kStages == 2) {
+    if constexpr (!S::kOneTile) {
       if (next_key < params.keys)
         load_tile<S::kDepth"""
 SECOND_WAIT = """    simt::cp_async_wait<1>();
     simt::sync_block();
-    if constexpr (S::kStages == 2) {
+    if constexpr (!S::kOneTile) {
       if (next_key < params.keys)
         load_tile<S::kHeadDim"""
 
@@ -53,11 +53,11 @@ MUTANTS = {
     ),
     "wrong_stage_read": Mutant(
         "the product with the keys reads the stage that is being filled",
-        "race", KERNEL, "keys + stage * S::kKeyTile", "keys + other * S::kKeyTile",
+        "race", KERNEL, "keys + stage * S::kKeyStage", "keys + other * S::kKeyStage",
     ),
     "wrong_stage_filled": Mutant(
         "the next values are copied over those in use",
-        "race", KERNEL, "values + other * S::kValueTile", "values + stage * S::kValueTile",
+        "race", KERNEL, "values + other * S::kValueStage", "values + stage * S::kValueStage",
     ),
     "stage_never_turns": Mutant(
         "the stage stays 0",
@@ -98,7 +98,7 @@ MUTANTS = {
     ),
     "too_little_shared_memory": Mutant(
         "shared memory for one stage of two",
-        "out of bounds", SHAPE, "kStages * (kKeyTile", "1 * (kKeyTile",
+        "out of bounds", SHAPE, "kStages * (kKeyStage", "1 * (kKeyStage",
     ),
     "keys_not_masked": Mutant(
         "keys that do not exist are not masked",
@@ -117,7 +117,7 @@ MUTANTS = {
         "out of bounds", LOAD, " && column < source.head_dim", "",
     ),
     "wrong_ldmatrix_row": Mutant(
-        "the upper 16 lanes name the rows of the lower for the queries",
+        "lanes 8 to 15 and 24 to 31 name the rows of the eight before them for the queries",
         "numbers", MULTIPLY, "(16 * row_tile + lane % 16) * S::kRow", "(16 * row_tile + lane % 8) * S::kRow",
     ),
     "swapped_fragment": Mutant(
