@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewstep_kernels import _ext, lay_out
 from fewstep_kernels.attention import own_attention, torch_attention
-from fewstep_kernels.laid_out import rows
+from fewstep_kernels.laid_out import keys_and_values
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -52,7 +52,7 @@ class Contender:
 
     def arguments(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As it wants them."""
-        return (q, *rows(lay_out(k, v))) if self.laid_out else (q, k, v)
+        return (q, *keys_and_values(lay_out(k, v))) if self.laid_out else (q, k, v)
 
 
 def contenders(case: Case, device: torch.device) -> list[Contender]:

@@ -259,13 +259,19 @@ def script_options(
 ) -> argparse.Namespace:
     """The options of every script here: `out` (a path without suffix) and `dry_run`; and `device`.
 
-    `flags` and `seconds` are further options: switches with their help, and times with their defaults.
+    `flags` and `seconds` are further options: switches with their help, and times in seconds with their defaults.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="where to write the report, without the suffix")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on a CPU, Triton's interpreter, no graph")
     for name, default in seconds.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, help=f"by default {default:g}")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=default,
+            metavar="S",
+            help=f"how long it may take; by default {default:g} s",
+        )
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     options = parser.parse_args(argv)

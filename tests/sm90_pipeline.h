@@ -1,5 +1,6 @@
 // A producer and two consumers over two stages, with every instruction of sm_90: o = sum over tiles of
-// (q k^T) v, as attention without its softmax. It is right as it stands; what `kBug` names is left out.
+// (q k^T) v, as attention without its softmax. It is right with no bug asked for; a `Bug` leaves one thing
+// out, or does it too early.
 #pragma once
 
 #include <cstdint>

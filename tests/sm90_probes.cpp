@@ -1,5 +1,5 @@
 // What the instructions of sm_90 do to bytes, one kernel each: the same source for the emulator and, by nvcc,
-// for a GPU, whose answers tests/data keeps.
+// for a GPU, whose answers are to be kept in tests/data.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

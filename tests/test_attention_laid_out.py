@@ -11,7 +11,7 @@ from torch import Tensor
 from fewstep_kernels import _ext, attention, attention_laid_out, lay_out, reference
 from fewstep_kernels.attention import own_attention
 from fewstep_kernels.attention_call import refusal
-from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, rows
+from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, keys_and_values
 from simulation import simulate, tensors
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,8 +26,8 @@ def test_what_is_laid_out_is_contiguous_and_comes_back(D: int) -> None:
     kv = lay_out(k, v)
     assert kv.shape == (3, 2, 5, 77, D)
     assert kv.is_contiguous()
-    assert all(torch.equal(*pair) for pair in zip(rows(kv), (k, v), strict=True))
-    assert {each.untyped_storage().data_ptr() for each in rows(kv)} == {kv.untyped_storage().data_ptr()}
+    assert all(torch.equal(*pair) for pair in zip(keys_and_values(kv), (k, v), strict=True))
+    assert {each.untyped_storage().data_ptr() for each in keys_and_values(kv)} == {kv.untyped_storage().data_ptr()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -36,7 +36,7 @@ def test_what_is_laid_out_is_contiguous_and_comes_back(D: int) -> None:
 @pytest.mark.parametrize("arch", [80, 90])
 def test_the_kernel_finds_the_same_bits(arch: int, D: int, lengths: tuple[int, int], dtype: torch.dtype) -> None:
     q, k, v = tensors(*lengths, D, dtype)
-    assert torch.equal(simulate(q, *rows(lay_out(k, v)), arch=arch)[0], simulate(q, k, v, arch=arch)[0])
+    assert torch.equal(simulate(q, *keys_and_values(lay_out(k, v)), arch=arch)[0], simulate(q, k, v, arch=arch)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -82,7 +82,7 @@ def test_what_the_kernel_does_not_take_torch_answers(
     given: tuple[Tensor, Tensor, Tensor], scale: float | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     q, kv = given[0], lay_out(*given[1:])
-    assert str(refusal(q, *rows(kv), scale)).endswith(why)
+    assert str(refusal(q, *keys_and_values(kv), scale)).endswith(why)
     monkeypatch.setenv("FEWSTEP_ATTENTION", "ours")
     out, exact = cuda_attention_laid_out(q, kv, scale), reference.attention_laid_out(q.double(), kv.double(), scale)
     assert out.shape == q.shape
@@ -94,12 +94,12 @@ def test_a_head_dim_apart_or_an_odd_address_is_laid_out_anew_or_torchs_to_answer
     q, k, v = SAMPLE
     apart = [each.transpose(1, 3).contiguous().transpose(1, 3) for each in (k, v)]
     assert refusal(q, *apart) == "k is not contiguous along the head dim"
-    assert refusal(q, *rows(lay_out(*apart))) is None
+    assert refusal(q, *keys_and_values(lay_out(*apart))) is None
     kv = lay_out(k, v).transpose(3, 4).contiguous().transpose(3, 4)
-    assert refusal(q, *rows(kv)) == "k is not contiguous along the head dim"
+    assert refusal(q, *keys_and_values(kv)) == "k is not contiguous along the head dim"
     torch.testing.assert_close(cuda_attention_laid_out(q, kv), attention(q, k, v), rtol=0, atol=0.03)
     shifted = torch.cat([kv.new_zeros(1), lay_out(k, v).flatten()])[1:].view(2, 2, 2, 77, 40)
-    assert refusal(q, *rows(shifted)) == "k has rows that are not aligned to 16 bytes"
+    assert refusal(q, *keys_and_values(shifted)) == "k has rows that are not aligned to 16 bytes"
     assert torch.equal(cuda_attention_laid_out(q, shifted), attention(q, k, v))
 
 
@@ -110,18 +110,18 @@ def test_more_than_2_to_the_31_elements_are_counted_in_64_bits() -> None:
     untouched = torch.frombuffer(memory, dtype=torch.bfloat16)
     far = untouched.as_strided((2, 2, 2, 77, 40), (6160, 2**31, 3080, 40, 1))
     far.copy_(lay_out(k, v))
-    assert refusal(q, *rows(far)) is None
-    assert torch.equal(simulate(q, *rows(far))[0], simulate(q, k, v)[0])
+    assert refusal(q, *keys_and_values(far)) is None
+    assert torch.equal(simulate(q, *keys_and_values(far))[0], simulate(q, k, v)[0])
     many = untouched.as_strided((2**27, 2, 2**5, 2**6, 8), (0, 8, 0, 8, 1))
     wide = untouched.as_strided((2**27, 2**6, 2**5, 8), (0, 8, 0, 1))
-    assert str(refusal(wide, *rows(many))).endswith("too much for the 32-bit indices of blocks and rows")
+    assert str(refusal(wide, *keys_and_values(many))).endswith("too much for the 32-bit indices of blocks and rows")
 
 
 def test_shapes_of_more_than_2_to_the_31_elements_are_traced() -> None:
     q = torch.empty(2**20, 64, 8, 64, device="meta", dtype=torch.bfloat16)
     kv = lay_out(q[:, :1].expand(-1, 77, -1, -1), q[:, :1].expand(-1, 77, -1, -1))
     assert kv.shape == (2**20, 2, 8, 77, 64)
-    assert attention_laid_out(q, kv).shape == attention(q, *rows(kv)).shape == q.shape
+    assert attention_laid_out(q, kv).shape == attention(q, *keys_and_values(kv)).shape == q.shape
 
 
 KV = lay_out(*SAMPLE[1:])

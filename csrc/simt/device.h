@@ -1,4 +1,4 @@
-// The device functions of kernels under nvcc: one line of CUDA or PTX each.
+// The device functions of kernels under nvcc: a line of CUDA or PTX for most of them.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,5 +1,5 @@
 // What sm_90 adds, under nvcc: barriers that count bytes, copies of boxes by TMA, named barriers, registers
-// that move between warpgroups. One line of PTX each.
+// that move between warpgroups. A line of PTX for most of them.
 #pragma once
 
 #include <cuda.h>

@@ -1,4 +1,4 @@
-// wgmma under nvcc: what a warpgroup of sm_90 multiplies at once, without waiting. One instruction each.
+// wgmma under nvcc: what a warpgroup of sm_90 multiplies at once, without waiting.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -87,7 +87,8 @@ DEVICE void wgmma_registers(float (&d)[kColumns / 8][4], const std::uint32_t (&a
   FLOATS_192, FLOATS_OF(24), FLOATS_OF(25), FLOATS_OF(26), FLOATS_OF(27), FLOATS_OF(28), FLOATS_OF(29), \
       FLOATS_OF(30), FLOATS_OF(31)
 
-// For one number of columns and one type. The operands after d: whether to accumulate, a, b.
+// For one number of columns and one type. The operands after d: whether to accumulate, a, b. The immediates:
+// neither operand negated; a and b as they are (K-major), or of b the transpose (MN-major).
 #define WGMMA(T, TYPE, N, I0, I1, I2, I3, I4, I5)                                                           \
   template <>                                                                                               \
   DEVICE void wgmma_shared<T, N>(float (&d)[N / 8][4], std::uint64_t a, std::uint64_t b, bool accumulate) { \

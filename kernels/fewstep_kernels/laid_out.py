@@ -29,7 +29,7 @@ def lay_out(
     return torch.stack((k.transpose(1, 2), v.transpose(1, 2)), 1).contiguous()
 
 
-def rows(kv: Tensor) -> tuple[Tensor, Tensor]:
+def keys_and_values(kv: Tensor) -> tuple[Tensor, Tensor]:
     """The k and the v that were laid out, as views: [B, 2, H, Lk, D] -> twice [B, Lk, H, D]."""
     k, v = kv.transpose(2, 3).unbind(1)
     return k, v
@@ -60,10 +60,10 @@ def torch_attention_laid_out(q: Tensor, kv: Tensor, scale: float | None = None) 
         TypeError, ValueError: the tensors do not belong together; see `check_laid_out`.
     """
     check_laid_out(q, kv)
-    return torch_attention(q, *rows(kv), scale)
+    return torch_attention(q, *keys_and_values(kv), scale)
 
 
 def cuda_attention_laid_out(q: Tensor, kv: Tensor, scale: float | None = None) -> Tensor:
     """What the op runs on a CUDA device: `attention.cuda_attention` and its choice, on views of kv."""
     check_laid_out(q, kv)
-    return cuda_attention(q, *rows(kv), scale)
+    return cuda_attention(q, *keys_and_values(kv), scale)

@@ -11,12 +11,11 @@
 
 namespace attention::sm90 {
 
-// The sizes of one head dim. As many keys a tile as registers (240 a thread) and two stages allow, then as
-// many stages as there is room for; where two blocks fit a multiprocessor, still two.
+// The sizes of one head dim, by what registers (240 a thread) and shared memory allow; which are fastest no
+// GPU has been asked yet.
 template <int kHeadDim>
 struct Sizes {
   static constexpr int kKeys = kHeadDim <= 128 ? 128 : kHeadDim <= 192 ? 96 : 48;
-
   static constexpr int kStages = kHeadDim <= 128 || kHeadDim > 192 ? 3 : 2;
 
   using Large = Shape<kHeadDim, 2, kKeys, kHeadDim <= 64 ? 4 : kStages>;
