@@ -34,6 +34,4 @@ static std::map<std::string, long> attention_fwd(const Pointers& pointers, const
           {"barriers", did.barriers}};
 }
 
-PYBIND11_MODULE(_sim, module) {
-  module.def("attention_fwd", &attention_fwd);
-}
+PYBIND11_MODULE(_sim, module) { module.def("attention_fwd", &attention_fwd); }
