@@ -1,11 +1,13 @@
 """Seeded inputs for each probe of sm_90's instructions, and what runs them: the emulator, or a GPU."""
 
+import functools
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from simulation import ROOT, builder, load
 
 SEED = 0
 ROW = 128  # bytes of a row of a box
@@ -183,12 +185,19 @@ class Probes:
 def answers(probes: Probes) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Every probe by name, and what it answers."""
     for case in BOXES:
-        yield f"load: {case.name}", partial(probes.load, case)
-        yield f"store: {case.name}", partial(probes.store, case)
+        yield f"load: {case.name}", functools.partial(probes.load, case)
+        yield f"store: {case.name}", functools.partial(probes.store, case)
     for product in PRODUCTS:
         for kind in KINDS:
-            yield f"wgmma {kind}: {product.name}", partial(probes.multiply, product, kind)
+            yield f"wgmma {kind}: {product.name}", functools.partial(probes.multiply, product, kind)
     for count in (2, 4):
-        yield f"stmatrix x{count}", partial(probes.matrices, count)
+        yield f"stmatrix x{count}", functools.partial(probes.matrices, count)
     for keys in (64, 640, 600):
-        yield f"pipeline: {keys} keys", partial(probes.pipeline_bits, keys)
+        yield f"pipeline: {keys} keys", functools.partial(probes.pipeline_bits, keys)
+
+
+@functools.cache
+def probes(seed: int = 0) -> Probes:
+    """The probes in the emulator."""
+    source = ROOT / "tests" / "sm90_probes.cpp"
+    return Probes(load("sm90_probes", builder().build_kernels(ROOT / "build" / "sim", source)), seed=seed)

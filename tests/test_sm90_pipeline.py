@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sm90_cases as cases
-from test_sm90_probes import probes
+from sm90_cases import probes
 
 # In the order of `Bug` in tests/sm90_pipeline.h.
 BUGS = {

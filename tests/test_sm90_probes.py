@@ -1,6 +1,5 @@
 """What each instruction of sm_90 does to bytes: in the emulator, by the PTX manual's tables, and on a GPU."""
 
-import functools
 import json
 import os
 import subprocess
@@ -15,17 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 import sm90_cases as cases
-from simulation import ROOT, builder, load
-from sm90_cases import BOXES, KINDS, PRODUCTS, BoxCase, Probes, Product
+from simulation import ROOT
+from sm90_cases import BOXES, KINDS, PRODUCTS, BoxCase, Product, probes
 
 GOLDEN = ROOT / "tests" / "data" / "sm90_golden.npz"
-
-
-@functools.cache
-def probes(seed: int = 0) -> Probes:
-    """The probes in the emulator."""
-    source = ROOT / "tests" / "sm90_probes.cpp"
-    return Probes(load("sm90_probes", builder().build_kernels(ROOT / "build" / "sim", source)), seed=seed)
 
 
 def places(case: BoxCase) -> NDArray[np.int64]:
