@@ -1,7 +1,7 @@
 """The step on a CPU: the twins' bits from fewer torch ops, where the host can see that fewer will do.
 
 Right after a U-Net, whose weights have emptied the caches, a torch op on a tensor of any size costs 3 to 20 us, and
-reading a number on the host less than one. So the host looks at what the batch needs. A capture or a trace must not:
+reading the numbers of a small one about 1 us. So the host looks at what the batch needs. A capture or a trace must not:
 it would freeze what it saw.
 """
 
