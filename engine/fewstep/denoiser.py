@@ -42,17 +42,17 @@ class ModuleDenoiser:
 
     def __call__(self, x_in: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         arguments = {self.label_argument if name == "labels" else name: rows for name, rows in conditioning.items()}
+        rows, _, *size = x_in.shape
+        allowed = [(rows, channels, *size) for channels in self.channels]
         answer = self.module(x_in, t, **arguments)
         prediction = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
-        rows, _, *size = x_in.shape
         if not isinstance(prediction, Tensor):
             raise ArgumentError(
                 "denoiser", f"an answer of {type(prediction).__name__}", "a module that returns a tensor"
             )
-        shape = prediction.shape
-        if shape[0] != rows or shape[2:] != x_in.shape[2:] or shape[1] not in self.channels:
-            allowed = " or ".join(str([rows, channels, *size]) for channels in self.channels)
-            raise ArgumentError("denoiser", f"an answer of shape {list(prediction.shape)}", allowed)
+        if prediction.shape not in allowed:
+            shapes = " or ".join(str([*shape]) for shape in allowed)
+            raise ArgumentError("denoiser", f"an answer of shape {list(prediction.shape)}", shapes)
         return prediction
 
 

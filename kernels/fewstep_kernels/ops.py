@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep_kernels import reference
+from fewstep_kernels import host, reference
 from fewstep_kernels.attention import cuda_attention, torch_attention
 from fewstep_kernels.attention_call import check_attention
 from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, torch_attention_laid_out
@@ -143,12 +143,12 @@ STEP_OPS = StepOps(begin_step, step_statistics, denoise_step)
 
 
 def eager_step_ops(device: torch.device) -> StepOps:
-    """The ops of a step for a caller that neither traces nor captures: on a CPU the twins themselves.
+    """The ops of a step for a caller that neither traces nor captures: on a CPU those of `host`, the twins' bits.
 
-    torch's call of an op costs 20 to 30 us each there after a U-Net has emptied the caches, a tenth of the step.
+    torch's call of a registered op costs 20 to 30 us there after a U-Net has emptied the caches, a tenth of the step.
     """
     if device.type == "cpu":
-        return StepOps(reference.begin_step, reference.step_statistics, reference.denoise_step)
+        return StepOps(host.begin_step, reference.step_statistics, host.denoise_step)
     return STEP_OPS
 
 
