@@ -13,7 +13,7 @@ from fewstep.errors import ArgumentError
 from fewstep.forward import x_0_coefficients
 from fewstep.plan import Plan
 from fewstep.samplers import make_plan
-from fewstep.train.consistency import Consistency
+from fewstep.train.consistency import HUBER_C, Consistency
 from fewstep.train.losses import Batch
 from fewstep.train.progressive import Progressive, substeps
 from fewstep.train.teacher import Teacher
@@ -208,7 +208,7 @@ def consistency() -> Consistency:
 def test_the_exact_consistency_function_has_no_loss_and_another_has() -> None:
     given = batch(labelled=False)
     exact, wrong = (float(consistency()(Knows(off), given)["loss"].detach()) for off in (0.0, 0.3))
-    assert exact < 1e-4 < 0.01 < wrong
+    assert exact < 1e-4 < 1e-3 < wrong
 
 
 def test_only_the_noisier_of_the_two_points_gets_a_gradient() -> None:
@@ -241,5 +241,19 @@ def test_behind_the_last_level_the_teachers_point_itself_is_the_target() -> None
     _, k_m = x_0_coefficients(
         "v", loss.teacher.plan.path.signal_scale[level], loss.teacher.plan.path.noise_scale[level]
     )
-    gap = abs(0.2 * float(np.float64(k_m)))
-    assert found == pytest.approx(math.hypot(gap, 1e-3) - 1e-3, rel=0.1)
+    path = loss.teacher.plan.path
+    gap, weight = abs(0.2 * float(np.float64(k_m))), path.signal_scale[level] / path.noise_scale[level]
+    assert weight > 1
+    assert found == pytest.approx(weight * (math.hypot(gap, HUBER_C) - HUBER_C), rel=0.1)
+
+
+def test_the_levels_next_to_the_data_hold_the_network_as_firmly_as_the_others() -> None:
+    """What the loss asks of the network's output at one level: without the weight, far less where little noise is."""
+    given = batch(labelled=False)
+    asked = []
+    for u in (0.5, 0.999):
+        loss, module = consistency(), Knows(5.0)
+        at_level = Batch(given.x_0, given.noise, torch.full((COUNT,), u, dtype=torch.float64), given.spare, {})
+        loss(module, at_level)["loss"].backward()
+        asked.append(abs(float(module.off.grad)))  # type: ignore[arg-type]
+    assert asked[1] > 0.5 * asked[0]

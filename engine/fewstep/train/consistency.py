@@ -1,5 +1,8 @@
 """Consistency distillation as latent consistency models do it. Luo et al. (2310.04378)."""
 
+from typing import Final
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,8 @@ from fewstep.train.losses import Batch
 from fewstep.train.progressive import drawn_guidance
 from fewstep.train.teacher import Teacher
 
+HUBER_C: Final = 0.03
+
 
 class Consistency:
     """Two neighbouring points of the teacher's walk learn to end at the same x_0.
@@ -16,7 +21,11 @@ class Consistency:
         f(x, i)  = c_skip x + c_out (k_x x + k_m m(x, t_i))     the consistency function at level i
         x_t      = signal_i x_0 + noise_i z, i uniform over its rows
         x_s      = where the teacher's step takes x_t, with guidance w
-        loss     = mean of  sqrt((f(x_t, i) - f(x_s, i + 1))^2 + c^2) - c
+        loss     = mean of  max(1, signal_i / noise_i) (sqrt((f(x_t, i) - f(x_s, i + 1))^2 + c^2) - c)
+
+    The weight is the root of the truncated SNR. Where little noise is left f hardly depends on m, by a factor k_m; yet
+    these levels, next to the data, are what holds all others: unweighted, they drift until all levels agree on
+    something wrong. c keeps the loss quadratic where the student is already close, which is where it begins.
 
     The second f gets no gradient and is the student itself: its moving average is not needed (Song and Dhariwal,
     Improved Techniques for Training Consistency Models, 2310.14189, section 3.2). Behind the last row f(x_s) = x_s.
@@ -26,20 +35,21 @@ class Consistency:
         huber_c: c, in units of x_0.
     """
 
-    def __init__(self, teacher: Teacher, guidance: tuple[float, float] | None, huber_c: float = 1e-3) -> None:
+    def __init__(self, teacher: Teacher, guidance: tuple[float, float] | None, huber_c: float = HUBER_C) -> None:
         self.teacher, self.guidance, self.huber_c = teacher, guidance, huber_c
         plan = teacher.plan
         self.rows = len(plan)
         c_skip, c_out = boundary(plan.path.t)
         signal, noise = plan.path.signal_scale[:-1], plan.path.noise_scale[:-1]
-        columns = (plan.path.t, signal, noise, c_skip, c_out, plan.column("k_x"), plan.column("k_m"))
+        weight = np.maximum(1, signal / noise)
+        columns = (plan.path.t, signal, noise, weight, c_skip, c_out, plan.column("k_x"), plan.column("k_m"))
         self._table = torch.stack([torch.from_numpy(column.copy()) for column in columns])
 
     def __call__(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """{"loss": ...}."""
         labels = batch.conditioning.get("labels")
         i = (batch.u * self.rows).long().clamp(max=self.rows - 1)
-        _, signal, noise, *_ = self._table[:, i].float().to(batch.x_0.device).unbind()
+        _, signal, noise, weight, *_ = self._table[:, i].float().to(batch.x_0.device).unbind()
         w = drawn_guidance(self.guidance, batch)
         arguments = dict(batch.conditioning) if w is None else {**batch.conditioning, "guidance": w}
         x_t = fewstep_kernels.add_noise(batch.x_0, signal, noise, batch.noise)
@@ -49,11 +59,12 @@ class Consistency:
             later = self._f(module, x_s, (i + 1).clamp(max=self.rows - 1), arguments)
             target = torch.where(ended, x_s, later)
         gap = self._f(module, x_t, i, arguments) - target
-        return {"loss": ((gap.square() + self.huber_c**2).sqrt() - self.huber_c).mean()}
+        distance = (gap.square() + self.huber_c**2).sqrt() - self.huber_c
+        return {"loss": (weight[:, None, None, None] * distance).mean()}
 
     def _f(self, module: nn.Module, x: Tensor, i: Tensor, arguments: dict[str, Tensor]) -> Tensor:
         """The consistency function of x [B, C, H, W] at levels i [B]."""
-        t, _, _, *coefficients = self._table[:, i].float().to(x.device).unbind()
+        t, _, _, _, *coefficients = self._table[:, i].float().to(x.device).unbind()
         c_skip, c_out, k_x, k_m = (column[:, None, None, None] for column in coefficients)
         m = module(x, t, **arguments)[:, : x.shape[1]].float()
         ends: Tensor = c_skip * x + c_out * (k_x * x + k_m * m)

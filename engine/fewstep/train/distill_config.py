@@ -5,6 +5,7 @@ from typing import Final
 
 from fewstep.errors import ArgumentError
 from fewstep.train.config import Checks, FitConfig
+from fewstep.train.consistency import HUBER_C
 from fewstep.train.progressive import WEIGHTINGS
 
 METHODS: Final = ("progressive", "consistency")
@@ -28,7 +29,7 @@ class DistillConfig(FitConfig):
     guidance: tuple[float, float] | None = (1.0, 2.0)  # the scales folded in; None: the teacher without guidance
     default_guidance: float = 1.25  # of the student, unless asked otherwise
     weighting: str = "truncated_snr"  # of the progressive loss
-    huber_c: float = 1e-3  # of the consistency loss
+    huber_c: float = HUBER_C  # of the consistency loss
     data: str = "digits"  # what is noised for the student to start from; see `fewstep.train.data.load_data`
     size: int | None = None
     licence: str = ""  # of the student; by default the teacher's
