@@ -221,6 +221,14 @@ def test_only_the_noisier_of_the_two_points_gets_a_gradient() -> None:
     assert module.off.grad != 0
 
 
+def test_the_target_is_that_of_the_averaged_weights() -> None:
+    given = batch(labelled=False)
+    far, near = (float(consistency()(Knows(0.3), given, Knows(off))["loss"].detach()) for off in (0.0, 0.3))
+    alone = float(consistency()(Knows(0.3), given)["loss"].detach())
+    assert near == alone
+    assert far > 2 * near
+
+
 def test_behind_the_last_level_the_teachers_point_itself_is_the_target() -> None:
     given = batch(labelled=False)
     last = Batch(given.x_0, given.noise, torch.full((COUNT,), 0.999, dtype=torch.float64), given.spare, {})

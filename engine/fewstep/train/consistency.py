@@ -27,8 +27,8 @@ class Consistency:
     these levels, next to the data, are what holds all others: unweighted, they drift until all levels agree on
     something wrong. c keeps the loss quadratic where the student is already close, which is where it begins.
 
-    The second f gets no gradient and is the student itself: its moving average is not needed (Song and Dhariwal,
-    Improved Techniques for Training Consistency Models, 2310.14189, section 3.2). Behind the last row f(x_s) = x_s.
+    The second f gets no gradient and has the averaged weights (Song et al. 2023, 2303.01469, section 4), or the
+    student's own where there are none. Behind the last row f(x_s) = x_s.
 
     Args:
         guidance: the range from which each sample's guidance scale is drawn; None for a model without guidance.
@@ -45,7 +45,7 @@ class Consistency:
         columns = (plan.path.t, signal, noise, weight, c_skip, c_out, plan.column("k_x"), plan.column("k_m"))
         self._table = torch.stack([torch.from_numpy(column.copy()) for column in columns])
 
-    def __call__(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:
         """{"loss": ...}."""
         labels = batch.conditioning.get("labels")
         i = (batch.u * self.rows).long().clamp(max=self.rows - 1)
@@ -56,7 +56,7 @@ class Consistency:
         x_s = self.teacher.step(x_t, i, labels, w)
         with torch.no_grad():
             ended = (i + 1 == self.rows).to(x_s.device)[:, None, None, None]
-            later = self._f(module, x_s, (i + 1).clamp(max=self.rows - 1), arguments)
+            later = self._f(average or module, x_s, (i + 1).clamp(max=self.rows - 1), arguments)
             target = torch.where(ended, x_s, later)
         gap = self._f(module, x_t, i, arguments) - target
         distance = (gap.square() + self.huber_c**2).sqrt() - self.huber_c

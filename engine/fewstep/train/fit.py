@@ -25,9 +25,12 @@ LOSS_FILE: Final = "loss.csv"
 
 
 class Loss(Protocol):
-    """What is minimised: the scalar "loss" of a batch, and parts of it worth a column of the record."""
+    """What is minimised: the scalar "loss" of a batch, and parts of it worth a column of the record.
 
-    def __call__(self, module: nn.Module, batch: Batch) -> Mapping[str, Tensor]: ...
+    `average` has the averaged weights, for a loss whose target the network is itself.
+    """
+
+    def __call__(self, module: nn.Module, batch: Batch, average: nn.Module | None = None) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -226,11 +229,11 @@ class _Run:
     def _parts(self, batch: Batch) -> Mapping[str, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
             if not self.dropout:
-                return self.loss(self.module, batch)
+                return self.loss(self.module, batch, self.state.ema.module)
             devices = [self.device] if self.device.type == "cuda" else []
             with torch.random.fork_rng(devices):  # the one thing here that draws from torch's own generator
                 torch.manual_seed(int(draw(self.config.seed, self.step, 1).seeds[0]) & (2**63 - 1))
-                return self.loss(self.module, batch)
+                return self.loss(self.module, batch, self.state.ema.module)
 
     def _batch(self) -> Batch:
         size, chance = self.config.batch, draw(self.config.seed, self.step, self.config.batch)

@@ -75,7 +75,7 @@ class Objective:
         t = (u * len(self.schedule)).long().clamp(max=len(self.schedule) - 1)
         return Levels(*self._table[:, t].to(torch.float32).to(device).unbind())
 
-    def __call__(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:
         """{"loss": what is minimised, and its parts}, scalars."""
         levels = self.levels(batch.u, batch.x_0.device)
         x_t = fewstep_kernels.add_noise(batch.x_0, levels.signal, levels.noise, batch.noise)

@@ -39,7 +39,7 @@ class Progressive:
         self.substeps, self.rows = substeps(teacher.plan, student), len(student)
         self._table = torch.from_numpy(_table(student, weighting))
 
-    def __call__(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:
         """{"loss": ...}."""
         device, labels = batch.x_0.device, batch.conditioning.get("labels")
         i = (batch.u * self.rows).long().clamp(max=self.rows - 1)
