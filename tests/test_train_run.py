@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_good_checkpoint(
 ) -> None:
     objective, calls = Objective.__call__, [0]
 
-    def diverging(self: Objective, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def diverging(self: Objective, module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:
         calls[0] += 1
         parts = objective(self, module, batch)
         return parts | {"loss": parts["loss"] * float("nan")} if calls[0] == 13 else parts
@@ -255,7 +255,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_good_checkpoint(
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path: Path) -> None:
-    def steep(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def steep(module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:
         answer = module(batch.x_0.flatten(1))
         return {"loss": (answer.mean() - answer.mean().detach()).abs().sqrt()}
 
@@ -324,7 +324,7 @@ def test_images_without_labels_make_an_unconditional_model(tmp_path: Path, case:
 def test_extra_conditioning_and_dropped_labels_reach_the_module(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
-    def loss(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def loss(module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:
         seen.append(batch.conditioning["labels"])
         return {"loss": module(batch.x_0.flatten(1)).square().mean()}
 
