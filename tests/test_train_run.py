@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_good_checkpoint(
 ) -> None:
     objective, calls = Objective.__call__, [0]
 
-    def diverging(self: Objective, module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:
+    def diverging(self: Objective, module: nn.Module, batch: Batch, _: nn.Module | None = None) -> dict[str, Tensor]:
         calls[0] += 1
         parts = objective(self, module, batch)
         return parts | {"loss": parts["loss"] * float("nan")} if calls[0] == 13 else parts
