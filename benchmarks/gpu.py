@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from partwise import Command, Part, Run
+from partwise import Command, Part, Run, exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +34,6 @@ def gpu_tests(name: str, seconds: float, *patterns: str, workers: int = 1, dry: 
 KERNEL_TESTS = ("tests/test_fused_*.py", "tests/test_kernel_*.py")
 GRAPH_TESTS = ("tests/test_graphs.py", "tests/test_graphs_decode.py", "tests/test_manifest.py")
 ATTENTION_TESTS = ("tests/test_attention_*.py",)
-NOT_RUN = 3  # the exit code where no part has failed and one was not run
 WORKERS = 8  # kernels are compiled before they run, one after another in each process
 SMALL = ("-k", "not tile and not 63x21")  # `make test` interprets the others too
 
@@ -105,7 +104,7 @@ def main(argv: Sequence[str] | None = None, parts: dict[str, Part] | None = None
     name = None if options.dry_run else gpu_name()
     if name is None and not options.dry_run:
         print("No NVIDIA GPU that torch can use, so nothing was proven; DRY_RUN=1 walks the parts on a CPU.")
-        return NOT_RUN
+        return exit_code([])
     machine = "dry-run" if name is None else slug(name)
     out = options.out.resolve()
     results = out / "dry-run" if options.dry_run else ROOT / "benchmarks/results" / machine

@@ -3,8 +3,6 @@
 
 #include "emulator_sm90_given.h"
 
-// --- what an mbarrier orders
-
 // Each thread stores a word and arrives; those who wait may read all of them.
 KERNEL void told_by_every_thread(const Given& given) {
   DYNAMIC_SHARED(shared);
@@ -86,8 +84,6 @@ KERNEL void phases_in_turn(const Given& given) {
     }
   }
 }
-
-// --- an mbarrier that is wrong
 
 KERNEL void not_initialised(const Given&) {
   DYNAMIC_SHARED(shared);
@@ -178,8 +174,6 @@ KERNEL void barrier_under_a_box(const Given& given) {
   if (first()) send_for(shared, given.load, within);
 }
 
-// --- loads
-
 // Each a thread that sends for a box, and what the others do.
 template <class Others>
 void loaded(const Given& given, Others others) {
@@ -250,8 +244,6 @@ KERNEL void loaded_by_no_map(const Given& given) {
   make_barrier(barrier_of(shared), 1);
   if (first()) send_for(shared, given.not_encoded, barrier_of(shared));
 }
-
-// --- stores
 
 // Every thread writes; a thread stores the box.
 template <bool kFence, bool kMeet, class Rest>

@@ -34,8 +34,6 @@ DEVICE void store(const Given& given, const float (&quadruple)[4]) {
   simt::store_global_16(given.out + 16 * simt::thread_index(), words);
 }
 
-// --- right
-
 // Three products into one place, two groups, one wait: 1 + 3 times 16.
 KERNEL void products_in_a_chain(const Given& given) {
   DYNAMIC_SHARED(shared);
@@ -69,8 +67,6 @@ KERNEL void only_the_older_group_lands(const Given& given) {
   simt::wgmma_wait<0>(newer);
   store(given, seen);
 }
-
-// --- wrong
 
 KERNEL void not_fenced(const Given&) {
   DYNAMIC_SHARED(shared);

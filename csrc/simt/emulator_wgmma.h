@@ -6,14 +6,9 @@
 
 #include "emulator/launch.h"
 #include "emulator/numbers.h"
+#include "matrix_descriptor.h"
 
 namespace simt {
-
-DEVICE std::uint64_t matrix_descriptor(const void* shared, int leading_bytes, int stride_bytes) {
-  constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
-  const auto field = [](std::uint32_t bytes) { return std::uint64_t{(bytes & 0x3ffffu) >> 4}; };
-  return field(shared_address(shared)) | field(leading_bytes) << 16 | field(stride_bytes) << 32 | kSwizzle128;
-}
 
 DEVICE void wgmma_fence(Site site = Site::here()) { emulator::Block::running().products().fence(site); }
 template <int kTiles>

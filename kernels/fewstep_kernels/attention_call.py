@@ -24,6 +24,14 @@ class Call(NamedTuple):
     scale: float
 
 
+def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise where a tensor has another dtype (TypeError) or lies on another device (ValueError) than one beside it."""
+    if tensor.dtype != other.dtype:
+        raise TypeError(f"{name}: got {tensor.dtype}; allowed: {other.dtype}, the dtype of {other_name}")
+    if tensor.device != other.device:
+        raise ValueError(f"{name}: got a tensor on {tensor.device}; allowed: {other.device}, where {other_name} is")
+
+
 def check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise what no implementation could give a meaning to.
 
@@ -31,12 +39,8 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
         TypeError: the dtypes differ.
         ValueError: the devices differ, or the shapes are not [B, Lq, H, D] and twice [B, Lk, H, D].
     """
-    for name, tensor in {"k": k, "v": v}.items():
-        if tensor.dtype != q.dtype:
-            raise TypeError(f"{name}: got {tensor.dtype}; allowed: {q.dtype}, the dtype of q")
-    for name, tensor in {"k": k, "v": v}.items():
-        if tensor.device != q.device:
-            raise ValueError(f"{name}: got a tensor on {tensor.device}; allowed: {q.device}, where q is")
+    check_alike("k", k, "q", q)
+    check_alike("v", v, "q", q)
     if q.ndim != 4:
         raise ValueError(f"q: got {list(q.shape)}; allowed: [B, Lq, H, D]")
     B, _, H, D = q.shape

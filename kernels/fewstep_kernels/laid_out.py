@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fewstep_kernels.attention import cuda_attention, torch_attention
+from fewstep_kernels.attention_call import check_alike
 
 
 def lay_out(
@@ -18,10 +19,7 @@ def lay_out(
         TypeError: the dtypes differ.
         ValueError: the devices differ, or the shapes are not twice [B, Lk, H, D].
     """
-    if v.dtype != k.dtype:
-        raise TypeError(f"v: got {v.dtype}; allowed: {k.dtype}, the dtype of k")
-    if v.device != k.device:
-        raise ValueError(f"v: got a tensor on {v.device}; allowed: {k.device}, where k is")
+    check_alike("v", v, "k", k)
     if k.ndim != 4:
         raise ValueError(f"k: got {list(k.shape)}; allowed: [B, Lk, H, D]")
     if v.shape != k.shape:
@@ -42,10 +40,7 @@ def check_laid_out(q: Tensor, kv: Tensor) -> None:
         TypeError: the dtypes differ.
         ValueError: the devices differ, or the shapes are not [B, Lq, H, D] and [B, 2, H, Lk, D].
     """
-    if kv.dtype != q.dtype:
-        raise TypeError(f"kv: got {kv.dtype}; allowed: {q.dtype}, the dtype of q")
-    if kv.device != q.device:
-        raise ValueError(f"kv: got a tensor on {kv.device}; allowed: {q.device}, where q is")
+    check_alike("kv", kv, "q", q)
     if q.ndim != 4:
         raise ValueError(f"q: got {list(q.shape)}; allowed: [B, Lq, H, D]")
     B, _, H, D = q.shape

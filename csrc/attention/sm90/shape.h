@@ -7,19 +7,18 @@ namespace attention::sm90 {
 
 constexpr int kWarp = 32, kWarpgroup = 128;  // threads
 constexpr int kWarps = kWarpgroup / kWarp;
-constexpr int kRows = 64;                   // queries of a consumer: what one wgmma multiplies
-constexpr int kPanel = 64;                  // columns: rows of 128 bytes
-constexpr int kRowBytes = 128;              // of a panel
-constexpr int kGroupBytes = 8 * kRowBytes;  // rows whose chunks are swizzled together
-constexpr std::size_t kMaxShared = 232448;  // bytes a block may have on sm_90
-constexpr std::size_t kMultiprocessor = 233472,
-                      kReserved = 1024;  // bytes it has; of them CUDA's own, a block
+constexpr int kRows = 64;                        // queries of a consumer: what one wgmma multiplies
+constexpr int kPanel = 64;                       // columns: rows of 128 bytes
+constexpr int kRowBytes = 128;                   // of a panel
+constexpr int kGroupBytes = 8 * kRowBytes;       // rows whose chunks are swizzled together
+constexpr std::size_t kMaxShared = 232448;       // bytes a block may have on sm_90
+constexpr std::size_t kMultiprocessor = 233472;  // bytes that all its blocks share
+constexpr std::size_t kReserved = 1024;          // of them, a block, are CUDA's own
 
 constexpr int divide_up(int value, int by) { return (value + by - 1) / by; }
 
 // kHeadDim: a multiple of 8. kConsumers: warpgroups that multiply, each with 64 queries. kKeys: of one tile,
-// a multiple of 16. kStages: tiles of keys and of values in shared memory; 1 where all keys are one
-// tile.
+// a multiple of 16. kStages: tiles of keys and of values in shared memory; 1 where one tile has all keys.
 //
 // A tile of any of q, k, v and o is panels of 64 columns, each panel all rows of the tile.
 template <int kHeadDim_, int kConsumers_, int kKeys_, int kStages_>
