@@ -1,5 +1,5 @@
-// fewstep_kernels._C: the CUDA kernels. Pointers, sizes and streams are integers; torch is not involved, nor any
-// header of CUDA's, so that g++ alone compiles it for whichever Python there is.
+// fewstep_kernels._C: the CUDA kernels. Pointers, sizes and streams are integers. Neither torch nor a header
+// of CUDA's is involved, so that g++ alone compiles this file for whichever Python there is.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -17,6 +17,7 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ninja_build import (
@@ -56,6 +57,19 @@ else:
     sys.exit("attention_fwd takes null pointers")
 print(*module.head_dims(), module.driver_version())
 """
+
+
+class Python(NamedTuple):
+    """A CPython that a module is made for."""
+
+    path: str
+    include: str  # where its headers are
+    suffix: str  # how its extension modules end, such as .cpython-311-x86_64-linux-gnu.so
+
+
+def this_python() -> Python:
+    """The one that runs."""
+    return Python(sys.executable, sysconfig.get_paths()["include"], str(sysconfig.get_config_var("EXT_SUFFIX")))
 
 
 @dataclass(frozen=True)
@@ -137,40 +151,62 @@ def cuda_objects(plan: Ninja, module: Module, archs: Sequence[str], dims: Sequen
     return made + variant_objects(plan, {kernel: f"compile_{kernel}" for kernel in kernels}, dims, module.types)
 
 
-def link(plan: Ninja, objects: Sequence[str | Path], linker: str, include: str | None = None, tag: str = "") -> str:
-    """The bindings for one Python, and the module: `linker` is the beginning of a command, `tag` names that Python."""
-    command = shlex.join([compiler(), *HOST])
-    plan.rule("compile_bindings", f"{command} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
-    plan.rule("link", f"{linker} -shared $in $flags -o $out")
-    bindings = plan.edge(f"bindings{tag}.o", "compile_bindings", [CSRC / "bindings.cpp"], python_flags(include))
-    return plan.edge(f"_C{tag or '.so'}", "link", [bindings, *objects], SYSTEM)
-
-
-def build_cuda(folder: Path, module: Module = LIBRARY) -> Path:
-    """Build a module in a folder of its own in `folder`, or find it built, and import it; gives back its file.
+def build_objects(folder: Path, module: Module = LIBRARY) -> list[Path]:
+    """All of a module that knows no Python, in a folder of its own in `folder`; gives back the object files.
 
     Raises:
-        BuildError: a compiler is missing or refuses, or what was built does not load.
+        BuildError: nvcc is missing or refuses.
     """
     archs, dims, home = architectures(), head_dims(), folder / module.name
     with locked(home):
         plan = Ninja(home, "cuda.ninja")
-        objects = cuda_objects(plan, module, archs, dims)
-        made = home / link(plan, objects, f"{shlex.quote(nvcc_or_error())} -cudart static", tag=extension_suffix())
+        made = [home / each for each in cuda_objects(plan, module, archs, dims)]
         print(f"csrc: {nvcc()}, {jobs()} at once", flush=True)
         plan.run(jobs())
-    look(made)
-    names = ", ".join([*(f"sm_{each}" for each in archs), "PTX of compute_80"])
-    size = f"{made.stat().st_size / 2**20:.1f} MiB"
-    print(
-        f"csrc: attention for {names}; head dims {', '.join(map(str, dims))}; {', '.join(module.types)}; {size}; loads"
-    )
     return made
 
 
-def extension_suffix() -> str:
-    """How this Python's extension modules end, such as .cpython-311-x86_64-linux-gnu.so."""
-    return str(sysconfig.get_config_var("EXT_SUFFIX"))
+def link(home: Path, objects: Sequence[Path], python: Python, runtime: Path) -> Path:
+    """The bindings for one Python and the module of them, by g++ alone; gives back its file.
+
+    Raises:
+        BuildError: g++ is missing or refuses, or what was built does not load.
+    """
+    with locked(home):
+        plan = Ninja(home, f"bindings{python.suffix}.ninja")
+        command = shlex.join([compiler(), *HOST])
+        plan.rule("compile", f"{command} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
+        plan.rule("link", f"{compiler()} -shared $in $flags -o $out")
+        flags = python_flags(python.include)
+        bindings = plan.edge(f"bindings{python.suffix}.o", "compile", [CSRC / "bindings.cpp"], flags)
+        made = home / plan.edge(f"_C{python.suffix}", "link", [bindings, *objects, runtime], SYSTEM)
+        plan.run(jobs())
+    look(made, python.path)
+    return made
+
+
+def build_cuda(folder: Path, module: Module = LIBRARY) -> Path:
+    """Build a module for this Python, or find it built, import it, and print what is in it; gives back its file.
+
+    Raises:
+        BuildError: a compiler is missing or refuses, or what was built does not load.
+    """
+    objects = build_objects(folder, module)
+    made = link(folder / module.name, objects, this_python(), cuda_runtime())
+    names = ", ".join([*(f"sm_{each}" for each in architectures()), "PTX of compute_80"])
+    dims, size = ", ".join(map(str, head_dims())), f"{made.stat().st_size / 2**20:.1f} MiB"
+    print(f"csrc: attention for {names}; head dims {dims}; {', '.join(module.types)}; {size}; loads")
+    return made
+
+
+def cuda_runtime() -> Path:
+    """CUDA's static runtime, from the folders where nvcc looks for libraries."""
+    done = subprocess.run([nvcc_or_error(), "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True)
+    folders = re.findall(r"-L([^\" ]+)", done.stderr)
+    found = [path for folder in folders if (path := Path(folder) / "libcudart_static.a").exists()]
+    if not found:
+        raise BuildError(f"libcudart_static.a is in none of nvcc's folders, {', '.join(folders)}")
+    return found[0].resolve()
 
 
 def look(module: Path, python: str = sys.executable) -> None:
@@ -184,15 +220,16 @@ def look(module: Path, python: str = sys.executable) -> None:
         raise BuildError(f"{module.name} was built and does not load:\n{done.stdout}{done.stderr}")
 
 
-def build_probes(folder: Path, source: Path) -> Path:
+def build_probes(folder: Path, source: Path, python: Python | None = None) -> Path:
     """Build a module of other kernels for sm_90a, a file that includes simt.h and pybind11; gives back its file."""
-    found = nvcc_or_error()
+    found, of = nvcc_or_error(), python or this_python()
     with locked(folder):
-        plan = Ninja(folder, f"{source.stem}.ninja")
+        plan = Ninja(folder, f"{source.stem}{of.suffix}.ninja")
         command = shlex.join([found, *CUDA, *targets("sm90", [])])
         plan.rule("compile", f"{command} $flags -MMD -MF $out.d -x cu -c $in -o $out", depfile=True)
         plan.rule("link", f"{shlex.quote(found)} -shared -cudart static $in -o $out")
-        made = plan.edge(f"{source.stem}.o", "compile", [source], [*python_flags(), f"-I{CSRC}"])
-        module = plan.edge(f"{source.stem}.so", "link", [made])
+        flags = [*python_flags(of.include), f"-I{CSRC}"]
+        made = plan.edge(f"{source.stem}{of.suffix}.o", "compile", [source], flags)
+        module = plan.edge(f"{source.stem}{of.suffix}", "link", [made])
         plan.run(jobs())
     return folder / module

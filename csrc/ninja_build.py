@@ -91,13 +91,13 @@ def jobs() -> int:
     return int(found)
 
 
-def python_flags(include: str | None = None) -> list[str]:
-    """Where pybind11's headers are, and Python's: this one's, unless another's folder is given."""
+def python_flags(include: str) -> list[str]:
+    """Where pybind11's headers are, and Python's."""
     try:
         import pybind11
     except ImportError:
         raise BuildError("pybind11 is not installed: pip install pybind11") from None
-    return [f"-I{pybind11.get_include()}", f"-I{include or sysconfig.get_paths()['include']}"]
+    return [f"-I{pybind11.get_include()}", f"-I{include}"]
 
 
 def variant_flags(head_dim: int, kind: str) -> list[str]:
@@ -153,7 +153,12 @@ def _emulator_objects(plan: Ninja) -> list[str]:
     plan.rule("compile", f"{cxx} {' '.join(HOST)}{poison} $flags -MMD -MF $out.d -x c++ -c $in -o $out", depfile=True)
     plan.rule("link", f"{cxx} -shared $in -o $out")
     made = [plan.edge(f"{Path(each).stem}.o", "compile", [CSRC / each]) for each in EMULATOR]
-    return [*made, plan.edge("bindings.o", "compile", [CSRC / "simt/bindings.cpp"], python_flags())]
+    return [
+        *made,
+        plan.edge(
+            "bindings.o", "compile", [CSRC / "simt/bindings.cpp"], python_flags(sysconfig.get_paths()["include"])
+        ),
+    ]
 
 
 def build_emulator(folder: Path) -> Path:
@@ -171,7 +176,7 @@ def build_kernels(folder: Path, source: Path) -> Path:
     """Build a module of other kernels, a file that includes simt.h, with the emulator; gives back the module's file."""
     with locked(folder):
         plan = Ninja(folder, f"{source.stem}.ninja")
-        flags = [*python_flags(), f"-I{CSRC}"]
+        flags = [*python_flags(sysconfig.get_paths()["include"]), f"-I{CSRC}"]
         *emulator, _ = _emulator_objects(plan)
         made = plan.edge(f"{source.stem}.o", "compile", [source], flags)
         module = plan.edge(f"{source.stem}.so", "link", [*emulator, made])
