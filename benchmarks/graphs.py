@@ -21,8 +21,8 @@ from torch import nn
 
 from fewstep import Engine, schedules
 from fewstep.bench.subject import PRESETS, random_unet
-from fewstep.graphs import Capturer, Graph, GraphRunner
-from fewstep.runners import EagerRunner
+from fewstep.run.graphs import Capturer, Graph, GraphRunner
+from fewstep.run.runners import EagerRunner
 from fewstep_kernels import STEP_OPS
 
 PRESET = "cifar10-ddpm"

@@ -24,7 +24,7 @@ from torch import Tensor
 import fewstep_kernels
 from fewstep.bench.machine import describe_machine
 from fewstep.files import AtomicFiles
-from fewstep.graphs import Capturer, CudaCapturer
+from fewstep.run.graphs import Capturer, CudaCapturer
 from fewstep_kernels import reference
 
 NOT_RUN = 77  # the exit code of a script that could not run here

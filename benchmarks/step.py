@@ -38,10 +38,10 @@ from torch import Tensor
 
 import fewstep_kernels
 from fewstep import schedules
-from fewstep.buffers import Signature, Slot, State, StaticBuffers
-from fewstep.graphs import Graph
-from fewstep.plan import Plan
-from fewstep.samplers import Clip, make_plan
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import Clip, make_plan
+from fewstep.run.buffers import Signature, Slot, State, StaticBuffers
+from fewstep.run.graphs import Graph
 from fewstep_kernels import STREAM_STEP, reference
 from fewstep_kernels.philox import philox4x32
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import fewstep
+from fewstep.diffusion.forward import add_noise, eps_coefficients, q_step, v_target, x_0_coefficients
 from fewstep.evaluate import sliced_wasserstein
-from fewstep.forward import add_noise, eps_coefficients, q_step, v_target, x_0_coefficients
 
 LEVELS = 40
 SCHEDULE = fewstep.schedules.cosine(LEVELS)

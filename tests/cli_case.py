@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fewstep.models.config import UNetConfig
 from fewstep.models.load import save_model
-from fewstep.models.unet import UNet
-from fewstep.spec import ModelSpec
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet
+from fewstep.models.spec import ModelSpec
 
 CONFIG = UNetConfig(
     in_channels=1,

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.paths import Path
-from fewstep.plan import Plan
-from fewstep.schedules import Array
+from fewstep.diffusion.levels import Levels
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.schedules import Array
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ def exact_denoiser_map(gaussian: Mixture, signal: float, noise: float) -> tuple[
     return linear, mean - linear @ (signal * mean)
 
 
-def exact_model(mixture: Mixture, path: Path, prediction: str) -> Callable[[Tensor, float], Tensor]:
-    """A model that predicts exactly, for x_in in the path's coordinates and the path's own times."""
-    scales = zip(path.signal_scale[:-1].tolist(), path.noise_scale[:-1].tolist(), strict=True)
-    levels = dict(zip(path.t.tolist(), scales, strict=True))
+def exact_model(mixture: Mixture, levels: Levels, prediction: str) -> Callable[[Tensor, float], Tensor]:
+    """A model that predicts exactly, for x_in in the levels's coordinates and the levels's own times."""
+    scales = zip(levels.signal_scale[:-1].tolist(), levels.noise_scale[:-1].tolist(), strict=True)
+    levels = dict(zip(levels.t.tolist(), scales, strict=True))
 
     def model(x_in: Tensor, t: float) -> Tensor:
         signal, noise = levels[t]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import Engine, schedules
-from fewstep.callbacks import Step
-from fewstep.plan import Plan
+from fewstep.diffusion.plan import Plan
+from fewstep.run.callbacks import Step
 from fewstep_kernels.row import COLUMNS
 
 Model = Callable[[Tensor, float], Tensor]

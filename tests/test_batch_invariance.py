@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fewstep import ClassLabels, Engine, schedules
-from fewstep.models.config import UNetConfig
-from fewstep.models.unet import UNet
-from fewstep.samplers import make_plan
+from fewstep.diffusion.samplers import make_plan
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet
 
 CONFIG = UNetConfig(
     in_channels=3,

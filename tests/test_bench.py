@@ -166,7 +166,7 @@ def test_network_loop_and_the_rest_account_for_the_whole_run(monkeypatch: pytest
     ticks = Ticks()
     engine = Engine(Slow(ticks), schedule=schedules.linear(), shape=(3, 8, 8), prediction="x_0", device="cpu")
     steps = loop_steps(ticks, engine)
-    monkeypatch.setattr("fewstep.runners.sample_loop", steps)
+    monkeypatch.setattr("fewstep.run.runners.sample_loop", steps)
     with Stopwatch([engine.module], ticks) as watch, timed_loop(engine, watch):
         timing = watch.time(lambda: (later(ticks, 5), engine.sample(2, steps=3, seeds=0)))
     assert timing == Timing(wall=5 + 3 * 12, network=30, loop=36, calls=3)
@@ -182,7 +182,7 @@ def later(ticks: Ticks, seconds: float) -> None:
 
 def loop_steps(ticks: Ticks, engine: Engine) -> Any:
     """The engine's loop, with two ticks of its own in each step."""
-    from fewstep.loop import sample_loop
+    from fewstep.run.loop import sample_loop
 
     def steps(*arguments: Any) -> Iterator[int]:
         for i in sample_loop(*arguments):

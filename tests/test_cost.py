@@ -15,10 +15,10 @@ from fewstep.cost import Cost, CostCounter, report
 from fewstep.cost.counter import DEVICE
 from fewstep.cost.loops import count_diffusers, count_engine
 from fewstep.cost.subjects import Subject, cifar10_ddpm, sd_latents
-from fewstep.loop import sample_loop
-from fewstep.models.config import UNetConfig
-from fewstep.models.unet import UNet, empty_unet
-from fewstep.samplers import make_plan
+from fewstep.diffusion.samplers import make_plan
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet, empty_unet
+from fewstep.run.loop import sample_loop
 from fewstep_kernels import COLUMNS, STEP_OPS, begin_step, cfg_combine, denoise_step, group_norm_silu, step_statistics
 
 SAMPLED = ("ddpm", "ddim", "euler", "lcm")

@@ -14,12 +14,12 @@ from fewstep.cli.cost import page
 from fewstep.cost import report
 from fewstep.cost.report import versions
 from fewstep.cost.subjects import sd_latents
+from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.errors import ArgumentError
-from fewstep.models.config import UNetConfig
 from fewstep.models.load import save_model
-from fewstep.models.unet import UNet
-from fewstep.samplers import SAMPLERS
-from fewstep.spec import ModelSpec
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet
+from fewstep.models.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = ("ddpm", "ddim", "euler", "lcm")

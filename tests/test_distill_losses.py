@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import fewstep_kernels
 from fewstep import Engine, schedules
+from fewstep.diffusion.forward import x_0_coefficients
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import make_plan
 from fewstep.errors import ArgumentError
-from fewstep.forward import x_0_coefficients
-from fewstep.plan import Plan
-from fewstep.samplers import make_plan
 from fewstep.train.consistency import HUBER_C, Consistency
 from fewstep.train.losses import Batch
 from fewstep.train.progressive import Progressive, substeps
@@ -80,7 +80,7 @@ def test_with_the_target_a_student_lands_where_its_teacher_does(prediction: str,
     landed = fewstep_kernels.posterior_update(x, k_x * x + k_m * m, m, row)
     walked, first = [], engine(Curved(), prediction)
     for sample, start in enumerate(i.tolist()):
-        path = [int(t) for t in plan(many, prediction).path.t][start * many // few :]
+        path = [int(t) for t in plan(many, prediction).levels.t][start * many // few :]
         stop = many // few
         frames: list[Tensor] = []
         first.sample(
@@ -98,7 +98,7 @@ def test_a_student_that_always_hits_the_target_samples_as_its_teacher() -> None:
         """Looks its target up by the time it is told."""
 
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            i = (student.path.t[None] - t.numpy()[:, None] == 0).argmax(1)
+            i = (student.levels.t[None] - t.numpy()[:, None] == 0).argmax(1)
             return loss.target(x, torch.from_numpy(i), None, None)
 
     student = plan(4)
@@ -116,11 +116,11 @@ def test_the_loss_is_the_weighted_error_of_x_0(weighting: str) -> None:
     found = loss(answers, given)["loss"]
     i = (given.u * 4).long()
     signal, noise = (
-        torch.from_numpy(s[i.numpy()].copy()) for s in (student.path.signal_scale, student.path.noise_scale)
+        torch.from_numpy(s[i.numpy()].copy()) for s in (student.levels.signal_scale, student.levels.noise_scale)
     )
     x_t = signal[:, None, None, None] * given.x_0.double() + noise[:, None, None, None] * given.noise.double()
     assert torch.allclose(answers.asked[0]["x"].double(), x_t, atol=1e-6)
-    assert answers.asked[0]["t"].tolist() == student.path.t[i.numpy()].tolist()
+    assert answers.asked[0]["t"].tolist() == student.levels.t[i.numpy()].tolist()
     _, k_m = x_0_coefficients("v", signal, noise)
     snr = (signal / noise) ** 2
     weight = torch.maximum(snr, torch.ones(())) if weighting == "truncated_snr" else snr + 1
@@ -239,7 +239,7 @@ def test_behind_the_last_level_the_teachers_point_itself_is_the_target() -> None
         last.x_0,
         *(
             torch.full((COUNT,), float(s[level]))
-            for s in (loss.teacher.plan.path.signal_scale, loss.teacher.plan.path.noise_scale)
+            for s in (loss.teacher.plan.levels.signal_scale, loss.teacher.plan.levels.noise_scale)
         ),
         last.noise,
     )
@@ -247,9 +247,9 @@ def test_behind_the_last_level_the_teachers_point_itself_is_the_target() -> None
     assert torch.allclose(landed, torch.full_like(landed, 0.5), atol=1e-3)
     # f = c_skip x + c_out x_0, whose x_0 is off by k_m times what the network is off by.
     _, k_m = x_0_coefficients(
-        "v", loss.teacher.plan.path.signal_scale[level], loss.teacher.plan.path.noise_scale[level]
+        "v", loss.teacher.plan.levels.signal_scale[level], loss.teacher.plan.levels.noise_scale[level]
     )
-    path = loss.teacher.plan.path
+    path = loss.teacher.plan.levels
     gap, weight = abs(0.2 * float(np.float64(k_m))), path.signal_scale[level] / path.noise_scale[level]
     assert weight > 1
     assert found == pytest.approx(weight * (math.hypot(gap, HUBER_C) - HUBER_C), rel=0.1)

@@ -19,7 +19,7 @@ from fewstep.cli.app import app, main
 from fewstep.errors import FewstepError
 from fewstep.models import UNet, UNetConfig
 from fewstep.models.load import save_model
-from fewstep.spec import ModelSpec
+from fewstep.models.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "design", "troubleshooting"))]

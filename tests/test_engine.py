@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fewstep import ClassLabels, ContinuousLabels, Engine, Step, schedules
-from fewstep.buffers import State
-from fewstep.samplers import make_plan
+from fewstep.diffusion.samplers import make_plan
+from fewstep.run.buffers import State
 
 SHAPE = (3, 8, 8)
 
@@ -197,7 +197,7 @@ def test_an_image_starts_at_strength_with_the_same_number_of_calls() -> None:
     strong = engine.sample(labels=[1], seeds=0, image=picture(), strength=1.0, steps=4)
     assert weak.model_calls == strong.model_calls == 4
     assert (weak.images - picture()).abs().mean() < 0.2 < (strong.images - picture()).abs().mean()
-    assert float(weak.plan.path.t[0]) == 19
+    assert float(weak.plan.levels.t[0]) == 19
 
 
 def test_an_image_start_is_the_forward_process() -> None:
@@ -212,7 +212,7 @@ def test_an_image_start_is_the_forward_process() -> None:
 
     with engine.module.register_forward_pre_hook(first_input):
         engine.sample(labels=[1], image=picture(), strength=0.5, noise=z, plan=plan)
-    signal_scale, noise_scale = plan.path.signal_scale[4], plan.path.noise_scale[4]
+    signal_scale, noise_scale = plan.levels.signal_scale[4], plan.levels.noise_scale[4]
     torch.testing.assert_close(states[0].x, (signal_scale * picture() + noise_scale * z[0]).float())
     assert len(states) == 4
 
@@ -266,7 +266,7 @@ def test_a_generator_draws_as_torch_does() -> None:
 def test_given_initial_noise_keeps_the_seeds_step_noise() -> None:
     engine = small_engine()
     by_seed = engine.sample(labels=[1], seeds=[11], sampler="ddpm")
-    from fewstep.start import initial_noise
+    from fewstep.request.start import initial_noise
 
     z = initial_noise([11], SHAPE, torch.device("cpu"))
     assert torch.equal(engine.sample(labels=[1], seeds=[11], sampler="ddpm", noise=z).images, by_seed.images)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fewstep import schedules
+from fewstep.diffusion.likelihood import HALF_BIN, discretised_log_likelihood, gaussian_kl
+from fewstep.diffusion.schedules import Schedule
 from fewstep.errors import ArgumentError
 from fewstep.evaluate.bound import Bound, Predict, headline, variational_bound
-from fewstep.likelihood import HALF_BIN, discretised_log_likelihood, gaussian_kl
-from fewstep.schedules import Schedule
 
 COARSE = schedules.linear(200, 5e-4, 0.1)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep import forward, schedules
+from fewstep.diffusion.schedules import Schedule
 from fewstep.errors import ArgumentError
-from fewstep.schedules import Schedule
 
 SCHEDULES: dict[str, Schedule] = {
     "linear": schedules.linear(),

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep.buffers import Signature, Slot, State, StaticBuffers
-from fewstep.loop import sample_loop
-from fewstep.plan import Plan
-from fewstep.samplers import make_plan
-from fewstep.schedules import linear
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.schedules import linear
+from fewstep.run.buffers import Signature, Slot, State, StaticBuffers
+from fewstep.run.loop import sample_loop
 from fewstep_kernels import COLUMN, STREAM_INITIAL, StepOps, fused, reference
 
 SAMPLE = (2, 9, 7)
@@ -40,14 +40,14 @@ def with_history() -> Plan:
     base = make_plan("ddim", SCHEDULE, 4, clip=1.0)
     rows = np.array(base.rows)
     rows[1:, COLUMN["c_1"]], rows[2:, COLUMN["c_2"]] = 0.3, -0.1
-    return Plan(base.sampler, base.prediction, base.path, rows, base.init_scale, history=2)
+    return Plan(base.sampler, base.prediction, base.levels, rows, base.init_scale, history=2)
 
 
 def with_threshold() -> Plan:
     base = make_plan("ddim", SCHEDULE, 4, clip=2.0).with_guidance(5.0, rescale=0.6)
     rows = np.array(base.rows)
     rows[:, COLUMN["clip_ratio"]] = 0.9
-    return Plan(base.sampler, base.prediction, base.path, rows, base.init_scale)
+    return Plan(base.sampler, base.prediction, base.levels, rows, base.init_scale)
 
 
 PLANS: dict[str, tuple[Callable[[], Plan], bool]] = {

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import ClassLabels, Engine, Step, schedules
-from fewstep.buffers import StaticBuffers
-from fewstep.graphs import CudaCapturer, GraphRunner
-from fewstep.graphs import runner as graph_runner
-from fewstep.graphs.cache import Entry, GraphCache, GraphKey
-from fewstep.loop import sample_loop
+from fewstep.run.buffers import StaticBuffers
+from fewstep.run.graphs import CudaCapturer, GraphRunner
+from fewstep.run.graphs import runner as graph_runner
+from fewstep.run.graphs.cache import Entry, GraphCache, GraphKey
+from fewstep.run.loop import sample_loop
 from recorder import CaptureError, RecordedGraph, RecorderCapturer
 from test_engine import SHAPE, SmallNet
 

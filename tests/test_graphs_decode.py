@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import Engine, FewstepError, Step
-from fewstep.buffers import State, StaticBuffers
-from fewstep.decode import Decoder
-from fewstep.decode import decode as real_decode
-from fewstep.graphs import runner as graph_runner
+from fewstep.run.buffers import State, StaticBuffers
+from fewstep.run.decode import Decoder
+from fewstep.run.decode import decode as real_decode
+from fewstep.run.graphs import runner as graph_runner
 from recorder import CaptureError
 from test_engine import SHAPE, SmallNet
 from test_graphs import device, engines, used_three_times  # noqa: F401  (a fixture is used by its name)

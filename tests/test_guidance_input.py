@@ -13,10 +13,10 @@ from cli_case import SPEC
 from fewstep import ArgumentError, Engine, GuidanceInput, ModelError
 from fewstep.evaluate.features import SHAPE as DIGITS
 from fewstep.evaluate.run import model_bound
-from fewstep.graphs import GraphRunner
 from fewstep.models.load import load_model, save_model
-from fewstep.models.unet import UNet
-from fewstep.spec import ModelSpec
+from fewstep.models.net.unet import UNet
+from fewstep.models.spec import ModelSpec
+from fewstep.run.graphs import GraphRunner
 from recorder import RecorderCapturer
 from test_engine import SHAPE, SmallNet, small_engine
 from test_unet_layers import CONFIGS, arguments, random_unet

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fewstep.errors import ModelError
+from fewstep.fields import read_json
 from fewstep.models import safe_load
-from fewstep.models.config import UNetConfig
 from fewstep.models.load import load_adm, load_model, save_model
-from fewstep.models.safe_load import SafetensorsFile, inside, open_weights, read_json
-from fewstep.models.unet import UNet
-from fewstep.spec import ModelSpec
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet
+from fewstep.models.safe_load import SafetensorsFile, inside, open_weights
+from fewstep.models.spec import ModelSpec
 
 CONFIG = UNetConfig(
     in_channels=1,

@@ -21,13 +21,13 @@ from diffusers import (
     UNet2DModel,
 )
 
+from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ArgumentError, OutputError
+from fewstep.models.layouts.diffusers_scheduler import sampling_from_scheduler
 from fewstep.models.load import load_model, open_folder, save_model
-from fewstep.models.scheduler_diffusers import sampling_from_scheduler
-from fewstep.models.unet import UNet
-from fewstep.samplers import make_plan
-from fewstep.schedules import from_config
-from fewstep.spec import ModelSpec
+from fewstep.models.net.unet import UNet
+from fewstep.models.spec import ModelSpec
 from test_loading_attacks import CONFIG, SPEC, refusal
 
 

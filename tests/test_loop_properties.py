@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewstep.buffers import Signature, Slot, State, StaticBuffers
-from fewstep.guidance import UNetRows, assign_rows
-from fewstep.loop import sample_loop
-from fewstep.plan import Plan
-from fewstep.samplers import make_plan
-from fewstep.schedules import linear
-from fewstep.start import initial_noise, starting_x
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.schedules import linear
+from fewstep.request.lanes import UNetRows, assign_rows
+from fewstep.request.start import initial_noise, starting_x
+from fewstep.run.buffers import Signature, Slot, State, StaticBuffers
+from fewstep.run.loop import sample_loop
 from fewstep_kernels import COLUMN
 
 SHAPE = (2, 3, 5)
@@ -28,7 +28,7 @@ def two_step_history(steps: int) -> Plan:
     base = make_plan("ddim", SCHEDULE, steps, clip=1.0)
     rows = np.array(base.rows)
     rows[1:, COLUMN["c_1"]], rows[2:, COLUMN["c_2"]] = 0.3, -0.1
-    return Plan(base.sampler, base.prediction, base.path, rows, base.init_scale, history=2)
+    return Plan(base.sampler, base.prediction, base.levels, rows, base.init_scale, history=2)
 
 
 @dataclass(frozen=True)

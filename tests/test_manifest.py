@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fewstep import ArgumentError, Engine, ModelError, OutputError, Step
-from fewstep.buffers import State
-from fewstep.samplers import make_plan
+from fewstep.diffusion.samplers import make_plan
+from fewstep.run.buffers import State
 from test_engine import SHAPE, small_engine
 from test_graphs import device, engines  # noqa: F401  (a fixture is used by its name)
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewstep import schedules
+from fewstep.diffusion.levels import Levels
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import SAMPLERS, Clip, ddim, ddpm, make_plan
+from fewstep.diffusion.schedules import Schedule
 from fewstep.errors import ArgumentError, FewstepError, OutputError
-from fewstep.paths import Path
-from fewstep.plan import Plan
-from fewstep.samplers import SAMPLERS, Clip, ddim, ddpm, make_plan
-from fewstep.schedules import Schedule
 from fewstep_kernels.row import COLUMN, COLUMNS
 from plan_interpreter import run_plan
 
@@ -34,7 +34,7 @@ def schedule_for(sampler: str) -> Schedule:
 @settings(max_examples=20)
 def test_every_sampler_makes_as_many_calls_as_asked(sampler: str, steps: int) -> None:
     plan = make_plan(sampler, schedule_for(sampler), steps)
-    assert len(plan) == len(plan.rows) == len(plan.path) == steps
+    assert len(plan) == len(plan.rows) == len(plan.levels) == steps
     assert plan.rows.shape == (steps, len(COLUMNS))
     assert np.isfinite(np.delete(plan.rows, COLUMN["clip"], axis=1)).all()
     assert plan.column("s")[-1] == 0
@@ -45,7 +45,7 @@ def test_every_sampler_makes_as_many_calls_as_asked(sampler: str, steps: int) ->
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_columns_that_follow_from_the_path(sampler: str) -> None:
     plan = make_plan(sampler, schedule_for(sampler), 5)
-    assert plan.column("t").tolist() == plan.path.t.tolist()
+    assert plan.column("t").tolist() == plan.levels.t.tolist()
     assert plan.column("c_in_next")[:-1].tolist() == plan.column("c_in")[1:].tolist()
     assert plan.column("c_in_next")[-1] == 1
     for name in ("c_1", "c_2", "c_3", "c_4", "history_m", "g", "phi", "known_fresh"):
@@ -67,7 +67,7 @@ def test_a_row_carries_its_level_to_the_next(sampler: str, options: dict[str, fl
         schedule = LINEAR
     plan = make_plan(sampler, schedule, 6, "x_0", **options)
     a, b, e, s = (plan.column(name) for name in ("a", "b", "e", "s"))
-    signal, noise = plan.path.signal_scale, plan.path.noise_scale
+    signal, noise = plan.levels.signal_scale, plan.levels.noise_scale
     assert a * signal[:-1] + b + e == pytest.approx(plan.column("known_signal"), abs=1e-6)
     if sampler == "lcm":
         assert s == pytest.approx(plan.column("known_noise"))
@@ -79,7 +79,7 @@ def test_a_row_carries_its_level_to_the_next(sampler: str, options: dict[str, fl
 
 
 def test_ddim_rows_are_the_formula() -> None:
-    plan = ddim(Path.explicit(LINEAR, [800, 300]), "eps", eta=0.7, clip=Clip(1.2))
+    plan = ddim(Levels.explicit(LINEAR, [800, 300]), "eps", eta=0.7, clip=Clip(1.2))
     t, s = LINEAR.alphas_cumprod[[800, 300]]
     std = 0.7 * np.sqrt((1 - s) / (1 - t)) * np.sqrt(1 - t / s)
     row = dict(zip(COLUMNS, plan.rows[0], strict=True))
@@ -91,7 +91,7 @@ def test_ddim_rows_are_the_formula() -> None:
 
 
 def test_ddpm_rows_are_the_formula() -> None:
-    path = Path.explicit(LINEAR, [800, 300])
+    path = Levels.explicit(LINEAR, [800, 300])
     t, s = LINEAR.alphas_cumprod[[800, 300]]
     for variance, expected in (
         ("fixed_small", (1 - s) / (1 - t) * (1 - t / s)),
@@ -111,7 +111,7 @@ def test_ddpm_rows_are_the_formula() -> None:
 
 def test_ddim_at_eta_1_is_ddpm_fixed_small() -> None:
     """Rows are not unique, the map they compose is: x' in terms of x and x_0."""
-    path = Path.spaced(LINEAR, 6)
+    path = Levels.spaced(LINEAR, 6)
     one, other = ddim(path, "x_0", eta=1.0), ddpm(path, "x_0")
     assert one.column("a") == pytest.approx(other.column("a"), abs=1e-12)
     assert one.column("b") + one.column("e") == pytest.approx(other.column("b"), abs=1e-12)
@@ -125,7 +125,7 @@ def test_ddim_at_eta_1_is_ddpm_fixed_small() -> None:
 )
 def test_the_last_row_draws_no_noise_where_it_lands_short_of_clean(sampler: str, options: dict[str, Any]) -> None:
     plan = make_plan(sampler, LINEAR, 4, final="first", **options)
-    assert plan.path.noise_scale[-1] > 0
+    assert plan.levels.noise_scale[-1] > 0
     assert plan.column("s")[:-1].all()
     assert plan.column("s")[-1] == 0
 
@@ -141,7 +141,7 @@ def test_a_plan_is_an_immutable_value() -> None:
     guided = plan.with_guidance(3.0)
     assert not plan.guided
     assert guided.guided
-    assert guided.path is plan.path
+    assert guided.levels is plan.levels
     assert len({plan, guided}) == 2
 
 
@@ -159,7 +159,7 @@ def test_guidance_is_one_scale_or_one_per_call() -> None:
 
 def test_guidance_within_an_interval_of_sigma() -> None:
     plan = make_plan("ddim", LINEAR, 8)
-    sigmas = plan.path.sigmas[:-1]
+    sigmas = plan.levels.sigmas[:-1]
     guided = plan.with_guidance(4.0, rescale=0.7, interval=(float(sigmas[5]), float(sigmas[2])))
     assert guided.column("w").tolist() == [1, 1, 4, 4, 4, 1, 1, 1]
     assert guided.column("phi").tolist() == [0, 0, 0.7, 0.7, 0.7, 0, 0, 0]
@@ -243,7 +243,7 @@ def test_describe_shows_what_varies() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 4, 40])
-def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Path) -> None:
+def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Levels) -> None:
     pytest.importorskip("matplotlib")
     target = tmp_path / "plan.png"
     figure = make_plan(sampler, schedule_for(sampler), steps).plot(target)
@@ -253,7 +253,7 @@ def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Path)
     assert len(update.patches) % steps == 0
 
 
-def test_plot_of_a_plan_without_signal_at_its_start(tmp_path: pathlib.Path) -> None:
+def test_plot_of_a_plan_without_signal_at_its_start(tmp_path: pathlib.Levels) -> None:
     pytest.importorskip("matplotlib")
     make_plan("ddim", ZERO_SNR, 1, "v").plot(tmp_path / "one.svg")
     with pytest.raises(OutputError, match="cannot write"):
@@ -346,16 +346,16 @@ def test_a_plan_that_cannot_be_made_names_what_is_allowed(build: Callable[[], Pl
 @pytest.mark.parametrize("prediction", ["x_0", "v", "flow"])
 def test_zero_terminal_snr_is_never_a_nan(sampler: str, prediction: str) -> None:
     plan = make_plan(sampler, ZERO_SNR, 4, prediction)
-    assert plan.path.signal_scale[0] == 0
+    assert plan.levels.signal_scale[0] == 0
     x = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     assert run_plan(plan, lambda x_in, t: 0.5 * x_in, x, [x] * 4).isfinite().all()
 
 
 def test_options_reach_the_spacing_and_the_sampler() -> None:
     plan = make_plan("ddim", LINEAR, 4, spacing="leading", offset=1, final="first", eta=0.5)
-    assert plan.path.t.tolist() == [751, 501, 251, 1]
-    assert plan.path.noise_scale[-1] > 0
-    assert make_plan("lcm", LINEAR, 2, original_steps=10).path.t.tolist() == [999, 499]
+    assert plan.levels.t.tolist() == [751, 501, 251, 1]
+    assert plan.levels.noise_scale[-1] > 0
+    assert make_plan("lcm", LINEAR, 2, original_steps=10).levels.t.tolist() == [999, 499]
     karras = make_plan("euler", LINEAR, 5, spacing="karras", sigma_max=10.0, rho=3.0)
     assert karras.init_scale == pytest.approx(10.0)
-    assert make_plan("ddim", LINEAR, 2, spacing=[900, 100]).path.t.tolist() == [900, 100]
+    assert make_plan("ddim", LINEAR, 2, spacing=[900, 100]).levels.t.tolist() == [900, 100]

@@ -12,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 import fewstep
+from fewstep.diffusion.samplers import make_plan
 from fewstep.errors import ArgumentError, FewstepError, OutputError
 from fewstep.results import Samples, read_parameters
-from fewstep.samplers import make_plan
 
 
 def ramp(count: int, channels: int, height: int = 6, width: int = 5) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fewstep import schedules
-from fewstep.paths import Path
-from fewstep.plan import Plan
-from fewstep.samplers import consistency, ddim, ddpm, euler, lcm, make_plan
+from fewstep.diffusion.levels import Levels
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import consistency, ddim, ddpm, euler, lcm, make_plan
 from fewstep_kernels.row import COLUMN
 from oracles import (
     Mixture,
@@ -37,30 +37,30 @@ def unread(x: Tensor, calls: int) -> list[Tensor]:
     return [torch.full_like(x, 1e3)] * calls
 
 
-def continuous_path(kind: str, calls: int) -> Path:
+def continuous_path(kind: str, calls: int) -> Levels:
     """Levels that fill the same range ever more densely: the limit is the differential equation."""
     if kind == "vp, even in t":
-        return Path.spaced(schedules.cosine(6400, max_beta=0.9), calls, "trailing")
+        return Levels.spaced(schedules.cosine(6400, max_beta=0.9), calls, "trailing")
     if kind == "karras":
-        return Path.karras(calls, 0.02, 20.0)
-    return Path.exponential(calls, 0.02, 20.0)
+        return Levels.karras(calls, 0.02, 20.0)
+    return Levels.exponential(calls, 0.02, 20.0)
 
 
 @pytest.mark.parametrize("kind", ["vp, even in t", "karras", "exponential"])
 def test_ddim_converges_to_the_flow_of_a_mixture_at_order_1(kind: str) -> None:
-    """The reference is RK4 in ln sigma, right to 1e-8: to sigma = 1e-4 on the path whose last call grows ever shorter,
-    to sigma_min and through the same last call on the others."""
+    """The reference is RK4 in ln sigma, right to 1e-8: to sigma = 1e-4 on levels whose last call grows ever shorter, to
+    sigma_min and through the same last call on the others."""
     mixture, z, errors = three_moons(), normal(128), []
     for calls in CALLS:
-        path = continuous_path(kind, calls)
-        signal, noise = float(path.signal_scale[0]), float(path.noise_scale[0])
+        levels = continuous_path(kind, calls)
+        signal, noise = float(levels.signal_scale[0]), float(levels.noise_scale[0])
         if calls == CALLS[0]:
-            if path.kind == "vp":
-                exact = mixture.flow(path.init_scale * z / signal, noise / signal, 1e-4)
+            if levels.kind == "vp":
+                exact = mixture.flow(levels.init_scale * z / signal, noise / signal, 1e-4)
             else:
-                exact = mixture.denoise(mixture.flow(path.init_scale * z, noise, 0.02), 1.0, 0.02)
-        plan = ddim(path)
-        x = run_plan(plan, exact_model(mixture, path, "eps"), plan.init_scale * z, unread(z, calls))
+                exact = mixture.denoise(mixture.flow(levels.init_scale * z, noise, 0.02), 1.0, 0.02)
+        plan = ddim(levels)
+        x = run_plan(plan, exact_model(mixture, levels, "eps"), plan.init_scale * z, unread(z, calls))
         errors.append(float((x - exact).norm(dim=1).mean()))
     slope = slope_of(errors, CALLS)
     print(f"DDIM, {kind}: order {slope:.3f}; " + ", ".join(f"{n}: {e:.1e}" for n, e in zip(CALLS, errors, strict=True)))
@@ -75,11 +75,11 @@ def test_deterministic_samplers_converge_to_the_flow_map_of_one_gaussian_at_orde
     gaussian, z, errors = one_gaussian(), normal(64), []
     schedule = schedules.flow(6400) if kind == "flow" else schedules.cosine(6400, max_beta=0.9)
     for calls in CALLS:
-        path = Path.spaced(schedule, calls, "trailing")
-        signal, noise = float(path.signal_scale[0]), float(path.noise_scale[0])
-        plan = {"ddim": ddim, "euler": euler}[sampler](path, "v")
-        x = z * plan.path.noise_scale[0] / noise  # the same start, in the plan's own coordinates
-        x = run_plan(plan, exact_model(gaussian, path, "v"), x, unread(z, calls))
+        levels = Levels.spaced(schedule, calls, "trailing")
+        signal, noise = float(levels.signal_scale[0]), float(levels.noise_scale[0])
+        plan = {"ddim": ddim, "euler": euler}[sampler](levels, "v")
+        x = z * plan.levels.noise_scale[0] / noise  # the same start, in the plan's own coordinates
+        x = run_plan(plan, exact_model(gaussian, levels, "v"), x, unread(z, calls))
         linear, offset = exact_flow_map(gaussian, signal, noise, 1.0, 0.0)
         errors.append(float((x - (z @ linear.T + offset)).norm(dim=1).mean()))
     slope = slope_of(errors, CALLS)
@@ -88,11 +88,11 @@ def test_deterministic_samplers_converge_to_the_flow_map_of_one_gaussian_at_orde
 
 
 def test_euler_in_karras_time_is_ddim() -> None:
-    path = Path.spaced(schedules.scaled_linear(), 8, "leading", offset=1)
+    levels = Levels.spaced(schedules.scaled_linear(), 8, "leading", offset=1)
     mixture, z = three_moons(), normal(32)
-    model = exact_model(mixture, path, "eps")
-    by_ddim = run_plan(ddim(path), model, z, unread(z, 8))
-    by_euler = run_plan(euler(path), model, z / path.signal_scale[0], unread(z, 8))
+    model = exact_model(mixture, levels, "eps")
+    by_ddim = run_plan(ddim(levels), model, z, unread(z, 8))
+    by_euler = run_plan(euler(levels), model, z / levels.signal_scale[0], unread(z, 8))
     assert float((by_ddim - by_euler).abs().max()) < 1e-12
 
 
@@ -105,8 +105,8 @@ def test_every_prediction_of_one_model_gives_the_same_run(sampler: str, predicti
     def run(told: str) -> Tensor:
         options = {"spacing": "lcm"} if sampler == "lcm" else {}
         plan = make_plan(sampler, schedules.linear(), 8, told, **options)
-        path = Path.spaced(schedules.linear(), 8) if sampler != "lcm" else plan.path
-        return run_plan(plan, exact_model(mixture, path, told), plan.init_scale * z, noise)
+        levels = Levels.spaced(schedules.linear(), 8) if sampler != "lcm" else plan.levels
+        return run_plan(plan, exact_model(mixture, levels, told), plan.init_scale * z, noise)
 
     assert float((run(prediction) - run("eps")).abs().max()) < 1e-9
 
@@ -118,11 +118,11 @@ def with_variance(plan: Plan, factor: float) -> Plan:
     return replace(plan, rows=rows)
 
 
-def moment_errors(plan: Plan, path: Path, mixture: Mixture, count: int) -> tuple[Tensor, Tensor]:
+def moment_errors(plan: Plan, levels: Levels, mixture: Mixture, count: int) -> tuple[Tensor, Tensor]:
     """|mean - exact| [D] and |covariance - exact| [D, D] over `count` samples."""
     generator = torch.Generator().manual_seed(3)
     noise = [torch.randn(count, 2, generator=generator, dtype=torch.float64) for _ in range(len(plan) + 1)]
-    x = run_plan(plan, exact_model(mixture, path, "eps"), plan.init_scale * noise[0], noise[1:])
+    x = run_plan(plan, exact_model(mixture, levels, "eps"), plan.init_scale * noise[0], noise[1:])
     return (x.mean(0) - mixture.mean).abs(), (torch.cov(x.T) - mixture.covariance).abs()
 
 
@@ -142,9 +142,9 @@ def moment_bounds(mixture: Mixture, count: int, calls: int) -> tuple[Tensor, Ten
 def test_ddpm_fixed_large_has_the_moments_of_a_mixture(factor: float, right: bool) -> None:
     """And a chain with 1.5 times the variance has not: the check can fail."""
     mixture, calls, count = three_moons(), 150, 30_000
-    path = Path.spaced(schedules.linear(), calls, "trailing")
-    plan = with_variance(ddpm(path, "eps", "fixed_large"), factor)
-    errors, bounds = moment_errors(plan, path, mixture, count), moment_bounds(mixture, count, calls)
+    levels = Levels.spaced(schedules.linear(), calls, "trailing")
+    plan = with_variance(ddpm(levels, "eps", "fixed_large"), factor)
+    errors, bounds = moment_errors(plan, levels, mixture, count), moment_bounds(mixture, count, calls)
     print(
         f"mean off by {errors[0].max():.4f} (bound {bounds[0].max():.4f}), "
         f"covariance by {errors[1].max():.4f} (bound {bounds[1].max():.4f})"
@@ -158,12 +158,12 @@ def test_ddpm_covariance_converges_at_order_1_without_any_sampling(variance: str
     gaussian, errors = one_gaussian(), []
     many = [4 * calls for calls in CALLS]
     for calls in many:
-        path = Path.spaced(schedules.cosine(6400, max_beta=0.9), calls, "trailing")
-        levels = list(zip(path.signal_scale.tolist(), path.noise_scale.tolist(), strict=True))
+        levels = Levels.spaced(schedules.cosine(6400, max_beta=0.9), calls, "trailing")
+        levels = list(zip(levels.signal_scale.tolist(), levels.noise_scale.tolist(), strict=True))
         maps = [exact_denoiser_map(gaussian, *level) for level in levels[:-1]]
         signal, noise = levels[0]
         start = signal**2 * gaussian.covariance + noise**2 * EYE
-        mean, covariance = affine_moments(ddpm(path, "x_0", variance), maps, signal * gaussian.mean, start)
+        mean, covariance = affine_moments(ddpm(levels, "x_0", variance), maps, signal * gaussian.mean, start)
         assert float((mean - gaussian.mean).abs().max()) < 1e-10
         errors.append(float((covariance - gaussian.covariance).norm()))
     slope = slope_of(errors, many)
@@ -184,14 +184,14 @@ def learned(function: tuple[Tensor, Tensor], c_skip: float, c_out: float, c_in: 
 def test_lcm_with_the_exact_flow_map_has_exact_moments(steps: int) -> None:
     """From pure noise (zero terminal SNR), by the scalings of the paper: sigma_data 0.5, timestep scaling 10."""
     gaussian = one_gaussian()
-    path = Path.lcm(schedules.scaled_linear().rescale_zero_terminal_snr(), steps)
-    assert path.signal_scale[0] == 0
+    levels = Levels.lcm(schedules.scaled_linear().rescale_zero_terminal_snr(), steps)
+    assert levels.signal_scale[0] == 0
     maps = []
-    for t, signal, noise in zip(path.t, path.signal_scale, path.noise_scale, strict=False):
+    for t, signal, noise in zip(levels.t, levels.signal_scale, levels.noise_scale, strict=False):
         c_skip, c_out = 0.25 / ((10 * t) ** 2 + 0.25), 10 * t / np.sqrt((10 * t) ** 2 + 0.25)
         maps.append(learned(exact_flow_map(gaussian, signal, noise, 1.0, 0.0), c_skip, c_out, 1.0))
 
-    mean, covariance = affine_moments(lcm(path, "x_0"), maps, torch.zeros(2, dtype=torch.float64), EYE)
+    mean, covariance = affine_moments(lcm(levels, "x_0"), maps, torch.zeros(2, dtype=torch.float64), EYE)
     assert float((mean - gaussian.mean).abs().max()) < 1e-12
     assert float((covariance - gaussian.covariance).abs().max()) < 1e-12
 
@@ -202,8 +202,8 @@ def test_lcm_with_the_exact_flow_map_gives_exact_samples(steps: int) -> None:
     gaussian, noise = one_gaussian(), [normal(16, seed) for seed in range(steps + 1)]
     schedule = schedules.scaled_linear()
     plan = make_plan("lcm", schedule, steps, "x_0")
-    path, x, functions = plan.path, noise[0], {}
-    for t, signal, scale in zip(path.t, path.signal_scale, path.noise_scale, strict=False):
+    levels, x, functions = plan.levels, noise[0], {}
+    for t, signal, scale in zip(levels.t, levels.signal_scale, levels.noise_scale, strict=False):
         functions[t] = exact_flow_map(gaussian, signal, scale, 1.0, 0.0)
 
     def model(x_in: Tensor, t: float) -> Tensor:
@@ -213,7 +213,7 @@ def test_lcm_with_the_exact_flow_map_gives_exact_samples(steps: int) -> None:
 
     for i, (linear, offset) in enumerate(functions.values()):
         z = noise[1 + i] if i < steps - 1 else torch.zeros_like(x)
-        x = path.signal_scale[i + 1] * (x @ linear.T + offset) + path.noise_scale[i + 1] * z
+        x = levels.signal_scale[i + 1] * (x @ linear.T + offset) + levels.noise_scale[i + 1] * z
     assert float((run_plan(plan, model, noise[0], noise[1:]) - x).abs().max()) < 1e-12
 
 
@@ -221,16 +221,16 @@ def test_lcm_with_the_exact_flow_map_gives_exact_samples(steps: int) -> None:
 def test_consistency_with_the_exact_flow_map_has_exact_moments(steps: int) -> None:
     """The function ends at sigma_min, so the data come with that much noise; by the scalings of the paper."""
     gaussian, sigma_min, sigma_data = one_gaussian(), 0.1, 0.5
-    path = Path.spaced(schedules.karras(40, sigma_min, 80.0), steps, "trailing")
+    levels = Levels.spaced(schedules.karras(40, sigma_min, 80.0), steps, "trailing")
     maps = []
-    for sigma in path.noise_scale[:-1]:
+    for sigma in levels.noise_scale[:-1]:
         c_skip = sigma_data**2 / ((sigma - sigma_min) ** 2 + sigma_data**2)
         c_out = sigma_data * (sigma - sigma_min) / np.sqrt(sigma**2 + sigma_data**2)
         c_in = 1 / np.sqrt(sigma**2 + sigma_data**2)
         maps.append(learned(exact_flow_map(gaussian, 1.0, sigma, 1.0, sigma_min), c_skip, c_out, c_in))
 
-    plan = consistency(path, sigma_data, sigma_min, clip=None)
-    start = gaussian.covariance + path.noise_scale[0] ** 2 * EYE
+    plan = consistency(levels, sigma_data, sigma_min, clip=None)
+    start = gaussian.covariance + levels.noise_scale[0] ** 2 * EYE
     mean, covariance = affine_moments(plan, maps, gaussian.mean, start)
     assert float((mean - gaussian.mean).abs().max()) < 1e-10
     assert float((covariance - gaussian.covariance - sigma_min**2 * EYE).abs().max()) < 1e-10
@@ -239,12 +239,12 @@ def test_consistency_with_the_exact_flow_map_has_exact_moments(steps: int) -> No
 def test_consistency_with_the_wrong_boundary_has_wrong_moments() -> None:
     """The same check fails for a plan that takes sigma_min for 0."""
     gaussian, sigma_min = one_gaussian(), 0.1
-    path = Path.spaced(schedules.karras(40, sigma_min, 80.0), 2, "trailing")
-    sigma = float(path.noise_scale[0])
+    levels = Levels.spaced(schedules.karras(40, sigma_min, 80.0), 2, "trailing")
+    sigma = float(levels.noise_scale[0])
     c_skip, c_in = 0.25 / ((sigma - sigma_min) ** 2 + 0.25), 1 / np.sqrt(sigma**2 + 0.25)
     c_out = 0.5 * (sigma - sigma_min) * c_in
     network = learned(exact_flow_map(gaussian, 1.0, sigma, 1.0, sigma_min), c_skip, c_out, c_in)
     start = gaussian.covariance + sigma**2 * EYE
-    plan = consistency(path, 0.5, 0.0, clip=None)
+    plan = consistency(levels, 0.5, 0.0, clip=None)
     _, covariance = affine_moments(plan, [network] * 2, gaussian.mean, start)
     assert float((covariance - gaussian.covariance - sigma_min**2 * EYE).abs().max()) > 1e-3

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from fewstep import schedules
-from fewstep.plan import Plan
-from fewstep.samplers import Clip, make_plan
-from fewstep.schedules import Schedule
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import Clip, make_plan
+from fewstep.diffusion.schedules import Schedule
 from plan_interpreter import run_in_engine, run_plan
 
 TOLERANCE = 1e-8
@@ -158,7 +158,7 @@ def test_ddpm_is_diffusers_ddpm(
     theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
 
     plan = make_plan("ddpm", schedules.linear(), steps, prediction, spacing, variance=variance, clip=limit)
-    assert plan.path.t.tolist() == timesteps
+    assert plan.levels.t.tolist() == timesteps
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
@@ -178,7 +178,7 @@ def test_ddim_is_diffusers_ddim(
 
     schedule = schedules.scaled_linear(1000, 1e-4, 0.02)
     plan = make_plan("ddim", schedule, steps, prediction, spacing, eta=eta, clip=limit)
-    assert plan.path.t.tolist() == timesteps
+    assert plan.levels.t.tolist() == timesteps
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
@@ -231,7 +231,7 @@ def test_ddim_reaches_zero_terminal_snr_as_diffusers_does(eta: float, monkeypatc
     model, noise = dummy_model(), noise_for(8)
     theirs, _ = run_diffusers(scheduler, model, noise, monkeypatch, eta=eta)
     plan = make_plan("ddim", schedules.linear().rescale_zero_terminal_snr(), 8, "v", eta=eta)
-    assert plan.path.signal_scale[0] == 0
+    assert plan.levels.signal_scale[0] == 0
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
@@ -251,7 +251,7 @@ def test_euler_is_diffusers_euler(steps: int, prediction: str, spacing: str, mon
 
     plan = make_plan("euler", schedules.scaled_linear(1000, 1e-4, 0.02), steps, prediction, spacing)
     assert plan.init_scale == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-12)
-    assert plan.path.t == pytest.approx(timesteps, abs=1e-9)
+    assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
@@ -268,7 +268,7 @@ def test_euler_on_a_flow_is_diffusers_flow_match_euler(
     theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
 
     plan = make_plan("euler", schedules.flow(1000, shift), steps, "flow")
-    assert plan.path.t == pytest.approx(timesteps, abs=1e-9)
+    assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
@@ -287,7 +287,7 @@ def test_lcm_is_diffusers_lcm(
     theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
 
     plan = make_plan("lcm", schedules.scaled_linear(), steps, prediction, strength=strength, clip=limit)
-    assert plan.path.t.tolist() == timesteps
+    assert plan.levels.t.tolist() == timesteps
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
@@ -304,7 +304,7 @@ def test_consistency_is_diffusers_cm_stochastic_iterative(
 
     plan = make_plan("consistency", schedules.karras(), steps, clip=clip)
     assert plan.init_scale == scheduler.init_noise_sigma
-    assert plan.path.t == pytest.approx(timesteps, abs=1e-9)
+    assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
@@ -393,7 +393,7 @@ def test_ddpm_on_every_schedule_and_spacing(
     model, noise = dummy_model(), noise_for(steps)
     theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
     plan = make_plan("ddpm", schedule, steps, "v", spacing)
-    assert plan.path.t.tolist() == timesteps
+    assert plan.levels.t.tolist() == timesteps
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
@@ -424,7 +424,7 @@ def test_our_ddim_lands_on_its_next_timestep_where_diffusers_does_not(
     scheduler = diffusers.DDIMScheduler(prediction_type="sample", clip_sample=False, timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
     plan = make_plan("ddim", schedule, steps, "x_0", spacing)
-    first = float(schedule.noise_scale[int(plan.path.t[0])])
+    first = float(schedule.noise_scale[int(plan.levels.t[0])])
 
     def reached(run: Callable[[Callable[[Tensor, float], Tensor]], Any]) -> float:
         errors = []

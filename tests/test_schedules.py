@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewstep import schedules
+from fewstep.diffusion.schedules import Schedule
 from fewstep.errors import ArgumentError
-from fewstep.schedules import Schedule
 
 VP: dict[str, Schedule] = {
     "linear": schedules.linear(),

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from fewstep import Engine
+from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ModelError, OutputError
-from fewstep.models.convert_terrain import convert_terrain
+from fewstep.models.layouts.terrain import convert_terrain
 from fewstep.models.load import load_model
-from fewstep.models.unet import UNet, count_parameters
-from fewstep.samplers import make_plan
-from fewstep.schedules import from_config
-from fewstep.spec import ModelSpec
+from fewstep.models.net.unet import UNet, count_parameters
+from fewstep.models.spec import ModelSpec
 
 ONNX = "terrain_diffusion/weights/terrain_consistency_unet_difficulty100.onnx"
 SIGMAS = np.array([80.0, 1.5, 0.01], dtype=np.float32)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.errors import ArgumentError, ModelError
-from fewstep.models.unet import UNet, count_parameters
+from fewstep.models.net.unet import UNet, count_parameters
 from fewstep.train.config import FitConfig, TrainConfig, unet_config
 from fewstep.train.fit import learning_rate
 from train_case import SETTINGS, settings_file

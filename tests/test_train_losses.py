@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from fewstep import forward, schedules
+from fewstep.diffusion.likelihood import discretised_log_likelihood
 from fewstep.errors import ArgumentError
-from fewstep.likelihood import discretised_log_likelihood
 from fewstep.train.ema import Ema
 from fewstep.train.losses import Batch, Levels, Objective, loss_weights, target, vlb_terms
 

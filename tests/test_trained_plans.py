@@ -10,7 +10,7 @@ import torch
 
 from cli_case import SPEC
 from fewstep import ArgumentError, Engine, ModelError, Trained, UntrainedPlanWarning
-from fewstep.spec import ModelSpec
+from fewstep.models.spec import ModelSpec
 from test_engine import picture, small_engine
 
 TRAINED = {"sampler": "ddim", "steps": [2, 4]}

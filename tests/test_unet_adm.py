@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewstep.errors import ModelError
-from fewstep.models.keys_adm import config_from_adm
+from fewstep.models.layouts.adm import config_from_adm
 from fewstep.models.load import load_adm
 
 IMAGENET_LIKE: dict[str, Any] = {

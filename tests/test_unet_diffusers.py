@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fewstep.errors import ModelError
-from fewstep.models.keys_diffusers import config_from_diffusers
+from fewstep.models.layouts.diffusers import config_from_diffusers
 from fewstep.models.load import load_model
-from fewstep.models.unet import UNet, count_parameters
+from fewstep.models.net.unet import UNet, count_parameters
 
 CIFAR10: dict[str, Any] = {
     "sample_size": 32,

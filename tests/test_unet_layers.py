@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError, ModelError
-from fewstep.models.config import UNetConfig
-from fewstep.models.unet import UNet, empty_unet
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet, empty_unet
 
 SMALL = UNetConfig(
     in_channels=2,

@@ -1,16 +1,14 @@
 """fewstep: the sampling engine for diffusion U-Nets at 1 to 8 steps."""
 
-from fewstep import samplers, schedules
-from fewstep.callbacks import Step
+from fewstep.diffusion import samplers, schedules
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.trained import Trained
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError, FewstepError, ModelError, OutputError, UntrainedPlanWarning
-from fewstep.guidance_input import GuidanceInput
-from fewstep.labels import ClassLabels, ContinuousLabels
-from fewstep.plan import Plan
+from fewstep.request.conditions import ClassLabels, ContinuousLabels
+from fewstep.request.guidance_input import GuidanceInput
 from fewstep.results import Samples
-from fewstep.trained import Trained
-
-__version__ = "0.1.0"
+from fewstep.run.callbacks import Step
 
 __all__ = [
     "ArgumentError",

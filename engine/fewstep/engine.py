@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep import manifest
-from fewstep.batch import Batch, assemble, split
-from fewstep.buffers import Output, Signature, State
-from fewstep.callbacks import Callback, Step
-from fewstep.decode import Decoder, Images, taken
-from fewstep.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.schedules import Schedule, from_config
+from fewstep.diffusion.trained import Trained, trained_from_config
 from fewstep.errors import ArgumentError
-from fewstep.guidance_input import GuidanceInput, guidance_from_config
-from fewstep.labels import LabelSpec, labels_from_config
-from fewstep.plan import Plan
-from fewstep.planning import Planner
-from fewstep.request import Request, build_request, resolve_seeds, sample_count, starting_noise
+from fewstep.request import manifest
+from fewstep.request.batch import Batch, assemble, split
+from fewstep.request.conditions import LabelSpec, labels_from_config
+from fewstep.request.guidance_input import GuidanceInput, guidance_from_config
+from fewstep.request.planning import Planner
+from fewstep.request.request import Request, build_request, resolve_seeds, sample_count, starting_noise
 from fewstep.results import Samples
-from fewstep.runner_choice import runner_for
-from fewstep.runners import Runner
-from fewstep.schedules import Schedule, from_config
-from fewstep.trained import Trained, trained_from_config
+from fewstep.run.buffers import Output, Signature, State
+from fewstep.run.callbacks import Callback, Step
+from fewstep.run.decode import Decoder, Images, taken
+from fewstep.run.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
+from fewstep.run.runner_choice import runner_for
+from fewstep.run.runners import Runner
 
 
 class Engine:

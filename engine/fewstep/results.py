@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewstep.decode import finite_samples, to_pixels
 from fewstep.errors import ArgumentError, FewstepError
 from fewstep.files import AtomicFiles
+from fewstep.run.decode import finite_samples, to_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from fewstep.plan import Plan
+    from fewstep.diffusion.plan import Plan
 
 SUFFIXES = (".png", ".npy")
 GAP = 2  # pixels between the pictures of a sheet
@@ -183,14 +183,14 @@ class Samples:
         return scales[0] if len(set(scales)) == 1 else scales
 
     def _shared_parameters(self, indices: Sequence[int]) -> dict[str, str]:
-        import fewstep
+        from fewstep.version import __version__
 
         shared: dict[str, object] = {"sampler": self.plan.sampler, "steps": len(self.plan)}
         scale = self.guidance_scale_of(indices)
         shared["guidance_scale"] = ",".join(map(_number, scale if isinstance(scale, list) else [scale]))
         if _column(self.plan, "phi") != "0":
             shared["guidance_rescale"] = _column(self.plan, "phi")
-        return _as_text(shared | dict(self.parameters)) | {"Software": f"fewstep {fewstep.__version__}"}
+        return _as_text(shared | dict(self.parameters)) | {"Software": f"fewstep {__version__}"}
 
 
 def check_suffix(path: str | os.PathLike[str], argument: str = "path") -> None:

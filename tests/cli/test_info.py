@@ -15,8 +15,8 @@ from cli_case import CONFIG, SPEC, Run
 from fewstep.cli.shared import emit_fields, numbers, whole_numbers
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError
-from fewstep.models.unet import UNet
-from fewstep.spec import ModelSpec
+from fewstep.models.net.unet import UNet
+from fewstep.models.spec import ModelSpec
 
 
 def test_info_tells_versions_devices_and_why_each_fallback(run: Run) -> None:
@@ -69,7 +69,7 @@ def test_convert_hands_its_options_over(run: Run, tmp_path: Path, monkeypatch: p
         called.append((source, folder, overwrite))
         return SPEC
 
-    monkeypatch.setattr("fewstep.models.convert_terrain.convert_terrain", convert)
+    monkeypatch.setattr("fewstep.models.layouts.terrain.convert_terrain", convert)
     ran = run("convert", "terrain", "--source", "a.onnx", "--out", tmp_path / "m", "--overwrite", "--json")
     assert ran.code == 0
     assert json.loads(ran.out) == {"model": str(tmp_path / "m"), "name": "tiny", "licence": "MIT", "source": ""}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fewstep.engine import Engine
-from fewstep.runners import Run
+from fewstep.run.runners import Run
 
 Now = Callable[[], float]  # seconds
 

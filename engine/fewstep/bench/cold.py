@@ -83,8 +83,9 @@ def report(import_seconds: float, once: Any) -> None:
 
 def engine_once(task: Mapping[str, Any]) -> Any:
     """The engine's sampler for a task, its network in memory."""
-    from fewstep import Engine, schedules
     from fewstep.bench.subject import random_unet
+    from fewstep.diffusion import schedules
+    from fewstep.engine import Engine
 
     if "config" in task:
         config = task["config"]

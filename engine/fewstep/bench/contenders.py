@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fewstep.bench.loops import LOOPS, Draw
 from fewstep.bench.subject import Subject
-from fewstep.plan import Plan
-from fewstep.samplers import make_plan
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import make_plan
 
 ENGINE, EAGER, DIFFUSERS, BARE = "engine", "eager", "diffusers", "bare"
 CONTENDERS = {

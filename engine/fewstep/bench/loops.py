@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.schedules import Schedule
 from fewstep.errors import ArgumentError
-from fewstep.schedules import Schedule
 
 Network = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, H, W], t [B]) -> prediction
 Draw = Callable[[], Tensor]  # the next standard normals [B, C, H, W]: the start's, then those of each noisy step

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-import fewstep
+from fewstep.version import __version__
 
 PACKAGES = ("torch", "diffusers", "numpy")
 
@@ -24,7 +24,7 @@ def describe_machine(device: torch.device) -> dict[str, object]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "fewstep": fewstep.__version__,
+        "fewstep": __version__,
         **{name: _version(name) for name in PACKAGES},
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

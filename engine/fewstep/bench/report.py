@@ -15,7 +15,7 @@ from fewstep.bench.cold import ColdStart
 from fewstep.bench.contenders import CONTENDERS, Case
 from fewstep.bench.subject import Subject
 from fewstep.files import AtomicFiles
-from fewstep.models.unet import count_parameters
+from fewstep.models.net.unet import count_parameters
 
 FORMAT = 1
 MEASURED = "measured"

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep import schedules
+from fewstep.diffusion import schedules
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError
-from fewstep.labels import ClassLabels
-from fewstep.models.config import UNetConfig
-from fewstep.models.keys import Keys
-from fewstep.models.keys_diffusers import config_from_diffusers, naming
-from fewstep.models.unet import UNet
+from fewstep.models.layouts.diffusers import config_from_diffusers, naming
+from fewstep.models.layouts.keys import Keys
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet
+from fewstep.request.conditions import ClassLabels
 
 SEED = 0  # of the random weights
 

@@ -56,9 +56,9 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
-        import fewstep
+        from fewstep.version import __version__
 
-        typer.echo(f"fewstep {fewstep.__version__}")
+        typer.echo(f"fewstep {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

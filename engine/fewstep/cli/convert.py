@@ -34,7 +34,7 @@ def convert(
     """
     if what not in KNOWN:
         raise ArgumentError("model", what, " or ".join(KNOWN))
-    from fewstep.models.convert_terrain import convert_terrain
+    from fewstep.models.layouts.terrain import convert_terrain
 
     spec = convert_terrain(source, out, overwrite=overwrite)
     fields = {"name": spec.name, "licence": spec.licence, "source": spec.source}

@@ -117,7 +117,7 @@ def _report(
     from fewstep.evaluate.report import Report
     from fewstep.evaluate.run import evaluate as score
     from fewstep.evaluate.run import model_bound
-    from fewstep.models.unet import count_parameters
+    from fewstep.models.net.unet import count_parameters
 
     machine = describe_machine(engine.device)
     bounds: list[Bound] = []

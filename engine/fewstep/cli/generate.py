@@ -20,8 +20,8 @@ from fewstep.cli.shared import (
 from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from fewstep.callbacks import Callback, Step
     from fewstep.results import Samples
+    from fewstep.run.callbacks import Callback, Step
 
 T = TypeVar("T")
 EXAMPLES = examples(
@@ -151,8 +151,8 @@ def _check_output(out: Path, columns: int | None, colormap: str) -> None:
 
 def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> dict[str, object]:
     """The --json answer."""
-    import fewstep
     from fewstep.results import label_text
+    from fewstep.version import __version__
 
     singles = paths[1:] or (paths if len(samples) == 1 else [])
     images = []
@@ -171,7 +171,7 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
         "model_calls": samples.model_calls,
         "seconds": samples.seconds,
         "ms_per_image": 1000 * samples.seconds / len(samples),
-        "fewstep": fewstep.__version__,
+        "fewstep": __version__,
     }
 
 

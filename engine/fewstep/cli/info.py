@@ -82,10 +82,10 @@ def info(
 def _installation() -> dict[str, object]:
     import torch
 
-    import fewstep
+    from fewstep.version import __version__
 
     return {
-        "fewstep": fewstep.__version__,
+        "fewstep": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _version("triton"),

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.buffers import Signature, StaticBuffers, table_capacity
 from fewstep.cost.counter import DEVICE, Call, Cost, CostCounter
 from fewstep.cost.subjects import Opaque, Subject, unet_2d
-from fewstep.denoiser import ModuleDenoiser, label_argument_of
-from fewstep.loop import sample_loop
-from fewstep.plan import Plan
+from fewstep.diffusion.plan import Plan
+from fewstep.run.buffers import Signature, StaticBuffers, table_capacity
+from fewstep.run.denoiser import ModuleDenoiser, label_argument_of
+from fewstep.run.loop import sample_loop
 
 BETWEEN, NETWORK = "between", "network"
 DTYPE = torch.float32

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-import fewstep
 from fewstep.checks import integer, number
 from fewstep.cost.counter import Cost
 from fewstep.cost.loops import DTYPE, Counted, count_diffusers, count_engine
 from fewstep.cost.subjects import Subject
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import SAMPLERS, make_plan
 from fewstep.errors import ArgumentError
-from fewstep.plan import Plan
-from fewstep.samplers import SAMPLERS, make_plan
+from fewstep.version import __version__
 
 FORMAT = 1
 MOST_STEPS, MOST_SAMPLES = 1000, 1024
@@ -100,7 +100,7 @@ def report(subjects: Sequence[Subject], steps: int = 4, batch: int = 1, guidance
 
 def versions() -> dict[str, str]:
     """Of what the numbers depend on; without diffusers where it is not installed."""
-    found = {"fewstep": fewstep.__version__, "torch": torch.__version__.split("+")[0]}
+    found = {"fewstep": __version__, "torch": torch.__version__.split("+")[0]}
     try:
         import diffusers  # noqa: F401  there, and loadable
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep import schedules
 from fewstep.bench.subject import PRESETS as NETWORKS
 from fewstep.cost.counter import DEVICE
-from fewstep.guidance_input import ARGUMENT as GUIDANCE
-from fewstep.labels import LabelSpec, labels_from_config
-from fewstep.models.keys_diffusers import config_from_diffusers
+from fewstep.diffusion import schedules
+from fewstep.diffusion.schedules import Schedule
+from fewstep.models.layouts.diffusers import config_from_diffusers
 from fewstep.models.load import open_folder
-from fewstep.models.unet import empty_unet
-from fewstep.schedules import Schedule
+from fewstep.models.net.unet import empty_unet
+from fewstep.request.conditions import LabelSpec, labels_from_config
+from fewstep.request.guidance_input import ARGUMENT as GUIDANCE
 
 
 class Opaque(nn.Module):

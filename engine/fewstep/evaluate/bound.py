@@ -17,10 +17,10 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.forward import posterior_coefficients, transition, x_0_coefficients
+from fewstep.diffusion.likelihood import discretised_log_likelihood, gaussian_kl, gaussian_log_likelihood
+from fewstep.diffusion.schedules import Array, Schedule, read_only
 from fewstep.errors import ArgumentError, FewstepError
-from fewstep.forward import posterior_coefficients, transition, x_0_coefficients
-from fewstep.likelihood import discretised_log_likelihood, gaussian_kl, gaussian_log_likelihood
-from fewstep.schedules import Array, Schedule, read_only
 from fewstep_kernels import STREAM_FORWARD, normal
 
 FIXED: Final = ("fixed_small", "fixed_large", "optimal")

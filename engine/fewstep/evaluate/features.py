@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ModelError
-from fewstep.models.keys import Keys, Piece
+from fewstep.models.layouts.keys import Keys, Piece
 from fewstep.models.safe_load import fill, open_weights
 
 CLASSES: Final = 10

@@ -10,8 +10,8 @@ from typing import Any, Final
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.evaluate.bound import Bound
 from fewstep.evaluate.scores import Scores
+from fewstep.fields import read_json
 from fewstep.files import AtomicFiles
-from fewstep.models.safe_load import read_json
 from fewstep.results import Samples
 
 FORMAT: Final = 1

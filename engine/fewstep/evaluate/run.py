@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import ModuleDenoiser, label_argument_of
 from fewstep.errors import ArgumentError
 from fewstep.evaluate.bound import Bound, variational_bound
 from fewstep.evaluate.features import CLASSES, SHAPE, DigitClassifier
 from fewstep.evaluate.real import Digits, first_of_each
 from fewstep.evaluate.report import Row
 from fewstep.evaluate.scores import Judge, Scores
-from fewstep.labels import ClassLabels
+from fewstep.request.conditions import ClassLabels
 from fewstep.results import Samples
+from fewstep.run.denoiser import ModuleDenoiser, label_argument_of
 
 if TYPE_CHECKING:
-    from fewstep.callbacks import Callback, Step
     from fewstep.engine import Engine
+    from fewstep.run.callbacks import Callback, Step
 
 SHEET_COLUMNS, SHEET_ROWS = 10, 10
 Advance = Callable[[int, int], None]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from fewstep.errors import ModelError
-from fewstep.models.safe_load import read_json
+from fewstep.fields import read_json
 
 BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled"
 SPEC_FILE: Final = "fewstep.json"

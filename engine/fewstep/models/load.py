@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import save
 
 from fewstep.errors import ArgumentError, ModelError, OutputError
+from fewstep.fields import Fields, read_json
 from fewstep.files import AtomicFiles
-from fewstep.models import keys_adm, keys_diffusers
 from fewstep.models.bundled import SPEC_FILE, model_folder
-from fewstep.models.config import UNetConfig
-from fewstep.models.fields import Fields
-from fewstep.models.keys import Keys, own_keys
-from fewstep.models.safe_load import DTYPES, Renamed, fill, inside, open_weights, read_json
-from fewstep.models.scheduler_diffusers import Sampling, sampling_from_scheduler
-from fewstep.models.unet import UNet, empty_unet
-from fewstep.spec import FORMAT, ModelSpec
+from fewstep.models.layouts import adm, diffusers
+from fewstep.models.layouts.diffusers_scheduler import Sampling, sampling_from_scheduler
+from fewstep.models.layouts.keys import Keys, own_keys
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet, empty_unet
+from fewstep.models.safe_load import DTYPES, Renamed, fill, inside, open_weights
+from fewstep.models.spec import FORMAT, ModelSpec
 
 WEIGHTS_FILE: Final = "model.safetensors"
 PIPELINES: Final = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline")
@@ -75,7 +75,7 @@ def open_folder(folder: str | PathLike[str]) -> tuple[Weights, ModelSpec]:
 
 def load_adm(
     path: str | PathLike[str],
-    config: UNetConfig,  # such as `keys_adm.config_from_adm` makes from the model's flags
+    config: UNetConfig,  # such as `adm.config_from_adm` makes from the model's flags
     *,
     new_attention_order: bool = False,
     device: str | torch.device = "cpu",
@@ -83,7 +83,7 @@ def load_adm(
     allow_pickle: bool = False,
 ) -> UNet:
     """The U-Net of a guided-diffusion checkpoint, .safetensors or .pt. Raises as `load_model`."""
-    naming = keys_adm.naming(config, new_attention_order=new_attention_order)
+    naming = adm.naming(config, new_attention_order=new_attention_order)
     return _built(Weights(config, Path(path), naming.keys), dtype, allow_pickle).to(device)
 
 
@@ -143,14 +143,14 @@ def _bare(folder: Path) -> tuple[Weights, ModelSpec]:
 def _unet_2d_model(folder: Path, prefix: str, sampling: Sampling) -> tuple[Weights, ModelSpec]:
     path = inside(folder, f"{prefix}config.json")
     data = read_json(path)
-    config = keys_diffusers.config_from_diffusers(data, str(path))
+    config = diffusers.config_from_diffusers(data, str(path))
     classes = config.num_classes
     spec = {
         "format": FORMAT,
         "name": folder.resolve().name,
         "family": "ddpm",
         "unet": config.to_dict(),
-        "shape": [config.in_channels, *keys_diffusers.sample_size(data, str(path))],
+        "shape": [config.in_channels, *diffusers.sample_size(data, str(path))],
         "schedule": sampling.schedule,
         "prediction": sampling.prediction,
         "plan": sampling.plan,
@@ -161,5 +161,5 @@ def _unet_2d_model(folder: Path, prefix: str, sampling: Sampling) -> tuple[Weigh
     pickled = inside(folder, f"{prefix}diffusion_pytorch_model.bin")
     if not weights.exists() and pickled.exists():
         weights = pickled
-    naming = keys_diffusers.naming(config)
-    return Weights(config, weights, naming.keys, keys_diffusers.modern_name), ModelSpec.from_dict(spec, str(folder))
+    naming = diffusers.naming(config)
+    return Weights(config, weights, naming.keys, diffusers.modern_name), ModelSpec.from_dict(spec, str(folder))

@@ -3,10 +3,8 @@
 Every problem is a ModelError of one line: the file, then the reason.
 """
 
-import json
 import math
 import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -16,10 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fewstep.errors import ModelError
-from fewstep.models.fields import Fields, shown
-from fewstep.models.keys import Keys
+from fewstep.fields import Fields, file_size, parse_json, shown, unreadable
+from fewstep.models.layouts.keys import Keys
 
-MAX_JSON_BYTES: Final = 4 << 20
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PICKLE_BYTES: Final = 32 << 30
 MAX_TENSORS: Final = 20_000
@@ -47,40 +44,6 @@ def inside(folder: Path, name: str) -> Path:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise ModelError(f"{path}: leads out of the model folder; allowed: files inside {folder}")
     return path
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file: bounded in size, no key twice, no NaN or infinity."""
-    size = file_size(path)
-    if size > MAX_JSON_BYTES:
-        raise ModelError(f"{path}: is {size:,} bytes; allowed: at most {MAX_JSON_BYTES:,}")
-    try:
-        return parse_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def parse_json(data: bytes, where: str) -> dict[str, Any]:
-    """As `read_json`, from memory."""
-    try:
-        value = json.loads(data, object_pairs_hook=_object, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ModelError(f"{where}: is not valid JSON: {reason}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{where}: got {shown(value)}; allowed: a JSON object")
-    return value
-
-
-def file_size(path: Path) -> int:
-    """Bytes in a regular file."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{path}: is not a regular file")
-    return status.st_size
 
 
 class SafetensorsFile:
@@ -226,7 +189,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
                 raise ModelError(f"{path}: header of {length:,} bytes; allowed: at most {limit}")
             data = file.read(length)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return parse_json(data, f"{path}: header"), size - 8 - length
 
 
@@ -266,20 +229,3 @@ def _read_pickle(path: Path) -> TensorDict:
         if not isinstance(name, str) or not plain:
             raise ModelError(f"{path}: tensor {shown(name)} is not a dense tensor of floats")
     return TensorDict(path, state)
-
-
-def _object(pairs: list[tuple[str, T]]) -> dict[str, T]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"field {shown(next(name for name in names if names.count(name) > 1))} is given twice")
-    return result
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _unreadable(path: Path, error: OSError) -> ModelError:
-    reason = error.strerror or str(error)
-    return ModelError(f"{path}: cannot be read: {reason[:1].lower()}{reason[1:]}")

@@ -15,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fewstep.errors import FewstepError, ModelError
+from fewstep.fields import Fields, parse_json
 from fewstep.files import atomic_write
-from fewstep.models.fields import Fields
-from fewstep.models.safe_load import SafetensorsFile, parse_json
+from fewstep.models.safe_load import SafetensorsFile
 
 FORMAT: Final = 1
 NAME: Final = re.compile(r"step-(\d{8,9})\.safetensors")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from fewstep.checks import integer, number
+from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.errors import ArgumentError
-from fewstep.models.config import UNetConfig
-from fewstep.models.fields import Fields
-from fewstep.schedules import Schedule, from_config
+from fewstep.fields import Fields
+from fewstep.models.net.config import UNetConfig
 
 PREDICTIONS: Final = ("eps", "x_0", "v", "flow")
 DTYPES: Final = ("float32", "bfloat16")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fewstep_kernels
-from fewstep.samplers.lcm import boundary
+from fewstep.diffusion.samplers.lcm import boundary
 from fewstep.train.losses import Batch
 from fewstep.train.progressive import drawn_guidance
 from fewstep.train.teacher import Teacher
@@ -39,10 +39,10 @@ class Consistency:
         self.teacher, self.guidance, self.huber_c = teacher, guidance, huber_c
         plan = teacher.plan
         self.rows = len(plan)
-        c_skip, c_out = boundary(plan.path.t)
-        signal, noise = plan.path.signal_scale[:-1], plan.path.noise_scale[:-1]
+        c_skip, c_out = boundary(plan.levels.t)
+        signal, noise = plan.levels.signal_scale[:-1], plan.levels.noise_scale[:-1]
         weight = np.maximum(1, signal / noise)
-        columns = (plan.path.t, signal, noise, weight, c_skip, c_out, plan.column("k_x"), plan.column("k_m"))
+        columns = (plan.levels.t, signal, noise, weight, c_skip, c_out, plan.column("k_x"), plan.column("k_m"))
         self._table = torch.stack([torch.from_numpy(column.copy()) for column in columns])
 
     def __call__(self, module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:

@@ -7,14 +7,14 @@ from typing import Any, Final
 
 import torch
 
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ArgumentError
-from fewstep.labels import ClassLabels, labels_from_config
 from fewstep.models import UNet
 from fewstep.models.load import load_model
-from fewstep.plan import Plan
-from fewstep.samplers import make_plan
-from fewstep.schedules import from_config
-from fewstep.spec import ModelSpec
+from fewstep.models.spec import ModelSpec
+from fewstep.request.conditions import ClassLabels, labels_from_config
 from fewstep.train.consistency import Consistency
 from fewstep.train.data import Dataset, load_data
 from fewstep.train.distill_config import DistillConfig

@@ -9,12 +9,12 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from fewstep.diffusion.schedules import from_config
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError, OutputError
 from fewstep.files import atomic_write, check_writable
-from fewstep.labels import labels_from_config
-from fewstep.schedules import from_config
-from fewstep.spec import ModelSpec
+from fewstep.models.spec import ModelSpec
+from fewstep.request.conditions import labels_from_config
 from fewstep.train.checkpoint import Checkpoint
 from fewstep.train.config import FitConfig
 from fewstep.train.fit import CHECKPOINTS, LOSS_FILE, last_checkpoint

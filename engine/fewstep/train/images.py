@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewstep.errors import ArgumentError
-from fewstep.models.config import MAX_CLASSES
+from fewstep.models.net.config import MAX_CLASSES
 
 Pixels = npt.NDArray[np.uint8]  # [N, H, W, C]
 Labels = npt.NDArray[np.int64]  # [N]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import fewstep_kernels
+from fewstep.diffusion.forward import posterior_coefficients, transition, x_0_coefficients
+from fewstep.diffusion.likelihood import discretised_log_likelihood
+from fewstep.diffusion.schedules import Array, Schedule
 from fewstep.errors import ArgumentError
-from fewstep.forward import posterior_coefficients, transition, x_0_coefficients
-from fewstep.likelihood import discretised_log_likelihood
-from fewstep.schedules import Array, Schedule
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import fewstep_kernels
+from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
-from fewstep.plan import Plan
 from fewstep.train.losses import Batch
 from fewstep.train.teacher import Teacher
 
@@ -70,7 +70,7 @@ def substeps(teacher: Plan, student: Plan) -> int:
     spans, rest = divmod(len(teacher), len(student))
     if rest == 0 and spans > 0:
         meets = [
-            np.allclose(getattr(teacher.path, name)[::spans], getattr(student.path, name), rtol=1e-12, atol=0)
+            np.allclose(getattr(teacher.levels, name)[::spans], getattr(student.levels, name), rtol=1e-12, atol=0)
             for name in ("signal_scale", "noise_scale")
         ]
         if all(meets):
@@ -90,7 +90,7 @@ def drawn_guidance(guidance: tuple[float, float] | None, batch: Batch) -> Tensor
 def _table(plan: Plan, weighting: str) -> np.ndarray:
     """[6, N] float64: t, signal, noise, the target's coefficients of x_t and x_s, and the weight of (m - target)^2."""
     a, b, e, k_x, k_m = (plan.column(name) for name in ("a", "b", "e", "k_x", "k_m"))
-    signal, noise = plan.path.signal_scale[:-1], plan.path.noise_scale[:-1]
+    signal, noise = plan.levels.signal_scale[:-1], plan.levels.noise_scale[:-1]
     snr = (signal / noise) ** 2
     weights = {"truncated_snr": np.maximum(snr, 1), "snr_plus_one": snr + 1}
     if weighting not in weights:

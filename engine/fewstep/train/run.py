@@ -10,7 +10,7 @@ import torch
 
 from fewstep.errors import ArgumentError
 from fewstep.models import UNet, count_parameters
-from fewstep.spec import ModelSpec
+from fewstep.models.spec import ModelSpec
 from fewstep.train.config import TrainConfig, unet_config
 from fewstep.train.data import Dataset, load_data
 from fewstep.train.fit import Fitted, Listeners, ignore

@@ -10,7 +10,7 @@ import torch
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.models import UNet, count_parameters
 from fewstep.models.load import save_model
-from fewstep.spec import ModelSpec
+from fewstep.models.spec import ModelSpec
 from fewstep.train.config import FitConfig
 from fewstep.train.data import Dataset
 from fewstep.train.fit import Fitted, Listeners, Loss, fit, ignore, last_checkpoint

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import fewstep_kernels
-from fewstep.plan import Plan
+from fewstep.diffusion.plan import Plan
 from fewstep_kernels import COLUMN
 
 

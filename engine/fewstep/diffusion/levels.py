@@ -1,0 +1,281 @@
+"""Paths: the noise levels a run visits, and what the model is told at each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fewstep.checks import integer, number
+from fewstep.diffusion.schedules import (
+    MAX_TIMESTEPS,
+    Array,
+    Kind,
+    Schedule,
+    exponential_sigmas,
+    karras_sigmas,
+    read_only,
+    time_of_sigma,
+)
+from fewstep.errors import ArgumentError
+
+Final = Literal["clean", "first"]
+Timesteps = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """N model calls between N + 1 noise levels, noisiest first: call i takes level i to level i + 1.
+
+    At level i, x = signal_scale[i] x_0 + noise_scale[i] z.
+    """
+
+    t: Array  # [N] what the model is told; not always whole
+    signal_scale: Array  # [N + 1]
+    noise_scale: Array  # [N + 1]; 0 at the end of a levels that ends clean
+    kind: Kind = "vp"  # the coordinates of x, see fewstep.schedules
+    spacing: str = "explicit"  # how the levels were chosen
+
+    def __post_init__(self) -> None:
+        for name in ("t", "signal_scale", "noise_scale"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+        n = len(self.t)
+        if n < 1 or not len(self.signal_scale) == len(self.noise_scale) == n + 1:
+            shape = f"{n} times, {len(self.signal_scale)} and {len(self.noise_scale)} levels"
+            raise ArgumentError("levels", shape, "N times and N + 1 levels")
+        scales = np.concatenate([self.signal_scale, self.noise_scale])
+        if not (np.isfinite(self.t).all() and np.isfinite(scales).all() and (scales >= 0).all()):
+            raise ArgumentError("levels", "a time or a scale that is not", "finite times, finite scales of 0 or more")
+        falls = -np.diff(self.sigmas)
+        if not ((self.noise_scale[:-1] > 0).all() and (falls[:-1] > 0).all() and falls[-1] >= 0):
+            raise ArgumentError("levels", "levels out of order", "noise at every call, less of it than before")
+
+    def __len__(self) -> int:
+        """N, the number of model calls."""
+        return len(self.t)
+
+    @property
+    def sigmas(self) -> Array:
+        """[N + 1] Karras time noise_scale / signal_scale; inf where there is no signal."""
+        with np.errstate(divide="ignore"):
+            return read_only(self.noise_scale / self.signal_scale)
+
+    @property
+    def log_snr(self) -> Array:
+        """[N + 1] 2 ln(signal_scale / noise_scale), in nats; inf where the levels ends clean."""
+        with np.errstate(divide="ignore"):
+            return read_only(2 * (np.log(self.signal_scale) - np.log(self.noise_scale)))
+
+    @property
+    def init_scale(self) -> float:
+        """The scale of a run's first noise: 1 on "vp" levels, where x has unit variance; else noise_scale."""
+        return 1.0 if self.kind == "vp" else float(self.noise_scale[0])
+
+    def in_karras_time(self) -> "Levels":
+        """The same levels in the coordinates x / signal_scale = x_0 + sigma z (kind "ve")."""
+        if self.signal_scale[0] == 0:
+            allowed = "levels with some signal; ddim takes the same steps and can start at zero terminal SNR"
+            raise ArgumentError("levels", "a first level with sigma = inf", allowed)
+        return replace(self, signal_scale=np.ones(len(self) + 1), noise_scale=self.sigmas, kind="ve")
+
+    @classmethod
+    def spaced(
+        cls,
+        schedule: Schedule,
+        steps: int,
+        spacing: str = "trailing",
+        offset: int = 0,
+        final: Final = "clean",
+        strength: float = 1.0,
+        fractional: bool = False,
+    ) -> "Levels":
+        """`steps` of the schedule's timesteps (`spaced_timesteps`), all within its cleanest `strength`.
+
+        Args:
+            offset: added to every leading timestep, as models trained with `steps_offset` expect.
+            final: where the last call lands: "clean" (x_0), or "first", the schedule's own first level, as
+                `set_alpha_to_one=False` in diffusers.
+            strength: in (0, 1]; less than 1 starts within the schedule, for image-to-image. The number of
+                model calls stays `steps`; the steps become shorter.
+            fractional: leave linspace timesteps unrounded, sigma interpolated linearly between levels, as
+                diffusers' Euler does.
+        """
+        limit = _reach(schedule, strength)
+        steps = _budget(steps, limit, strength)
+        index = spaced_timesteps(limit, steps, spacing, rounded=not fractional)
+        if offset and spacing != "leading":
+            raise ArgumentError("offset", offset, f"0: an offset shifts leading timesteps, not {spacing}")
+        index += integer("offset", offset, 0, len(schedule) - 1 - int(index[0]), " for these steps")
+        return cls._at(schedule, index, spacing, final)
+
+    @classmethod
+    def explicit(cls, schedule: Schedule, timesteps: Timesteps, final: Final = "clean") -> "Levels":
+        """The given timesteps (indices into the schedule), noisiest first."""
+        allowed = f"whole timesteps from {len(schedule) - 1} down to 0, each smaller than the one before"
+        try:
+            index = np.array(timesteps, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ArgumentError("timesteps", timesteps, allowed) from None
+        inside = index.ndim == 1 and len(index) > 0 and bool(((index >= 0) & (index < len(schedule))).all())
+        if not inside or (index != np.round(index)).any() or not (np.diff(index) < 0).all():
+            raise ArgumentError("timesteps", list(timesteps), allowed)
+        return cls._at(schedule, index, "explicit", final)
+
+    @classmethod
+    def lcm(cls, schedule: Schedule, steps: int, original_steps: int = 50, strength: float = 1.0) -> "Levels":
+        """`steps` of the `original_steps` timesteps a latent consistency model was distilled on.
+
+        With k = T // original_steps the distilled timesteps are k - 1, 2k - 1, ..; of their cleanest
+        M = int(original_steps strength), noisiest first, those at floor(i M / steps) are taken.
+        Luo et al., Latent Consistency Models (2310.04378), and their released code.
+        """
+        original_steps = integer("original_steps", original_steps, 1, len(schedule))
+        reach = int(original_steps * number("strength", strength, 0, 1, open_low=True))
+        why = f" ({original_steps} original_steps at strength {strength:g})"
+        steps = integer("steps", steps, 1, max(reach, 1), why)
+        distilled = np.arange(max(reach, 1), 0, -1) * (len(schedule) // original_steps) - 1
+        index = distilled[np.arange(steps) * len(distilled) // steps]
+        return cls._at(schedule, index.astype(np.float64), "lcm", "clean")
+
+    @classmethod
+    def karras(
+        cls,
+        steps: int,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        time: str | Schedule = "edm",
+        final: Final = "clean",
+    ) -> "Levels":
+        """`karras_sigmas`, told to the model as `time` says.
+
+        time is "edm" or "consistency" (`time_of_sigma`, x in "ve" coordinates), or a schedule: then t is
+        `Schedule.sigma_to_t` and x has the schedule's coordinates.
+        """
+        return cls._at_sigmas(karras_sigmas(steps, sigma_min, sigma_max, rho), time, "karras", final)
+
+    @classmethod
+    def exponential(
+        cls,
+        steps: int,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        time: str | Schedule = "edm",
+        final: Final = "clean",
+    ) -> "Levels":
+        """`exponential_sigmas`, told to the model as `time` says (see `karras`)."""
+        return cls._at_sigmas(exponential_sigmas(steps, sigma_min, sigma_max), time, "exponential", final)
+
+    @classmethod
+    def _at(cls, schedule: Schedule, index: Array, spacing: str, final: Final) -> "Levels":
+        """The schedule's levels at `index`; sigma and t are linear between two whole indices."""
+        whole = index.astype(np.int64)
+        if (whole == index).all():
+            t, signal_scale, noise_scale = (
+                values[whole] for values in (schedule.t, schedule.signal_scale, schedule.noise_scale)
+            )
+        else:
+            t, sigmas = (np.interp(index, np.arange(len(schedule)), s) for s in (schedule.t, schedule.sigmas))
+            signal_scale, noise_scale = _scales(schedule.kind, sigmas)
+        signal, noise = _final_level(schedule, final)
+        return cls(t, np.append(signal_scale, signal), np.append(noise_scale, noise), schedule.kind, spacing)
+
+    @classmethod
+    def _at_sigmas(cls, sigmas: Array, time: str | Schedule, spacing: str, final: Final) -> "Levels":
+        if isinstance(time, Schedule):
+            kind, t, (signal, noise) = time.kind, time.sigma_to_t(sigmas), _final_level(time, final)
+        else:
+            if final != "clean":
+                raise ArgumentError("final", final, "'clean', or a schedule as `time`")
+            kind, t, (signal, noise) = "ve", time_of_sigma(sigmas, time), (1.0, 0.0)
+        signal_scale, noise_scale = _scales(kind, sigmas)
+        return cls(t, np.append(signal_scale, signal), np.append(noise_scale, noise), kind, spacing)
+
+
+def spaced_timesteps(count: int, steps: int, spacing: str, rounded: bool = True) -> Array:
+    """`steps` of the indices 0 .. count - 1, noisiest first. Lin et al. (2305.08891), table 2.
+
+    leading    (steps - 1 - i) (count // steps)           ends at 0, starts below the last timestep
+    trailing   round(count - i count / steps) - 1         starts at the last timestep: right for few steps
+    linspace   round((count - 1) (1 - i / (steps - 1)))   both; one step is the last timestep
+    """
+    i = np.arange(steps, dtype=np.float64)
+    if spacing == "leading":
+        return (steps - 1 - i) * (count // steps)
+    if spacing == "trailing":
+        return np.round(count - i * (count / steps)) - 1
+    if spacing == "linspace":
+        index = np.linspace(0, count - 1, steps)[::-1] if steps > 1 else np.array([count - 1.0])
+        return np.round(index) if rounded else index.copy()
+    raise ArgumentError("spacing", spacing, ", ".join(LEVEL_OPTIONS) + ", or a list of timesteps")
+
+
+LEVEL_OPTIONS: dict[str, tuple[str, ...]] = {
+    "leading": ("offset", "final"),
+    "trailing": ("final",),
+    "linspace": ("final",),
+    "lcm": ("original_steps",),
+    "karras": ("sigma_min", "sigma_max", "rho", "final"),
+    "exponential": ("sigma_min", "sigma_max", "final"),
+}
+
+
+def make_levels(
+    schedule: Schedule,
+    steps: int,
+    spacing: str | Timesteps,
+    strength: float = 1.0,
+    fractional: bool = False,
+    **options: Any,
+) -> Levels:
+    """The levels a spacing names, or through a list of timesteps; options are those of LEVEL_OPTIONS.
+
+    Unless told otherwise, Karras and exponential sigmas run between the schedule's own ends (at `strength`).
+    """
+    if not isinstance(spacing, str | Sequence | np.ndarray):
+        raise ArgumentError("spacing", spacing, ", ".join(LEVEL_OPTIONS) + ", or a list of timesteps")
+    if not isinstance(spacing, str):
+        if len(spacing) != steps:
+            raise ArgumentError("steps", steps, f"{len(spacing)}, the number of timesteps given as spacing")
+        if strength != 1.0:
+            raise ArgumentError("strength", strength, "1.0 with explicit timesteps: the first is the start")
+        return Levels.explicit(schedule, spacing, **options)
+    if spacing == "lcm":
+        return Levels.lcm(schedule, steps, strength=strength, **options)
+    if spacing in ("karras", "exponential"):
+        limit = _reach(schedule, strength)
+        ends = {"sigma_min": schedule.sigmas[0], "sigma_max": schedule.sigmas[limit - 1]} | options
+        if "sigma_max" not in options and np.isinf(ends["sigma_max"]):
+            raise ArgumentError("sigma_max", "inf, the schedule's own", "a finite number, given as an option")
+        build: Callable[..., Levels] = getattr(Levels, spacing)
+        return build(integer("steps", steps, 1, MAX_TIMESTEPS), time=schedule, **ends)
+    return Levels.spaced(schedule, steps, spacing, strength=strength, fractional=fractional, **options)
+
+
+def _reach(schedule: Schedule, strength: float) -> int:
+    """How many of the schedule's timesteps lie within its cleanest `strength`: at least one."""
+    return max(1, round(len(schedule) * number("strength", strength, 0, 1, open_low=True)))
+
+
+def _budget(steps: int, limit: int, strength: float) -> int:
+    why = " model calls, one per timestep" + (f" within strength {strength:g}" if strength < 1 else "")
+    return integer("steps", steps, 1, limit, why)
+
+
+def _final_level(schedule: Schedule, final: str) -> tuple[float, float]:
+    if final == "clean":
+        return 1.0, 0.0
+    if final == "first":
+        return float(schedule.signal_scale[0]), float(schedule.noise_scale[0])
+    raise ArgumentError("final", final, "'clean' or 'first'")
+
+
+def _scales(kind: Kind, sigmas: Array) -> tuple[Array, Array]:
+    """The scales at Karras time sigma: vp (1, sigma) / sqrt(1 + sigma^2), flow (1, sigma) / (1 + sigma)."""
+    if kind == "ve":
+        return np.ones_like(sigmas), sigmas
+    with np.errstate(divide="ignore"):
+        signal_scale = 1 / np.sqrt(1 + sigmas**2) if kind == "vp" else 1 / (1 + sigmas)
+    finite = np.where(np.isinf(sigmas), 1.0, sigmas)
+    return signal_scale, np.where(np.isinf(sigmas), 1.0, finite * signal_scale)

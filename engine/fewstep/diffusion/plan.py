@@ -1,0 +1,156 @@
+"""A plan: the table of coefficients a run is, one row per model call, in float64."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fewstep.checks import number
+from fewstep.diffusion.levels import Levels
+from fewstep.diffusion.schedules import Array, read_only
+from fewstep.errors import ArgumentError
+from fewstep_kernels.row import COLUMN, COLUMNS, IDLE_ROW
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a sampler does, as numbers: an immutable value that threads can share.
+
+    Row i takes x from level i of `levels` to level i + 1, in the levels's coordinates; its columns are those of
+    `fewstep_kernels.row`. A run starts from init_scale z, or from an image noised to level 0.
+    """
+
+    # What a column holds unless a sampler says otherwise: as in a row that does nothing, but without its x' = x.
+    DEFAULTS: ClassVar[Mapping[str, float]] = dict(zip(COLUMNS, IDLE_ROW, strict=True)) | {"a": 0.0, "k_x": 0.0}
+
+    sampler: str
+    prediction: str
+    levels: Levels
+    rows: Array  # [N, len(COLUMNS)]
+    init_scale: float = 1.0
+    history: int = 0  # how many past x_0 or m the rows read
+    learned_variance: bool = False  # the model predicts 2C channels, the last C the share of log_var_max
+    closed: bool = False  # the rows recover hidden state from x: nobody else may write to it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", read_only(self.rows))
+        if self.rows.shape != (len(self.levels), len(COLUMNS)):
+            allowed = f"[{len(self.levels)}, {len(COLUMNS)}], a row per model call"
+            raise ArgumentError("rows", f"shape {list(self.rows.shape)}", allowed)
+        bad = ~np.isfinite(self.rows)
+        bad[:, COLUMN["clip"]] = ~(self.rows[:, COLUMN["clip"]] > 0)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            value = f"{self.rows[row, column]} in column {COLUMNS[column]} of row {row}"
+            raise ArgumentError("rows", value, "finite numbers (clip: positive or inf)")
+
+    @classmethod
+    def build(
+        cls,
+        sampler: str,
+        prediction: str,
+        levels: Levels,
+        *,
+        init_scale: float | None = None,
+        history: int = 0,
+        learned_variance: bool = False,
+        **columns: npt.ArrayLike,  # a number or N numbers per column
+    ) -> Plan:
+        """A plan from the columns that are not the default (no clip, no guidance, c_in = 1, all else 0).
+
+        t, c_in_next, known_signal and known_noise follow from the levels and c_in.
+        """
+        rows = np.tile(list(cls.DEFAULTS.values()), (len(levels), 1))
+        known = {"t": levels.t, "known_signal": levels.signal_scale[1:], "known_noise": levels.noise_scale[1:]}
+        for name, values in (known | columns).items():
+            rows[:, COLUMN[name]] = values
+        rows[:-1, COLUMN["c_in_next"]] = rows[1:, COLUMN["c_in"]]
+        scale = levels.init_scale if init_scale is None else init_scale
+        return cls(sampler, prediction, levels, rows, scale, history, learned_variance)
+
+    def __len__(self) -> int:
+        """N, the number of model calls."""
+        return len(self.rows)
+
+    def column(self, name: str) -> Array:
+        """[N] one column of the rows, by its name in `fewstep_kernels.row`."""
+        return self.rows[:, COLUMN[name]]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a run draws noise after its start."""
+        return bool((self.column("s") != 0).any() or (self.column("known_fresh") != 0).any())
+
+    @property
+    def statistics(self) -> bool:
+        """Whether a row needs numbers of the whole sample: guidance rescale or a dynamic threshold."""
+        return bool((self.column("phi") != 0).any() or (self.column("clip_ratio") != 0).any())
+
+    @property
+    def guided(self) -> bool:
+        """Whether a row needs both halves: w = 0 and w = 1 select one."""
+        return bool((~np.isin(self.column("w"), (0.0, 1.0))).any())
+
+    def with_guidance(
+        self, w: float | Sequence[float], rescale: float = 0.0, interval: tuple[float, float] | None = None
+    ) -> Plan:
+        """The plan with m = uncond + w (cond - uncond) in each row.
+
+        Args:
+            w: one scale, or one per model call.
+            rescale: phi in [0, 1] of Lin et al. (2305.08891), section 3.4, in the rows that are guided.
+            interval: (low, high) Karras sigmas; a call at sigma outside low < sigma <= high has w = 1.
+                Kynkäänniemi et al., Applying Guidance in a Limited Interval (2404.07724), equation 6.
+        """
+        allowed = f"a finite number, or {len(self)} of them, one per model call"
+        try:
+            values = np.array(w, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ArgumentError("guidance_scale", w, allowed) from None
+        if values.shape not in ((), (len(self),)) or not np.isfinite(values).all():
+            raise ArgumentError("guidance_scale", w, allowed)
+        scales = np.broadcast_to(values, (len(self),))
+        if interval is not None:
+            low, high = interval
+            if not 0 <= low < high:
+                raise ArgumentError("interval", interval, "(low, high) with 0 <= low < high, in Karras sigma")
+            sigmas = self.levels.sigmas[:-1]
+            scales = np.where((low < sigmas) & (sigmas <= high), scales, 1.0)
+        phi = np.where(np.isin(scales, (0.0, 1.0)), 0.0, number("guidance_rescale", rescale, 0, 1))
+        return self._with(w=scales, phi=phi)
+
+    def with_known(self, fresh: bool) -> Plan:
+        """The plan whose known region is re-noised with fresh noise each row, or with the initial noise."""
+        return self._with(known_fresh=float(fresh))
+
+    def table(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> torch.Tensor:
+        """[N + 1, len(COLUMNS)]: the rows, then an idle row that leaves x as it is."""
+        return torch.tensor(np.vstack([self.rows, IDLE_ROW]), dtype=dtype, device=device)
+
+    def describe(self) -> str:
+        """The plan as an aligned table: a head line with the number of model calls, then a line per call."""
+        from fewstep.diffusion.plan_view import describe
+
+        return describe(self)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Noise level and coefficients per call as a figure (extra "plot"), written to `path` if given."""
+        from fewstep.diffusion.plan_view import plot
+
+        figure: Figure = plot(self, path)
+        return figure
+
+    def _with(self, **columns: npt.ArrayLike) -> Plan:
+        rows = np.array(self.rows)
+        for name, values in columns.items():
+            rows[:, COLUMN[name]] = values
+        return replace(self, rows=rows)

@@ -1,0 +1,99 @@
+"""The native samplers: pure functions from a levels to a plan, and `make_plan`, which finds the levels too."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from fewstep.diffusion.forward import PREDICTIONS
+from fewstep.diffusion.levels import LEVEL_OPTIONS, make_levels
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers.clip import Clip
+from fewstep.diffusion.samplers.consistency import consistency
+from fewstep.diffusion.samplers.ddim import ddim
+from fewstep.diffusion.samplers.ddpm import ddpm
+from fewstep.diffusion.samplers.euler import euler
+from fewstep.diffusion.samplers.lcm import lcm
+from fewstep.diffusion.schedules import Kind, Schedule
+from fewstep.errors import ArgumentError
+
+__all__ = ["SAMPLERS", "Clip", "Sampler", "consistency", "ddim", "ddpm", "euler", "lcm", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What `make_plan` knows of a sampler."""
+
+    build: Callable[..., Plan]
+    summary: str
+    spacing: str = "trailing"  # the default; every other one can be asked for
+    predictions: tuple[str, ...] = PREDICTIONS  # what its model may predict, the default first
+    kinds: tuple[Kind, ...] = ("vp", "flow", "ve")  # the schedules it runs on
+    fractional: bool = False  # linspace timesteps stay unrounded
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its own options and their defaults."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.name not in ("levels", "prediction")}
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": Sampler(ddpm, "ancestral sampling; fixed or learned variance"),
+    "ddim": Sampler(ddim, "deterministic at eta = 0, as noisy as DDPM at eta = 1"),
+    "euler": Sampler(euler, "first-order ODE steps in Karras time, straight steps on a flow", fractional=True),
+    "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",)),
+    "consistency": Sampler(consistency, "consistency models", predictions=("consistency",), kinds=("ve",)),
+}
+
+
+def make_plan(
+    sampler: str,
+    schedule: Schedule,
+    steps: int,
+    prediction: str | None = None,
+    spacing: str | Sequence[int] | None = None,
+    strength: float = 1.0,
+    guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
+    **options: Any,
+) -> Plan:
+    """The plan of a sampler with exactly `steps` model calls.
+
+    Args:
+        sampler: a key of SAMPLERS.
+        steps: the budget of model calls.
+        prediction: what the model predicts, "eps" by default; "consistency" models are a kind of their own.
+        spacing: a key of `fewstep.levels.LEVEL_OPTIONS` or a list of timesteps; the sampler's own by default.
+        strength: in (0, 1]: the run starts from an image noised to this share of the schedule.
+        guidance_scale, guidance_rescale: as in `Plan.with_guidance`.
+        options: the sampler's own (`SAMPLERS[name].options`) and its spacing's (`LEVEL_OPTIONS`).
+
+    Raises:
+        ArgumentError: naming the argument, its value and what is allowed.
+    """
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        near = get_close_matches(str(sampler).lower(), SAMPLERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ArgumentError("sampler", sampler, ", ".join(SAMPLERS) + hint)
+    chosen = SAMPLERS[sampler]
+    if schedule.kind not in chosen.kinds:
+        allowed = f"for {sampler}, a schedule of kind " + " or ".join(chosen.kinds)
+        raise ArgumentError("schedule", f"{schedule.name} of kind {schedule.kind!r}", allowed)
+    prediction = chosen.predictions[0] if prediction is None else prediction
+    if prediction not in chosen.predictions:
+        raise ArgumentError("prediction", prediction, f"for {sampler}, " + ", ".join(chosen.predictions))
+
+    spacing = chosen.spacing if spacing is None else spacing
+    path_names = LEVEL_OPTIONS.get(spacing, ()) if isinstance(spacing, str) else ("final",)
+    for name in options:
+        if name not in path_names and name not in chosen.options:
+            raise ArgumentError(f"option of {sampler}", name, ", ".join([*chosen.options, *path_names]))
+    of_levels = {name: value for name, value in options.items() if name in path_names}
+    levels = make_levels(schedule, steps, spacing, strength, chosen.fractional, **of_levels)
+
+    own = {name: value for name, value in options.items() if name in chosen.options}
+    if len(chosen.predictions) > 1:
+        own["prediction"] = prediction
+    return chosen.build(levels, **own).with_guidance(guidance_scale, guidance_rescale)

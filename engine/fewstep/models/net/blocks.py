@@ -1,0 +1,137 @@
+"""The layers of a U-Net.
+
+Images are [B, C, H, W] in channels-last memory. `modulation` [B, M] holds for each sample what all residual
+blocks of the U-Net take from its time and label, side by side; each block reads columns of its own.
+"""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import fewstep_kernels
+from fewstep.models.net.config import UNetConfig
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+class GroupNorm(nn.Module):
+    """silu(group_norm(x + shift_before) (1 + scale) + shift) as one fused op; `silu` off for attention."""
+
+    def __init__(self, channels: int, groups: int, eps: float, silu: bool = True) -> None:
+        super().__init__()
+        self.groups, self.eps, self.silu = groups, eps, silu
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self,
+        x: Tensor,  # [B, C, H, W]
+        shift_before: Tensor | None = None,  # [B, C]
+        scale: Tensor | None = None,  # [B, C]
+        shift: Tensor | None = None,  # [B, C]
+    ) -> Tensor:  # [B, C, H, W]
+        """The normalised image, in x's memory format and dtype."""
+        own = (self.weight, self.bias, self.groups, self.eps)
+        return fewstep_kernels.group_norm_silu(
+            x, *own, shift_before=shift_before, scale=scale, shift=shift, silu=self.silu
+        )
+
+
+class ResidualBlock(nn.Module):
+    """skip(x) + conv_2(norm_2(conv_1(resample(norm_1(x))))), both norms with SiLU, x resampled too.
+
+    The modulation enters at norm_2: added before it (Ho et al. 2020), or as its scale and shift (Dhariwal and Nichol
+    2021, section 3). `resample` is "down" (2x2 mean), "up" (nearest) or None.
+    """
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, resample: str | None = None) -> None:
+        super().__init__()
+        self.resample = resample
+        self.dropout = config.dropout
+        self.scale_shift = config.scale_shift
+        self.modulation_width = 2 * out_channels if config.scale_shift else out_channels
+        self.modulation_start = 0  # set by the U-Net, which packs the projections of all blocks into one
+        self.norm_1 = GroupNorm(in_channels, config.groups, config.eps)
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm_2 = GroupNorm(out_channels, config.groups, config.eps)
+        self.conv_2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """x [B, C_in, H, W], modulation [B, M] -> [B, C_out, H', W']."""
+        h = self.norm_1(x)
+        if self.resample == "down":
+            h, x = functional.avg_pool2d(h, 2), functional.avg_pool2d(x, 2)
+        elif self.resample == "up":
+            h, x = _double(h), _double(x)
+        h = self.conv_1(h)
+        own = modulation[:, self.modulation_start : self.modulation_start + self.modulation_width]
+        if self.scale_shift:
+            scale, shift = own.chunk(2, dim=1)
+            h = self.norm_2(h, scale=scale, shift=shift)
+        else:
+            h = self.norm_2(h, shift_before=own)
+        h = self.conv_2(functional.dropout(h, self.dropout, self.training))
+        result: Tensor = self.skip(x) + h
+        return result
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2, padded by 1 all round, or at the right and bottom alone (`asymmetric`)."""
+
+    def __init__(self, channels: int, asymmetric: bool) -> None:
+        super().__init__()
+        self.asymmetric = asymmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C, H / 2, W / 2]; the modulation is not used."""
+        result: Tensor = self.conv(functional.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+        return result
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C, 2 H, 2 W]; the modulation is not used."""
+        result: Tensor = self.conv(_double(x))
+        return result
+
+
+class SelfAttention(nn.Module):
+    """x + out(attention(q, k, v)) over the pixels of each image; q, k and v are one projection of norm(x)."""
+
+    def __init__(self, channels: int, heads: int, groups: int | None, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.Identity() if groups is None else GroupNorm(channels, groups, eps, silu=False)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = _zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> the same shape."""
+        B, C, H, W = x.shape
+        pixels = self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)  # a view: x is channels-last
+        q, k, v = self.qkv(pixels).view(B, H * W, 3, self.heads, C // self.heads).unbind(2)
+        mixed = fewstep_kernels.attention(q, k, v).view(B, H * W, C)
+        attended: Tensor = self.out(mixed).view(B, H, W, C).permute(0, 3, 1, 2)
+        return x + attended
+
+
+def _double(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _zero(layer: Layer) -> Layer:
+    """A new block ends in zeros, so that training starts from the identity (Dhariwal and Nichol 2021)."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,169 @@
+"""What a U-Net is built from: numbers and choices, checked before anything is allocated."""
+
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Final
+
+from fewstep.fields import Fields
+
+MAX_CHANNELS: Final = 16_384
+MAX_LEVELS: Final = 10
+MAX_LAYERS: Final = 32
+MAX_CLASSES: Final = 1_000_000
+
+TIME_EMBEDDINGS: Final = ("sinusoidal", "fourier")
+DOWN: Final = ("conv", "conv_asymmetric", "block")
+UP: Final = ("conv", "block")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """A U-Net of the pixel DDPM / ADM family (Ho et al. 2020; Dhariwal and Nichol 2021).
+
+    Tuples with one entry a level run from the finest level to the coarsest; `down` and `up` have one entry for
+    each change of resolution between neighbouring levels. A config that cannot be built raises ModelError naming
+    the field and its bounds.
+    """
+
+    in_channels: int
+    out_channels: int  # twice the image's channels where the variance is learned
+    channels: tuple[int, ...]  # the width of each level
+    layers: int  # residual blocks a level on the way down; one more on the way up
+    down_attention: tuple[bool, ...]  # attention after each residual block of the level
+    up_attention: tuple[bool, ...]
+    down: tuple[str, ...]  # "conv": stride 2; "conv_asymmetric": padded right and bottom only; "block": mean in a block
+    up: tuple[str, ...]  # "conv": nearest, then conv; "block": nearest in a residual block
+    mid_attention: bool = True
+    head_dim: int | None = None  # channels of an attention head; None: `heads` heads at every level
+    heads: int = 1
+    groups: int = 32
+    mid_attention_groups: int | None = 32  # groups of the norm before the middle attention; None: no norm there
+    eps: float = 1e-5
+    scale_shift: bool = False  # norm(h) (1 + scale) + shift instead of norm(h + shift)
+    time_embedding: str = "sinusoidal"  # "fourier": fixed random frequencies of log t, and the output divided by t
+    time_channels: int | None = None  # length of the sinusoid, or number of random frequencies; None: channels[0]
+    embed_channels: int | None = None  # None: 4 * channels[0]
+    cos_first: bool = True
+    freq_shift: int = 0
+    num_classes: int | None = None  # rows of the class embedding, a null class included
+    label_range: tuple[float, float] | None = None  # a float label, mapped to 0..1 from this range, instead of classes
+    guidance_range: tuple[float, float] | None = None  # the guidance scale as an input, mapped to 0..1 from this range
+    dropout: float = 0.0
+    center_input: bool = False  # 2 x - 1 first
+
+    def __post_init__(self) -> None:
+        _checked(Fields(asdict(self), "UNetConfig"))
+
+    @property
+    def levels(self) -> int:
+        """Resolutions the U-Net works at."""
+        return len(self.channels)
+
+    @property
+    def time_width(self) -> int:
+        """`time_channels`, or its default."""
+        return self.time_channels or self.channels[0]
+
+    @property
+    def embed_width(self) -> int:
+        """`embed_channels`, or its default."""
+        return self.embed_channels or 4 * self.channels[0]
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return int(2 ** (self.levels - 1))
+
+    def heads_of(self, channels: int) -> int:
+        """Attention heads of a layer with so many channels."""
+        return self.heads if self.head_dim is None else channels // self.head_dim
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON stores it; `from_dict` is the inverse."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "UNetConfig") -> "UNetConfig":
+        """The config that JSON data describes.
+
+        Unknown and missing fields, wrong types and values out of bounds raise ModelError, `where` in front.
+        """
+        given = Fields(data, where).data
+        defaults: dict[str, Any] = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+        return cls(**_checked(Fields({**defaults, **given}, where)))
+
+
+def _checked(read: Fields) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "in_channels": read.integer("in_channels", 1, MAX_CHANNELS),
+        "out_channels": read.integer("out_channels", 1, MAX_CHANNELS),
+        "channels": read.integers("channels", 1, MAX_CHANNELS),
+        "layers": read.integer("layers", 1, MAX_LAYERS),
+        "down_attention": read.flags("down_attention"),
+        "up_attention": read.flags("up_attention"),
+        "down": read.choices("down", DOWN),
+        "up": read.choices("up", UP),
+        "mid_attention": read.flag("mid_attention"),
+        "head_dim": read.optional_integer("head_dim", 1, MAX_CHANNELS),
+        "heads": read.integer("heads", 1, MAX_CHANNELS),
+        "groups": read.integer("groups", 1, MAX_CHANNELS),
+        "mid_attention_groups": read.optional_integer("mid_attention_groups", 1, MAX_CHANNELS),
+        "eps": read.number("eps", 1e-12, 1.0),
+        "scale_shift": read.flag("scale_shift"),
+        "time_embedding": read.choice("time_embedding", TIME_EMBEDDINGS),
+        "time_channels": read.optional_integer("time_channels", 2, MAX_CHANNELS),
+        "embed_channels": read.optional_integer("embed_channels", 1, 4 * MAX_CHANNELS),
+        "cos_first": read.flag("cos_first"),
+        "freq_shift": read.integer("freq_shift", 0, MAX_CHANNELS),
+        "num_classes": read.optional_integer("num_classes", 1, MAX_CLASSES),
+        "label_range": read.numbers("label_range", -1e9, 1e9) if read.has("label_range") else None,
+        "guidance_range": read.numbers("guidance_range", -1e9, 1e9) if read.has("guidance_range") else None,
+        "dropout": read.number("dropout", 0.0, 0.99),
+        "center_input": read.flag("center_input"),
+    }
+    read.finish()
+    _check_levels(read, values)
+    _check_widths(read, values)
+    _check_embeddings(read, values)
+    return values
+
+
+def _check_levels(read: Fields, values: dict[str, Any]) -> None:
+    levels = len(values["channels"])
+    if not 1 <= levels <= MAX_LEVELS:
+        raise read.error("channels", f"has {levels} levels; allowed: 1 to {MAX_LEVELS}")
+    for name, count in (
+        ("down_attention", levels),
+        ("up_attention", levels),
+        ("down", levels - 1),
+        ("up", levels - 1),
+    ):
+        if len(values[name]) != count:
+            raise read.error(name, f"has {len(values[name])} entries; allowed: {count}, for {levels} levels")
+
+
+def _check_widths(read: Fields, values: dict[str, Any]) -> None:
+    groups, head_dim, heads = values["groups"], values["head_dim"], values["heads"]
+    for level, channels in enumerate(values["channels"]):
+        if channels % groups:
+            raise read.error("groups", f"got {groups}; allowed: a divisor of channels[{level}] = {channels}")
+        attends = values["down_attention"][level] or values["up_attention"][level]
+        if attends or (values["mid_attention"] and level == len(values["channels"]) - 1):
+            name, divisor = ("heads", heads) if head_dim is None else ("head_dim", head_dim)
+            if channels % divisor:
+                raise read.error(name, f"got {divisor}; allowed: a divisor of channels[{level}] = {channels}")
+    mid_groups, coarsest = values["mid_attention_groups"], values["channels"][-1]
+    if values["mid_attention"] and mid_groups is not None and coarsest % mid_groups:
+        raise read.error("mid_attention_groups", f"got {mid_groups}; allowed: a divisor of channels[-1] = {coarsest}")
+
+
+def _check_embeddings(read: Fields, values: dict[str, Any]) -> None:
+    time_width = values["time_channels"] or values["channels"][0]
+    if values["time_embedding"] == "sinusoidal" and (time_width % 2 or values["freq_shift"] >= time_width // 2):
+        above = 2 * values["freq_shift"]
+        raise read.error("time_channels", f"got {time_width}; allowed: an even number above 2 freq_shift = {above}")
+    if values["label_range"] is not None and values["num_classes"] is not None:
+        raise read.error("label_range", "is given beside num_classes; allowed: one kind of label")
+    for name in ("label_range", "guidance_range"):
+        ends = values[name]
+        if ends is not None and (len(ends) != 2 or ends[0] >= ends[1]):
+            raise read.error(name, f"got {list(ends)}; allowed: two numbers, the smaller first")

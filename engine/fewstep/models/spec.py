@@ -1,0 +1,194 @@
+"""What a model folder says of itself: `fewstep.json`, beside `model.safetensors`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Final
+
+from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.schedules import from_config
+from fewstep.diffusion.trained import MOST_STEPS, trained_from_config
+from fewstep.errors import ArgumentError
+from fewstep.fields import Fields, shown
+from fewstep.models.net.config import MAX_CLASSES, UNetConfig
+from fewstep.request.conditions import labels_from_config
+from fewstep.request.guidance_input import guidance_from_config
+
+FORMAT: Final = 1
+FAMILIES: Final = ("ddpm", "adm")
+PREDICTIONS: Final = ("eps", "x_0", "v", "flow", "score", "consistency")
+MAX_SIZE: Final = 16_384
+MAX_GUIDANCE: Final = 1e6
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model in numbers and words; everything but the weights.
+
+    Reading is strict: unknown fields, wrong types, values out of bounds, and a schedule, labels or plan that
+    cannot be made raise ModelError naming the field. Names in the file are looked up in lists, never imported.
+    """
+
+    name: str
+    family: str
+    unet: UNetConfig
+    shape: tuple[int, int, int]  # channels, height, width of an image
+    schedule: dict[str, Any]  # as `schedules.from_config` takes it
+    prediction: str
+    plan: dict[str, Any]  # {"sampler": "ddim", "steps": 4, ...}: what `Engine.plan` begins with
+    labels: dict[str, Any] | None = None  # as `labels.labels_from_config` takes it
+    guidance: dict[str, Any] | None = None  # as `guidance_input.guidance_from_config` takes it
+    trained: dict[str, Any] | None = None  # as `trained.trained_from_config` takes it; None: for any plan
+    description: str = ""
+    licence: str = ""
+    source: str = ""
+    notes: tuple[str, ...] = ()  # what a user should know, such as a schedule that had to be assumed
+
+    def __post_init__(self) -> None:
+        _checked(Fields(self.to_dict(), "ModelSpec"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON stores it; `from_dict` is the inverse."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        lists = {"shape": list(self.shape), "notes": list(self.notes)}
+        return {"format": FORMAT} | values | {"unet": self.unet.to_dict()} | lists
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "ModelSpec") -> "ModelSpec":
+        """The spec that JSON data describes; messages start with `where`."""
+        given = Fields(data, where).data
+        defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+        return cls(**_checked(Fields({**defaults, **given}, where)))
+
+
+def _checked(read: Fields) -> dict[str, Any]:
+    read.only("format", FORMAT)
+    values: dict[str, Any] = {
+        "name": read.text("name", max_length=255),
+        "family": read.choice("family", FAMILIES),
+        "unet": UNetConfig.from_dict(read.child("unet").data, read.at("unet")),
+        "shape": read.integers("shape", 1, MAX_SIZE),
+        "schedule": dict(read.child("schedule").data),
+        "prediction": read.choice("prediction", PREDICTIONS),
+        "plan": _plan(read.child("plan")),
+        "labels": _labels(read.child("labels")) if read.has("labels") else None,
+        "guidance": _guidance(read.child("guidance")) if read.has("guidance") else None,
+        "trained": _trained(read.child("trained")) if read.has("trained") else None,
+        **{name: read.text(name) for name in ("description", "licence", "source")},
+        "notes": read.texts("notes"),
+    }
+    read.finish()
+    _check_shape(read, values)
+    _check_labels(read, values)
+    _check_guidance(read, values)
+    _check_plan(read, values)
+    _check_trained(read, values)
+    return values
+
+
+def _plan(read: Fields) -> dict[str, Any]:
+    read.text("sampler", max_length=100)
+    read.integer("steps", 1, MOST_STEPS)
+    for name in ("schedule", "prediction"):
+        if name in read.data:
+            raise read.error(name, "belongs beside the plan, not in it")
+    if "guidance_scale" in read.data:
+        read.number("guidance_scale", -MAX_GUIDANCE, MAX_GUIDANCE)
+    if "guidance_rescale" in read.data:
+        raise read.error("guidance_rescale", "is for a request to ask for; a plan may have a guidance_scale")
+    return dict(read.data)
+
+
+def _labels(read: Fields) -> dict[str, Any]:
+    kind = read.choice("kind", ("classes", "continuous"))
+    values: dict[str, Any]
+    if kind == "classes":
+        count = read.integer("count", 1, MAX_CLASSES)
+        null = read.optional_integer("null", 0, count)
+        values = {"count": count, "null": null}
+    else:
+        values = {"min": read.number("min", -1e9, 1e9), "max": read.number("max", -1e9, 1e9)}
+    read.finish()
+    return {"kind": kind} | values
+
+
+def _guidance(read: Fields) -> dict[str, Any]:
+    values = {name: read.number(name, -1e9, 1e9) for name in ("min", "max", "default")}
+    read.finish()
+    return values
+
+
+def _trained(read: Fields) -> dict[str, Any]:
+    values = {"sampler": read.text("sampler", max_length=100), "steps": list(read.integers("steps", 1, MOST_STEPS))}
+    read.finish()
+    return values
+
+
+def _check_shape(read: Fields, values: dict[str, Any]) -> None:
+    unet, shape, multiple = values["unet"], values["shape"], values["unet"].size_multiple
+    if len(shape) != 3 or shape[0] != unet.in_channels or shape[1] % multiple or shape[2] % multiple:
+        sizes = f"[{unet.in_channels}, H, W] with H and W multiples of {multiple}"
+        raise read.error("shape", f"got {list(shape)}; allowed: {sizes}, as the U-Net has it")
+    learned = values["plan"].get("variance") == "learned_range"
+    counts = (2 * shape[0],) if learned else (shape[0], 2 * shape[0])
+    if unet.out_channels not in counts:
+        allowed = " or ".join(map(str, counts)) + (" (the variance is learned)" if learned else "")
+        raise read.error("unet", f"out_channels: got {unet.out_channels}; allowed: {allowed}")
+
+
+def _check_labels(read: Fields, values: dict[str, Any]) -> None:
+    unet, labels = values["unet"], values["labels"]
+    expected: tuple[int | None, tuple[float, float] | None]
+    if labels is None:
+        expected = (None, None)
+    elif labels["kind"] == "classes":
+        # A null class beyond the last one is a row of the embedding of its own.
+        expected = (labels["count"] + (labels["null"] == labels["count"]), None)
+    else:
+        expected = (None, (labels["min"], labels["max"]))
+    if (unet.num_classes, unet.label_range) != expected:
+        has = f"num_classes {unet.num_classes}, label_range {unet.label_range}"
+        raise read.error("labels", f"got {shown(labels)}; allowed: what the U-Net has, {has}")
+    labels_from_config(labels)
+
+
+def _check_guidance(read: Fields, values: dict[str, Any]) -> None:
+    guidance, unet, labels = values["guidance"], values["unet"], values["labels"]
+    expected = None if guidance is None else (guidance["min"], guidance["max"])
+    if unet.guidance_range != expected:
+        has = f"guidance_range {unet.guidance_range}"
+        raise read.error("guidance", f"got {shown(guidance)}; allowed: what the U-Net has, {has}")
+    with _naming(read, "guidance"):
+        guidance_from_config(guidance)
+    scale = values["plan"].get("guidance_scale", 1)
+    if guidance is not None and "guidance_scale" in values["plan"]:
+        raise read.error("plan", f"guidance_scale: got {scale}; allowed: none beside guidance, whose default says it")
+    if scale != 1 and (labels is None or labels.get("null") is None):
+        raise read.error("plan", f"guidance_scale: got {scale}; allowed: 1, as there is no null label to guide from")
+
+
+def _check_plan(read: Fields, values: dict[str, Any]) -> None:
+    with _naming(read, "schedule"):
+        schedule = from_config(values["schedule"])
+    with _naming(read, "plan"):
+        make_plan(schedule=schedule, prediction=values["prediction"], **values["plan"])
+
+
+def _check_trained(read: Fields, values: dict[str, Any]) -> None:
+    plan = values["plan"]
+    with _naming(read, "trained"):
+        trained = trained_from_config(values["trained"])
+    if trained is not None and not trained.lists(plan["sampler"], plan["steps"]):
+        default = f"{plan['sampler']} with {plan['steps']} steps"
+        raise read.error("trained", f"got {trained}; allowed: what lists the plan of the model, {default}")
+
+
+@contextmanager
+def _naming(read: Fields, name: str) -> Iterator[None]:
+    """What goes wrong inside is the fault of this field of the file."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise read.error(name, str(error)) from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise read.error(name, f"got {shown(read.data[name])}; a value is of the wrong kind") from error

@@ -1,0 +1,1 @@
+"""What a user may ask for, checked, and made into the tensors of a run."""

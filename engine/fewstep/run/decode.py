@@ -1,0 +1,124 @@
+"""The end of a run: from the final x to the images a user gets, by a decoder and as 8-bit pixels where asked for.
+
+Plain torch ops on fixed buffers, so a graph of the run ends in them; once a run, they are not worth a kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.errors import ArgumentError
+from fewstep.run.buffers import Output, StaticBuffers
+from fewstep.run.denoiser import parameter_dtype
+
+OUTPUTS = ("float", "uint8")
+
+
+class Images(NamedTuple):
+    """What a run leaves: tensors of the user's own."""
+
+    values: Tensor  # [B, C', H', W'] float32, or [B, H', W', C'] uint8
+    finite: Tensor | None = None  # [B] bool, beside pixels: those of a NaN cannot be told from others
+
+    @classmethod
+    def cat(cls, parts: Sequence["Images"]) -> "Images":
+        """Those of several batches, in order."""
+        finite = [part.finite for part in parts if part.finite is not None]
+        return cls(torch.cat([part.values for part in parts]), torch.cat(finite) if finite else None)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Images [B, C', H', W'] of x [B, C, H, W], in [-1, 1].
+
+    Attributes:
+        module: called with x in `dtype`, channels last; None where x is the image.
+        shape: (C', H', W') of what it answers.
+        dtype: of its parameters.
+    """
+
+    module: nn.Module | None
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, module: nn.Module | None, shape: tuple[int, int, int], device: torch.device) -> "Decoder":
+        """The decoder a module is for x of `shape`, which it is called with once to learn the shape of its answer.
+
+        Raises:
+            ArgumentError: not a module, or one that does not answer with images.
+        """
+        if module is None:
+            return cls(None, shape, torch.float32)
+        if not isinstance(module, nn.Module):
+            raise ArgumentError("decoder", type(module).__name__, "a torch.nn.Module")
+        module.to(device=device).eval()
+        dtype = parameter_dtype(module)
+        with torch.no_grad():
+            answer = module(torch.zeros(1, *shape, dtype=dtype, device=device))
+        if not isinstance(answer, Tensor) or not answer.is_floating_point() or answer.ndim != 4 or len(answer) != 1:
+            found = f"{answer.dtype} {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+            allowed = f"a module that returns floats [B, C', H', W'] for x {['B', *shape]}"
+            raise ArgumentError("decoder", f"an answer of {found} to one x", allowed)
+        return cls(module, (answer.shape[1], answer.shape[2], answer.shape[3]), dtype)
+
+    def output(self, kind: str) -> Output | None:
+        """What a run for "float" or "uint8" ends in; None where that is x itself.
+
+        Raises:
+            ArgumentError: another kind.
+        """
+        if kind not in OUTPUTS:
+            raise ArgumentError("output", kind, " or ".join(OUTPUTS))
+        if kind == "uint8":
+            return Output(self.shape, torch.uint8)
+        return None if self.module is None else Output(self.shape, torch.float32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Float32 [B, C', H', W']."""
+        if self.module is None:
+            return x.to(torch.float32)
+        images: Tensor = self.module(x.to(self.dtype, memory_format=torch.channels_last))
+        return images.to(torch.float32)
+
+    def images(self, x: Tensor, output: Output | None) -> Images:
+        """Of an x outside the buffers."""
+        if output is None:
+            return Images(x.to(torch.float32))
+        images = self(x)
+        return Images(to_pixels(images), finite_samples(images)) if output.dtype == torch.uint8 else Images(images)
+
+
+def decode(decoder: Decoder, buffers: StaticBuffers) -> None:
+    """The last stage of a run: write the buffers' images from x, as their signature's output says; else nothing."""
+    b = buffers
+    if b.images is None:
+        return
+    images = decoder(b.x)
+    if b.finite is None:
+        b.images.copy_(images)
+    else:
+        b.images.copy_(to_pixels(images))
+        b.finite.copy_(finite_samples(images))
+
+
+def taken(buffers: StaticBuffers, count: int) -> Images:
+    """A copy of what the first `count` slots came to, since a later run reuses the buffers."""
+    b = buffers
+    if b.images is None:
+        return Images(b.x[:count].to(torch.float32, copy=True))
+    return Images(b.images[:count].clone(), None if b.finite is None else b.finite[:count].clone())
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 [B, H, W, C] of images [B, C, H, W] in [-1, 1]: round((x + 1) * 127.5), clamped to 0..255."""
+    pixels = ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1)
+
+
+def finite_samples(images: Tensor) -> Tensor:
+    """[B] bool: whether every value of a sample is finite."""
+    return torch.isfinite(images).flatten(1).all(dim=1)

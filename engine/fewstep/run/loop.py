@@ -1,0 +1,39 @@
+"""The sampling loop: what every runner runs, and the definition of a run on any device."""
+
+from collections.abc import Iterator
+
+from fewstep.run.buffers import StaticBuffers
+from fewstep.run.denoiser import Denoiser
+from fewstep_kernels import STEP_OPS, StepOps
+
+
+def sample_loop(denoiser: Denoiser, buffers: StaticBuffers, steps: int, ops: StepOps = STEP_OPS) -> Iterator[int]:
+    """Run `steps` steps: gather each slot's row, call the model once, update. Yields the step just done.
+
+    Nothing here reads a value back from the device, and nothing but tensors changes between two runs.
+    """
+    b = buffers
+    for i in range(steps):
+        ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_row, b.uncond_row)
+        m = denoiser(b.x_in, b.t, b.conditioning)
+        if b.statistics is not None:
+            ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_row, b.uncond_row)
+        ops.denoise_step(
+            b.x,
+            b.x_in,
+            b.history,
+            b.preview,
+            m,
+            b.row,
+            b.step,
+            b.seed,
+            b.cond_row,
+            b.uncond_row,
+            statistics=b.statistics,
+            noise=b.noise,
+            known=b.known,
+            mask=b.mask,
+            learned_variance=b.signature.learned_variance,
+            stochastic=b.signature.stochastic,
+        )
+        yield i

@@ -1,0 +1,26 @@
+"""Which runner an engine gets: what was asked for, or what the device can do."""
+
+import torch
+
+from fewstep.errors import ArgumentError
+from fewstep.run.graphs import CudaCapturer, GraphRunner
+from fewstep.run.runners import EagerRunner, Runner
+
+GRAPH_SHARE = 4  # of the device's memory, a quarter may be held by graphs
+
+
+def runner_for(runner: str | Runner, device: torch.device) -> Runner:
+    """The runner of a name ("auto", "eager" or "graph") for a device, or what was handed over.
+
+    Raises:
+        ArgumentError: another name, or graphs where there is no CUDA device.
+    """
+    if not isinstance(runner, str):
+        return runner
+    if runner not in ("auto", "eager", "graph"):
+        raise ArgumentError("runner", runner, "auto, eager, graph or a Runner")
+    if runner == "eager" or (runner == "auto" and device.type != "cuda"):
+        return EagerRunner()
+    if device.type != "cuda":
+        raise ArgumentError("runner", runner, f"eager on {device.type}: graphs need a CUDA device")
+    return GraphRunner(CudaCapturer(device), torch.cuda.get_device_properties(device).total_memory // GRAPH_SHARE)
