@@ -106,7 +106,7 @@ def exact_denoiser_map(gaussian: Mixture, signal: float, noise: float) -> tuple[
 
 
 def exact_model(mixture: Mixture, levels: Levels, prediction: str) -> Callable[[Tensor, float], Tensor]:
-    """A model that predicts exactly, for x_in in the levels's coordinates and the levels's own times."""
+    """A model that predicts exactly, for x_in in the levels' coordinates and at their own times."""
     scales = zip(levels.signal_scale[:-1].tolist(), levels.noise_scale[:-1].tolist(), strict=True)
     levels = dict(zip(levels.t.tolist(), scales, strict=True))
 

@@ -239,7 +239,7 @@ def test_a_name_that_is_not_there_is_found_out(code: str) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["loop.sample_loop", "Engine.sample", "samples.images", "engine/fewstep/loop.py", "loop.py", "sample_loop"],
+    ["loop.sample_loop", "Engine.sample", "samples.images", "engine/fewstep/run/loop.py", "loop.py", "sample_loop"],
     ids=["function", "method", "field", "path", "file", "word"],
 )
 def test_a_name_that_is_there_is_known(code: str) -> None:

@@ -243,7 +243,7 @@ def test_describe_shows_what_varies() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 4, 40])
-def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Levels) -> None:
+def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib")
     target = tmp_path / "plan.png"
     figure = make_plan(sampler, schedule_for(sampler), steps).plot(target)
@@ -253,7 +253,7 @@ def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Level
     assert len(update.patches) % steps == 0
 
 
-def test_plot_of_a_plan_without_signal_at_its_start(tmp_path: pathlib.Levels) -> None:
+def test_plot_of_a_plan_without_signal_at_its_start(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib")
     make_plan("ddim", ZERO_SNR, 1, "v").plot(tmp_path / "one.svg")
     with pytest.raises(OutputError, match="cannot write"):
@@ -311,7 +311,7 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.Monkey
         ),
         (lambda: make_plan("ddpm", ZERO_SNR, 4, "score"), "prediction: got 'score'; allowed: x_0, v or flow"),
         (lambda: make_plan("lcm", ZERO_SNR, 4, "eps"), "prediction: got 'eps'; allowed: x_0, v or flow"),
-        (lambda: make_plan("euler", ZERO_SNR, 4, "v"), "path: got a first level with sigma = inf"),
+        (lambda: make_plan("euler", ZERO_SNR, 4, "v"), "levels: got a first level with sigma = inf"),
         (
             lambda: make_plan("ddim", LINEAR, 4, "epsilon"),
             "prediction: got 'epsilon'; allowed: for ddim, eps, x_0, v, flow, score",

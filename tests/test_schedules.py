@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewstep import schedules
-from fewstep.diffusion.schedules import Schedule
+from fewstep.diffusion.schedules import Schedule, exponential_sigmas, karras_sigmas, time_of_sigma
 from fewstep.errors import ArgumentError
 
 VP: dict[str, Schedule] = {
@@ -116,25 +116,25 @@ def test_zero_terminal_snr_keeps_the_first_level_and_empties_the_last(name: str)
 
 def test_karras_sigmas_are_those_of_the_paper() -> None:
     """Ends, the formula in the middle, and the values that consistency models published for 0.002 to 80, rho 7."""
-    sigmas = schedules.karras_sigmas(40, 0.002, 80.0)
+    sigmas = karras_sigmas(40, 0.002, 80.0)
     assert sigmas[[0, -1]] == pytest.approx([80.0, 0.002], rel=1e-12)
     low, high = 0.002 ** (1 / 7), 80.0 ** (1 / 7)
-    assert schedules.karras_sigmas(3, 0.002, 80.0)[1] == pytest.approx(((low + high) / 2) ** 7, rel=1e-12)
-    assert schedules.karras_sigmas(18, 0.002, 80.0)[1] == pytest.approx(57.586, abs=5e-4)
-    assert schedules.karras_sigmas(1, 0.002, 80.0).tolist() == pytest.approx([80.0])
-    assert schedules.karras_sigmas(5, 1.0, 16.0, rho=1.0) == pytest.approx([16, 12.25, 8.5, 4.75, 1])
+    assert karras_sigmas(3, 0.002, 80.0)[1] == pytest.approx(((low + high) / 2) ** 7, rel=1e-12)
+    assert karras_sigmas(18, 0.002, 80.0)[1] == pytest.approx(57.586, abs=5e-4)
+    assert karras_sigmas(1, 0.002, 80.0).tolist() == pytest.approx([80.0])
+    assert karras_sigmas(5, 1.0, 16.0, rho=1.0) == pytest.approx([16, 12.25, 8.5, 4.75, 1])
 
 
 def test_exponential_sigmas_are_a_geometric_series() -> None:
-    assert schedules.exponential_sigmas(5, 0.01, 100.0) == pytest.approx([100, 10, 1, 0.1, 0.01])
+    assert exponential_sigmas(5, 0.01, 100.0) == pytest.approx([100, 10, 1, 0.1, 0.01])
 
 
 def test_time_of_sigma_is_c_noise() -> None:
-    assert schedules.time_of_sigma([1.0, math.e], "edm") == pytest.approx([0.0, 0.25])
-    assert schedules.time_of_sigma([1.0, math.e], "consistency") == pytest.approx([0.0, 250.0])
-    assert np.isfinite(schedules.time_of_sigma([0.0], "consistency")).all()
+    assert time_of_sigma([1.0, math.e], "edm") == pytest.approx([0.0, 0.25])
+    assert time_of_sigma([1.0, math.e], "consistency") == pytest.approx([0.0, 250.0])
+    assert np.isfinite(time_of_sigma([0.0], "consistency")).all()
     with pytest.raises(ArgumentError, match="'edm' or 'consistency'"):
-        schedules.time_of_sigma([1.0], "c_noise")
+        time_of_sigma([1.0], "c_noise")
 
 
 @given(st.floats(0, 999), st.sampled_from(["linear", "scaled linear", "cosine", "sigmoid"]))
@@ -146,7 +146,7 @@ def test_sigma_and_t_are_each_others_inverse(t: float, name: str) -> None:
 @given(st.floats(0.002, 80.0), st.sampled_from(["karras", "exponential"]))
 def test_t_of_a_ve_schedule_is_time_of_sigma_between_levels_too(sigma: float, name: str) -> None:
     time = ALL[name].parameters["time"]
-    assert ALL[name].sigma_to_t(sigma) == pytest.approx(schedules.time_of_sigma(sigma, time), abs=1e-9)
+    assert ALL[name].sigma_to_t(sigma) == pytest.approx(time_of_sigma(sigma, time), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ALL)

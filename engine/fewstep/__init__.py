@@ -1,6 +1,6 @@
 """fewstep: the sampling engine for diffusion U-Nets at 1 to 8 steps."""
 
-from fewstep.diffusion import samplers, schedules
+from fewstep import samplers, schedules
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.trained import Trained
 from fewstep.engine import Engine
@@ -9,6 +9,7 @@ from fewstep.request.conditions import ClassLabels, ContinuousLabels
 from fewstep.request.guidance_input import GuidanceInput
 from fewstep.results import Samples
 from fewstep.run.callbacks import Step
+from fewstep.version import __version__
 
 __all__ = [
     "ArgumentError",
@@ -24,6 +25,7 @@ __all__ = [
     "Step",
     "Trained",
     "UntrainedPlanWarning",
+    "__version__",
     "samplers",
     "schedules",
 ]

@@ -33,7 +33,7 @@ class Levels:
 
     t: Array  # [N] what the model is told; not always whole
     signal_scale: Array  # [N + 1]
-    noise_scale: Array  # [N + 1]; 0 at the end of a levels that ends clean
+    noise_scale: Array  # [N + 1]; 0 where a run ends clean
     kind: Kind = "vp"  # the coordinates of x, see fewstep.schedules
     spacing: str = "explicit"  # how the levels were chosen
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Plan:
     """What a sampler does, as numbers: an immutable value that threads can share.
 
-    Row i takes x from level i of `levels` to level i + 1, in the levels's coordinates; its columns are those of
+    Row i takes x from level i of `levels` to level i + 1, in the levels' coordinates; its columns are those of
     `fewstep_kernels.row`. A run starts from init_scale z, or from an image noised to level 0.
     """
 

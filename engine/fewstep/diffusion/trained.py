@@ -58,7 +58,7 @@ class Trained:
         if not self.lists(plan.sampler, len(plan)):
             asked, instead = f"{plan.sampler} with {steps}", f"ask for {self}"
         elif own is not None and not _same_levels(plan.levels, own(len(plan)).levels):
-            asked = f"{plan.sampler} with {steps} at other noise levels (strength below 1, or a levels of your own)"
+            asked = f"{plan.sampler} with {steps} at other noise levels (strength below 1, or levels of your own)"
             instead = (
                 f"leave them as they are; to start from an image, plan=engine.plan({len(plan)}) begins at one of them"
             )

@@ -1,4 +1,4 @@
-"""The native samplers: pure functions from a levels to a plan, and `make_plan`, which finds the levels too."""
+"""The native samplers: pure functions from levels to a plan, and `make_plan`, which finds the levels too."""
 
 import inspect
 from collections.abc import Callable, Sequence

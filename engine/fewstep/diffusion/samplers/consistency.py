@@ -22,7 +22,7 @@ def consistency(levels: Levels, sigma_data: float = 0.5, sigma_min: float = 0.00
     The levels's x is x_0 + sigma z (kind "ve"). The last row draws no noise. A run starts from sigma z.
     """
     if levels.kind != "ve":
-        allowed = "a levels of kind 've', such as one on schedules.karras()"
+        allowed = "levels of kind 've', such as those of schedules.karras()"
         raise ArgumentError("levels", f"kind {levels.kind!r}", allowed)
     sigma, sigma_next = levels.noise_scale[:-1], levels.noise_scale[1:]
     sigma_data = number("sigma_data", sigma_data, 0, 1e6, open_low=True)
