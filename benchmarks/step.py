@@ -10,7 +10,7 @@ Parity comes first, against the twin in float64: a contender's error may be twic
 graph must equal its eager run bit by bit. What fails has no speed.
 
 The share is of the copy bandwidth measured in the same process, at the fewest bytes the step can move: x read and
-written in float32, every U-Net row's answer read and next input written in bfloat16. `cached` says that all of it fits
+written in float32, every lane's answer read and next input written in bfloat16. `cached` says that all of it fits
 the L2 cache, where a share above 1 is no wonder and one far below it is launch time.
 """
 
@@ -66,15 +66,15 @@ class Case:
         return f"{self.name} batch {self.batch}{guided}{'' if self.kind == 'noise' else ', ' + self.kind}"
 
     @property
-    def rows(self) -> int:
-        """Of the U-Net."""
+    def lanes(self) -> int:
+        """Rows of the network's batch."""
         return self.batch * (2 if self.guided else 1)
 
     def bytes(self) -> int:
         """The fewest a step can move."""
         c, h, w = self.shape
-        statistics = 4 * self.batch + 2 * self.rows if self.kind == "statistics" else 0
-        return c * h * w * (8 * self.batch + 4 * self.rows + statistics)
+        statistics = 4 * self.batch + 2 * self.lanes if self.kind == "statistics" else 0
+        return c * h * w * (8 * self.batch + 4 * self.lanes + statistics)
 
 
 SHAPES = {
@@ -117,11 +117,11 @@ def step_of(ops: ModuleType) -> Step:
     """One step by the ops of `fewstep_kernels`, or by the twins of `fewstep_kernels.reference`."""
 
     def step(b: StaticBuffers, m: Tensor) -> None:
-        ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_row, b.uncond_row)
+        ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_lane, b.uncond_lane)
         if b.statistics is not None:
-            ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_row, b.uncond_row)
+            ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_lane, b.uncond_lane)
         ops.denoise_step(
-            b.x, b.x_in, None, None, m, b.row, b.step, b.seed, b.cond_row, b.uncond_row, b.statistics, b.noise
+            b.x, b.x_in, None, None, m, b.row, b.step, b.seed, b.cond_lane, b.uncond_lane, b.statistics, b.noise
         )
 
     return step
@@ -143,7 +143,7 @@ class Work:
         generator = torch.Generator(device).manual_seed(0)
         plan = plan_of(case, steps)
         x = torch.randn(case.batch, *case.shape, device=device, generator=generator)
-        m = torch.randn(case.rows, *case.shape, device=device, generator=generator).to(torch.bfloat16)
+        m = torch.randn(case.lanes, *case.shape, device=device, generator=generator).to(torch.bfloat16)
         m = m.contiguous(memory_format=torch.channels_last)
         return cls(case, plan, x, m, _filled(case, plan, x, torch.bfloat16))
 
@@ -174,7 +174,7 @@ class Work:
 def _filled(case: Case, plan: Plan, x: Tensor, dtype: torch.dtype) -> StaticBuffers:
     signature = Signature(
         samples=case.batch,
-        rows=case.rows,
+        lanes=case.lanes,
         shape=case.shape,
         steps=len(plan),
         dtype=dtype,

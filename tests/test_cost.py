@@ -229,7 +229,7 @@ def test_the_engines_bytes_are_the_state_once_each_way_and_small_change() -> Non
     subject, image = sd_latents(), 4 * 4 * 64 * 64
     plan = make_plan("ddim", subject.schedule, 4)
     row, table, index = 4 * len(COLUMNS), 4 * len(COLUMNS) * 9, 8
-    begin = (table + 3 * index) + (row + 2 * index + 4)  # index, cond_row, uncond_row read; row, step, index, t written
+    begin = (table + 3 * index) + (row + 2 * index + 4)  # index and both lanes read; row, step, index, t written
     step = row + 4 * index + (2 * image) + (2 * image)  # x and m read, x and x_in written
     assert count_engine(subject, plan, 1).between[0].bytes == begin + step
 

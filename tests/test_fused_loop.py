@@ -64,7 +64,7 @@ PLANS: dict[str, tuple[Callable[[], Plan], bool]] = {
 def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffers:
     """Two samples, both halves each, and an idle slot."""
     signature = Signature(
-        samples=3, rows=5, shape=SAMPLE, steps=len(plan) + 1, dtype=torch.float32, device=torch.device(device),
+        samples=3, lanes=5, shape=SAMPLE, steps=len(plan) + 1, dtype=torch.float32, device=torch.device(device),
         history=plan.history, statistics=plan.statistics, preview=True, known=known, stochastic=plan.stochastic,
     )  # fmt: skip
     buffers = StaticBuffers.allocate(signature)

@@ -49,7 +49,7 @@ def denoise(step: Callable[..., None], case: Case, options: Options) -> dict[str
     history, preview = given.pop("history", case.history), given.pop("preview", case.preview)
     step(
         case.x, case.x_in, history, preview, case.model_output, case.row, case.step, case.seed,
-        case.cond_row, case.uncond_row, **given,
+        case.cond_lane, case.uncond_lane, **given,
     )  # fmt: skip
     written = {"x": case.x, "x_in": case.x_in, "history": history, "preview": preview}
     return {name: tensor for name, tensor in written.items() if tensor is not None}
@@ -66,7 +66,7 @@ def assert_as_good(name: str, ours: Tensor, theirs: Tensor, exact: Tensor) -> No
 
 FORMS: dict[str, tuple[str, ...]] = {
     "plain": (),
-    "one U-Net row a sample": ("one row",),
+    "one lane a sample": ("one row",),
     "deterministic": ("deterministic",),
     "learned variance": ("learned",),
     "no history": ("depth 0",),
@@ -95,7 +95,7 @@ def build(form: Iterable[str], shape: tuple[int, int, int]) -> tuple[Case, Calla
         case.row[:, [COLUMN[f"c_{j}"] for j in range(depth + 1, 5)]] = 0
     if "one row" in asked:
         case.model_output, case.x_in = case.model_output[:3], case.x_in[:3]
-        case.cond_row = case.uncond_row = torch.tensor([1, 0, 2])
+        case.cond_lane = case.uncond_lane = torch.tensor([1, 0, 2])
     if "deterministic" in asked:
         case.row[:, [COLUMN["s"], COLUMN["known_fresh"]]] = 0
     if "wide mask" in asked:
@@ -188,7 +188,7 @@ def test_zero_coefficients_mask_what_a_slot_left_behind(device: str) -> None:
     case.row[:, COLUMN["w"]] = torch.tensor([1.0, 1.0, 0.0])
     for stale in (case.history, case.gradient, case.known, case.mask, case.model_output[:, 2:]):
         stale.fill_(float("nan"))
-    case.model_output[[int(case.uncond_row[0]), int(case.cond_row[2])]] = float("nan")
+    case.model_output[[int(case.uncond_lane[0]), int(case.cond_lane[2])]] = float("nan")
     case = cast(case, torch.float32, device)
     noise = torch.full((7, 3, 2, 3, 5), float("nan"), device=device)
     given = {"gradient": case.gradient, "known": case.known, "mask": case.mask, "noise": noise}
@@ -207,10 +207,10 @@ def test_a_nan_stays_in_its_sample(device: str) -> None:
 
 
 def test_the_idle_row_changes_nothing(device: str) -> None:
-    """Idle slots may share one U-Net row."""
+    """Idle slots may share one lane."""
     case = make_case((2, 3, 5))
     case.row = torch.tensor(IDLE_ROW, dtype=torch.float64).expand(3, -1).clone()
-    case.cond_row = case.uncond_row = torch.tensor([0, 4, 4])
+    case.cond_lane = case.uncond_lane = torch.tensor([0, 4, 4])
     case = cast(case, torch.float32, device)
     before = case.x.clone()
     denoise(fused.denoise_step, case, {"known": case.known, "mask": case.mask})
@@ -227,7 +227,7 @@ def test_a_sample_is_the_same_bits_alone_in_any_slot_and_beside_any_flag(device:
     alone = cast(case, torch.float32, device)
     everything, options = {"gradient": together.gradient, "known": together.known, "mask": together.mask}, {}
     alone.x, alone.preview = alone.x[1:2].clone(), alone.preview[1:2].clone()
-    for name in ("row", "step", "seed", "cond_row", "uncond_row"):
+    for name in ("row", "step", "seed", "cond_lane", "uncond_lane"):
         setattr(alone, name, getattr(alone, name)[1:2].clone())
     statistics = torch.ones(3, 2, device=device)
     denoise(fused.denoise_step, together, everything | {"statistics": statistics})
@@ -252,8 +252,8 @@ def test_the_named_kernels_composed_are_the_fused_pass(device: str) -> None:
         return column(name)[:, None, None, None]
 
     statistics = torch.full((3, 2), float("nan"), device=device)
-    fused.step_statistics(statistics, case.x, case.model_output, row, case.cond_row, case.uncond_row)
-    halves = (case.model_output[rows] for rows in (case.cond_row, case.uncond_row))
+    fused.step_statistics(statistics, case.x, case.model_output, row, case.cond_lane, case.uncond_lane)
+    halves = (case.model_output[rows] for rows in (case.cond_lane, case.uncond_lane))
     m = fused.cfg_combine(*halves, column("w"), column("phi"))
     x_0 = (spread("k_x") * case.x + spread("k_m") * m).clamp(-spread("clip"), spread("clip"))
     z = fused.normal(case.seed, case.step, STREAM_STEP, (C, H, W))
@@ -274,13 +274,13 @@ def test_the_named_kernels_composed_are_the_fused_pass(device: str) -> None:
 def test_begin_step_gathers_each_slots_row_and_stops_at_the_idle_one(device: str, slots: int) -> None:
     table = random(slots, 4, len(COLUMNS), seed=0)
     at = torch.arange(slots) % 5
-    cond_row, uncond_row = torch.randperm(2 * slots, generator=torch.Generator().manual_seed(1)).view(2, slots)
-    uncond_row[::2] = cond_row[::2]
+    cond_lane, uncond_lane = torch.randperm(2 * slots, generator=torch.Generator().manual_seed(1)).view(2, slots)
+    uncond_lane[::2] = cond_lane[::2]
     wanted, got = (
         [
             table.to(device), at.clone().to(device), torch.full((slots, len(COLUMNS)), float("nan"), device=device),
             torch.full((slots,), -1, device=device), torch.full((2 * slots,), -5.0, device=device),
-            cond_row.to(device), uncond_row.to(device),
+            cond_lane.to(device), uncond_lane.to(device),
         ]
         for _ in range(2)
     )  # fmt: skip
@@ -301,8 +301,8 @@ def test_step_statistics_is_as_good_as_its_twin(device: str, shape: tuple[int, i
     case.row[:, COLUMN["phi"]] = torch.tensor([0.7, 0.0, 0.3])
     case.row[:, COLUMN["clip_ratio"]] = torch.tensor([0.9, 0.995, 0.0])
     if form == "one row":
-        case.model_output, case.cond_row = case.model_output[:3], torch.tensor([1, 0, 2])
-        case.uncond_row = case.cond_row
+        case.model_output, case.cond_lane = case.model_output[:3], torch.tensor([1, 0, 2])
+        case.uncond_lane = case.cond_lane
     case.model_output = case.model_output * 3 + 20  # far from centred
     if form == "channels-last bfloat16":
         case.model_output = case.model_output.bfloat16().double()
@@ -313,7 +313,7 @@ def test_step_statistics_is_as_good_as_its_twin(device: str, shape: tuple[int, i
             copy.model_output = copy.model_output.to(memory_format=torch.channels_last)
         statistics = torch.full((3, 2), float("nan"), dtype=dtype, device=device)
         gradient = copy.gradient if form == "gradient" else None
-        given.append((statistics, copy.x, copy.model_output, copy.row, copy.cond_row, copy.uncond_row, gradient))
+        given.append((statistics, copy.x, copy.model_output, copy.row, copy.cond_lane, copy.uncond_lane, gradient))
     if form == "channels-last bfloat16":
         given[0] = (*given[0][:2], given[0][2].bfloat16(), *given[0][3:])
     fused.step_statistics(*given[0])
@@ -359,7 +359,7 @@ def test_statistics_that_nobody_asked_for_read_nothing(device: str) -> None:
     case.gradient.fill_(float("nan"))
     case = cast(case, torch.float32, device)
     statistics = torch.full((3, 2), float("nan"), device=device)
-    given = (case.x, case.model_output, case.row, case.cond_row, case.uncond_row, case.gradient)
+    given = (case.x, case.model_output, case.row, case.cond_lane, case.uncond_lane, case.gradient)
     fused.step_statistics(statistics, *given)
     assert statistics[:, 0].tolist() == [1, 1, 1]
     assert statistics[[0, 2], 1].tolist() == [0, 0]

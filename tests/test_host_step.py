@@ -18,10 +18,10 @@ VIEWS = {"expand", "select", "slice", "unbind", "unsqueeze", "view"}
 
 
 def alone(case: Case) -> Case:
-    """Each sample owns one U-Net row, in order, and all stand at one row of their plans, which differ."""
+    """Each sample owns one lane, in order, and all stand at one row of their plans, which differ."""
     case.x, case.preview, case.row = case.x.float(), case.preview.float(), case.row.float()
     case.model_output, case.x_in = case.model_output[:3].float(), case.x_in[:3].float()
-    case.cond_row = case.uncond_row = torch.arange(3)
+    case.cond_lane = case.uncond_lane = torch.arange(3)
     case.step = torch.full((3,), 2)
     case.row[:, COLUMN["clip"]] = float("inf")
     return case
@@ -53,12 +53,12 @@ def at_different_rows(case: Case) -> None:
 
 
 def out_of_order(case: Case) -> None:
-    case.cond_row = case.uncond_row = torch.tensor([1, 0, 2])
+    case.cond_lane = case.uncond_lane = torch.tensor([1, 0, 2])
 
 
 def guided(case: Case) -> None:
     case.model_output = torch.randn(5, *case.x.shape[1:], generator=torch.Generator().manual_seed(3))
-    case.x_in, case.uncond_row = torch.zeros(5, *case.x.shape[1:]), torch.tensor([4, 3, 2])
+    case.x_in, case.uncond_lane = torch.zeros(5, *case.x.shape[1:]), torch.tensor([4, 3, 2])
 
 
 def with_more_channels(case: Case) -> None:
@@ -75,7 +75,7 @@ FORMS: dict[str, tuple[Change | None, tuple[str, ...]]] = {
     "bfloat16, channels last": (bfloat16, ("noise",)),
     "a NaN": (poisoned, ("noise",)),
     "rows of their own": (at_different_rows, ("noise",)),
-    "U-Net rows out of order": (out_of_order, ("noise",)),
+    "lanes out of order": (out_of_order, ("noise",)),
     "guided": (guided, ("noise",)),
     "input channels behind": (with_more_channels, ("deterministic",)),
     "noise by seed": (None, ()),
@@ -86,7 +86,7 @@ FORMS: dict[str, tuple[Change | None, tuple[str, ...]]] = {
     "learned variance": (None, ("learned", "noise")),
     "learned variance that the plan ignores": (None, ("ignored", "noise")),
 }
-TWINS = list(FORMS)[list(FORMS).index("U-Net rows out of order") :]  # left to the twin
+TWINS = list(FORMS)[list(FORMS).index("lanes out of order") :]  # left to the twin
 
 
 def denoised(module: Any, case: Case, asked: tuple[str, ...]) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ def denoised(module: Any, case: Case, asked: tuple[str, ...]) -> dict[str, Tenso
     known = {"known": case.known.float(), "mask": case.mask.float()} if "known" in asked else {}
     module.denoise_step(
         case.x, case.x_in, history, case.preview, case.model_output, case.row, case.step, case.seed,
-        case.cond_row, case.uncond_row,
+        case.cond_lane, case.uncond_lane,
         statistics=torch.tensor([[1.0, 0.0], [0.7, 0.0], [1.1, 0.0]]) if "statistics" in asked else None,
         noise=noise() if "noise" in asked else None,
         gradient=case.gradient.float() if "gradient" in asked else None,
@@ -131,15 +131,15 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("at", [[0, 0, 0], [3, 3, 3], [7, 7, 7], [0, 2, 3]], ids=["first", "idle", "beyond", "mixed"])
-@pytest.mark.parametrize(("cond_row", "uncond_row", "rows"), ORDERS.values(), ids=ORDERS.keys())
+@pytest.mark.parametrize(("cond_lane", "uncond_lane", "rows"), ORDERS.values(), ids=ORDERS.keys())
 def test_begin_step_is_the_twins_to_the_bit(
-    at: list[int], cond_row: list[int], uncond_row: list[int], rows: int
+    at: list[int], cond_lane: list[int], uncond_lane: list[int], rows: int
 ) -> None:
     table = torch.randn(3, 4, len(COLUMNS), generator=torch.Generator().manual_seed(0))
     wanted, got = (
         [
             table, torch.tensor(at), torch.zeros(3, len(COLUMNS)), torch.full((3,), -1), torch.zeros(rows),
-            torch.tensor(cond_row), torch.tensor(uncond_row),
+            torch.tensor(cond_lane), torch.tensor(uncond_lane),
         ]
         for _ in range(2)
     )  # fmt: skip

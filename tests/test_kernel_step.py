@@ -39,8 +39,8 @@ class Case:
     row: Tensor
     step: Tensor
     seed: Tensor
-    cond_row: Tensor
-    uncond_row: Tensor
+    cond_lane: Tensor
+    uncond_lane: Tensor
     gradient: Tensor
     known: Tensor
     mask: Tensor
@@ -69,8 +69,8 @@ def make_case(shape: tuple[int, int, int], *, learned: bool = False, depth: int 
         row=row,
         step=torch.tensor([5, 0, 2]),
         seed=torch.tensor([7, -3, 2**40]),
-        cond_row=torch.tensor([0, 3, 1]),
-        uncond_row=torch.tensor([4, 3, 2]),
+        cond_lane=torch.tensor([0, 3, 1]),
+        uncond_lane=torch.tensor([4, 3, 2]),
         gradient=random(3, *shape),
         known=random(3, *shape),
         mask=torch.rand(3, 1, *size, generator=generator, dtype=torch.float64),
@@ -80,7 +80,7 @@ def make_case(shape: tuple[int, int, int], *, learned: bool = False, depth: int 
 def run(case: Case, **options: object) -> None:
     denoise_step(
         case.x, case.x_in, case.history, case.preview, case.model_output, case.row, case.step, case.seed,
-        case.cond_row, case.uncond_row, **options,
+        case.cond_lane, case.uncond_lane, **options,
     )  # fmt: skip
 
 
@@ -93,8 +93,8 @@ def expected(case: Case, sample: int, **options: np.ndarray) -> dict[str, np.nda
     return update_one(
         case.row[sample].numpy(),
         case.x[sample].numpy(),
-        case.model_output[case.cond_row[sample]].numpy(),
-        case.model_output[case.uncond_row[sample]].numpy(),
+        case.model_output[case.cond_lane[sample]].numpy(),
+        case.model_output[case.uncond_lane[sample]].numpy(),
         normal(seed, step, STREAM_STEP, shape)[0].double().numpy(),
         [case.history[(int(step) - j) % depth, sample].numpy() for j in range(1, depth + 1)],
         z_known=z_known[0].double().numpy(),
@@ -115,7 +115,7 @@ def test_denoise_step_is_the_formula(shape: tuple[int, int, int], learned: bool,
         np.testing.assert_allclose(case.x[b], want["x"], rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(case.preview[b], want["x_0"], rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(case.history[case.step[b] % 4, b], want["kept"], rtol=1e-12, atol=1e-12)
-        for row in {int(case.cond_row[b]), int(case.uncond_row[b])}:
+        for row in {int(case.cond_lane[b]), int(case.uncond_lane[b])}:
             np.testing.assert_allclose(case.x_in[row], want["x_in"], rtol=1e-12, atol=1e-12)
 
 
@@ -140,7 +140,7 @@ def test_statistics_rescale_and_threshold(phi: float, ratio: float) -> None:
     case.row[:, COLUMN["k_x"]] = 2.0
     wanted = [expected(case, b) for b in range(3)]
     statistics = torch.full((3, 2), float("nan"), dtype=torch.float64)
-    step_statistics(statistics, case.x, case.model_output, case.row, case.cond_row, case.uncond_row)
+    step_statistics(statistics, case.x, case.model_output, case.row, case.cond_lane, case.uncond_lane)
     run(case, statistics=statistics)
     for b, want in enumerate(wanted):
         np.testing.assert_allclose(case.x[b], want["x"], rtol=1e-12, atol=1e-12)
@@ -153,8 +153,8 @@ def test_zero_coefficients_mask_what_a_slot_left_behind() -> None:
     case.row[:, COLUMN["w"]] = torch.tensor([1.0, 1.0, 0.0])
     for stale in (case.history, case.gradient, case.known):
         stale.fill_(float("nan"))
-    case.model_output[case.uncond_row[0]] = float("nan")
-    case.model_output[case.cond_row[2]] = float("nan")
+    case.model_output[case.uncond_lane[0]] = float("nan")
+    case.model_output[case.cond_lane[2]] = float("nan")
     run(case, gradient=case.gradient, known=case.known, mask=case.mask)
     assert torch.isfinite(case.x).all()
     assert torch.isfinite(case.x_in).all()
@@ -174,10 +174,10 @@ def test_given_noise_takes_the_place_of_the_seeds() -> None:
     noise = torch.randn(7, 3, 2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     wanted = []
     for b in range(3):
-        args = (case.row[b].numpy(), case.x[b].numpy(), case.model_output[case.cond_row[b]].numpy())
+        args = (case.row[b].numpy(), case.x[b].numpy(), case.model_output[case.cond_lane[b]].numpy())
         past = [case.history[(int(case.step[b]) - j) % 4, b].numpy() for j in range(1, 5)]
         z = noise[case.step[b] + 1, b].numpy()
-        wanted.append(update_one(*args, case.model_output[case.uncond_row[b]].numpy(), z, past)["x"])
+        wanted.append(update_one(*args, case.model_output[case.uncond_lane[b]].numpy(), z, past)["x"])
     run(case, noise=noise)
     np.testing.assert_allclose(case.x, np.stack(wanted), rtol=1e-12, atol=1e-12)
 
@@ -197,7 +197,7 @@ def test_the_idle_row_changes_nothing() -> None:
     before = case.x.clone()
     run(case, known=case.known, mask=case.mask)
     assert torch.equal(case.x, before)
-    assert torch.equal(case.x_in[case.cond_row], before)
+    assert torch.equal(case.x_in[case.cond_lane], before)
 
 
 def test_begin_step_gathers_each_slots_row_and_stops_at_the_idle_one() -> None:
@@ -208,13 +208,13 @@ def test_begin_step_gathers_each_slots_row_and_stops_at_the_idle_one() -> None:
         torch.zeros(3, dtype=torch.int64),
     )
     t = torch.zeros(5)
-    cond_row, uncond_row = torch.tensor([0, 3, 1]), torch.tensor([4, 3, 2])
-    begin_step(table, index, row, step, t, cond_row, uncond_row)
+    cond_lane, uncond_lane = torch.tensor([0, 3, 1]), torch.tensor([4, 3, 2])
+    begin_step(table, index, row, step, t, cond_lane, uncond_lane)
     assert torch.equal(row, torch.stack([table[0, 0], table[1, 2], table[2, 3]]))
     assert step.tolist() == [0, 2, 3]
     assert index.tolist() == [1, 3, 3]
-    assert torch.equal(t[cond_row], row[:, 0])
-    assert torch.equal(t[uncond_row], row[:, 0])
+    assert torch.equal(t[cond_lane], row[:, 0])
+    assert torch.equal(t[uncond_lane], row[:, 0])
 
 
 def test_bf16_is_rounded_only_where_it_is_stored() -> None:
@@ -259,7 +259,7 @@ def test_the_posterior_asked_for_alone_is_the_fused_one() -> None:
     case.row[:, COLUMN["clip"]] = float("inf")
     case.row[:, COLUMN["w"]] = 1
     case.row[:, [COLUMN[f"c_{j}"] for j in range(1, 5)]] = 0
-    m = case.model_output[case.cond_row]
+    m = case.model_output[case.cond_lane]
     k_x, k_m = (case.row[:, COLUMN[name], None, None, None] for name in ("k_x", "k_m"))
     z = normal(case.seed, case.step, STREAM_STEP, (2, 3, 5)).double()
     alone = posterior_update(case.x, k_x * case.x + k_m * m, m, case.row, z)

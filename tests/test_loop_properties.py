@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import linear
-from fewstep.request.lanes import UNetRows, assign_rows
+from fewstep.request.lanes import Lanes, assign_lanes
 from fewstep.request.start import initial_noise, starting_x
 from fewstep.run.buffers import Signature, Slot, State, StaticBuffers
 from fewstep.run.loop import sample_loop
@@ -63,15 +63,15 @@ def denoiser(x_in: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Ten
     return torch.tanh(0.7 * x_in + shift + t[:, None, None, None] / 1000)
 
 
-def allocate(wished: Sequence[Wish], slots: int) -> tuple[StaticBuffers, UNetRows]:
-    rows = assign_rows([wish.plan for wish in wished])
+def allocate(wished: Sequence[Wish], slots: int) -> tuple[StaticBuffers, Lanes]:
+    rows = assign_lanes([wish.plan for wish in wished])
     signature = Signature(
-        samples=slots, rows=2 * slots + 3, shape=SHAPE, steps=6, dtype=torch.float32, device=torch.device("cpu"),
+        samples=slots, lanes=2 * slots + 3, shape=SHAPE, steps=6, dtype=torch.float32, device=torch.device("cpu"),
         history=2, statistics=True, preview=True, conditioning=(("shift", (), torch.float32),),
     )  # fmt: skip
     buffers = StaticBuffers.allocate(signature)
     shifts = [0.5 if conditional else -0.5 for conditional in rows.conditional]
-    buffers.condition({"shift": torch.tensor([*shifts, *[0.0] * (signature.rows - len(rows))])})
+    buffers.condition({"shift": torch.tensor([*shifts, *[0.0] * (signature.lanes - len(rows))])})
     return buffers, rows
 
 
@@ -87,8 +87,8 @@ def fill(wished: Sequence[Wish], slots: int | None = None, at: Sequence[State] |
     return buffers
 
 
-def slots_of(wished: Sequence[Wish], rows: UNetRows, states: Sequence[State]) -> list[Slot]:
-    owned = zip(rows.cond_row, rows.uncond_row, strict=True)
+def slots_of(wished: Sequence[Wish], rows: Lanes, states: Sequence[State]) -> list[Slot]:
+    owned = zip(rows.cond_lane, rows.uncond_lane, strict=True)
     return [Slot(wish.plan, wish.seed, state, *mine) for wish, state, mine in zip(wished, states, owned, strict=True)]
 
 
@@ -158,19 +158,19 @@ def test_a_slot_is_reused_after_a_nan(wished: list[Wish], newcomer: Wish, slot: 
     alone = finish(fill([newcomer]))[0]
     buffers = fill(wished)
     buffers.x[slot] = float("nan")
-    buffers.x_in[int(buffers.cond_row[slot])] = float("nan")
+    buffers.x_in[int(buffers.cond_lane[slot])] = float("nan")
     finish(buffers, 3)
     assert buffers.history is not None
     buffers.history[:, slot] = float("nan")
     # two rows that nobody owns, before the scratch row of idle slots
     buffers.conditioning["shift"][-3:-1] = torch.tensor([-0.5, 0.5])
-    owned = assign_rows([newcomer.plan])
-    uncond_row, cond_row = buffers.signature.rows - 3, buffers.signature.rows - 2
+    owned = assign_lanes([newcomer.plan])
+    uncond_lane, cond_lane = buffers.signature.lanes - 3, buffers.signature.lanes - 2
     if not owned.conditional[0]:
-        cond_row = uncond_row
+        cond_lane = uncond_lane
     elif len(owned) == 1:
-        uncond_row = cond_row
-    buffers.fill([Slot(newcomer.plan, newcomer.seed, beginning(newcomer), cond_row, uncond_row)], first=slot)
+        uncond_lane = cond_lane
+    buffers.fill([Slot(newcomer.plan, newcomer.seed, beginning(newcomer), cond_lane, uncond_lane)], first=slot)
     finish(buffers, 6)
     assert torch.equal(buffers.x[others], undisturbed[others])
     assert torch.equal(buffers.x[slot], alone)

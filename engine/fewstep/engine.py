@@ -46,9 +46,9 @@ class Engine:
             other plans run with an `UntrainedPlanWarning`.
         device: where it runs; CUDA if there is one.
         dtype: of the network; as it is unless given. x itself is float32 (float64 for a float64 network).
-        batch_invariant: run every batch padded to `max_batch` U-Net rows, so that a sample's bits do not depend on who
+        batch_invariant: run every batch padded to `max_batch` lanes, so that a sample's bits do not depend on who
             shares its batch. Costs the padding.
-        max_batch: U-Net rows in one call, at most; a larger request runs in several batches.
+        max_batch: lanes in one call, at most; a larger request runs in several batches.
         runner: "eager" calls the loop, "graph" replays CUDA graphs of it, "auto" takes graphs on CUDA. Or a `Runner`.
         name: of the model, for the record.
         decoder: what makes images [B, C', H', W'] in [-1, 1] of the final x [B, C, H, W], for a latent model. Any
@@ -376,7 +376,7 @@ class Engine:
             dtype=self.dtype,
             device=self.device,
             watched=watched,
-            padded_rows=self.max_batch if self.batch_invariant else None,
+            padded_lanes=self.max_batch if self.batch_invariant else None,
             output=output,
         )
 

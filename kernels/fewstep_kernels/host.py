@@ -23,14 +23,14 @@ def begin_step(
     row: Tensor,  # [B, K] written
     step: Tensor,  # [B] int64, written
     t: Tensor,  # [R] written
-    cond_row: Tensor,  # [B] int64
-    uncond_row: Tensor,  # [B] int64
+    cond_lane: Tensor,  # [B] int64
+    uncond_lane: Tensor,  # [B] int64
 ) -> None:
     """`reference.begin_step`: a slice of the table where all slots stand at one index and own their rows in order."""
     at = index.tolist()
     here, last = at[0], table.shape[1] - 1
-    if here > last or at != [here] * len(at) or not _in_order(cond_row, len(t)):
-        reference.begin_step(table, index, row, step, t, cond_row, uncond_row)
+    if here > last or at != [here] * len(at) or not _in_order(cond_lane, len(t)):
+        reference.begin_step(table, index, row, step, t, cond_lane, uncond_lane)
         return
     row.copy_(table[:, here])
     t.copy_(row[:, COLUMN["t"]])
@@ -47,8 +47,8 @@ def denoise_step(
     row: Tensor,  # [B, K]
     step: Tensor,  # [B] int64
     seed: Tensor,  # [B] int64
-    cond_row: Tensor,  # [B] int64
-    uncond_row: Tensor,  # [B] int64
+    cond_lane: Tensor,  # [B] int64
+    uncond_lane: Tensor,  # [B] int64
     statistics: Tensor | None = None,  # [B, 2]
     noise: Tensor | None = None,  # [N + 1, B, C, H, W]
     gradient: Tensor | None = None,  # [B, C, H, W]
@@ -59,16 +59,16 @@ def denoise_step(
 ) -> None:
     """`reference.denoise_step`: x_0 = clip(k_x x + k_m m) and x' = a x + b x_0 + e m + s z, and no more.
 
-    That is all where sample b owns U-Net row b alone, nothing is optional, and any noise is given and of one row of
+    That is all where sample b owns lane b alone, nothing is optional, and any noise is given and of one row of
     the plans. Everything else is left to the twin.
     """
     samples, at = len(x), step.tolist()
     z = noise[min(at[0] + 1, len(noise) - 1)] if stochastic and noise is not None and at == at[:1] * samples else None
     plain = history is None and statistics is None and gradient is None and known is None
-    alone = x.shape == x_in.shape == model_output.shape and _in_order(cond_row, samples)
+    alone = x.shape == x_in.shape == model_output.shape and _in_order(cond_lane, samples)
     if not plain or not alone or (stochastic and z is None):
         reference.denoise_step(
-            x, x_in, history, preview, model_output, row, step, seed, cond_row, uncond_row,
+            x, x_in, history, preview, model_output, row, step, seed, cond_lane, uncond_lane,
             statistics, noise, gradient, known, mask, learned_variance, stochastic,
         )  # fmt: skip
         return
@@ -86,6 +86,6 @@ def denoise_step(
     torch.mul(x, c_in_next, out=x_in)
 
 
-def _in_order(cond_row: Tensor, rows: int) -> bool:
+def _in_order(cond_lane: Tensor, rows: int) -> bool:
     """Whether the U-Net's rows are the samples', one each."""
-    return cond_row.tolist() == [*range(rows)]
+    return cond_lane.tolist() == [*range(rows)]

@@ -82,20 +82,20 @@ _register(
     _like_first,
 )
 _register(
-    "begin_step(Tensor table, Tensor(a!) index, Tensor(b!) row, Tensor(c!) step, Tensor(d!) t, Tensor cond_row, "
-    "Tensor uncond_row) -> ()",
+    "begin_step(Tensor table, Tensor(a!) index, Tensor(b!) row, Tensor(c!) step, Tensor(d!) t, Tensor cond_lane, "
+    "Tensor uncond_lane) -> ()",
     reference.begin_step,
     _nothing,
 )
 _register(
-    "step_statistics(Tensor(a!) statistics, Tensor x, Tensor model_output, Tensor row, Tensor cond_row, "
-    "Tensor uncond_row, Tensor? gradient=None) -> ()",
+    "step_statistics(Tensor(a!) statistics, Tensor x, Tensor model_output, Tensor row, Tensor cond_lane, "
+    "Tensor uncond_lane, Tensor? gradient=None) -> ()",
     reference.step_statistics,
     _nothing,
 )
 _register(
     "denoise_step(Tensor(a!) x, Tensor(b!) x_in, Tensor(c!)? history, Tensor(d!)? preview, Tensor model_output, "
-    "Tensor row, Tensor step, Tensor seed, Tensor cond_row, Tensor uncond_row, Tensor? statistics=None, "
+    "Tensor row, Tensor step, Tensor seed, Tensor cond_lane, Tensor uncond_lane, Tensor? statistics=None, "
     "Tensor? noise=None, Tensor? gradient=None, Tensor? known=None, Tensor? mask=None, bool learned_variance=False, "
     "bool stochastic=True) -> ()",
     reference.denoise_step,

@@ -1,6 +1,6 @@
 """The twins: every op in plain torch, same name and signature as its kernel. The definition, and the CPU path.
 
-Shapes: B samples of C, H, W; R U-Net rows (R >= B: a guided sample owns two); K = len(COLUMNS); D history depth.
+Shapes: B samples of C, H, W; R lanes (R >= B: a guided sample owns two); K = len(COLUMNS); D history depth.
 Everything is computed in the dtype of `row`, or in float32 (float64 for float64 inputs); only results are rounded.
 """
 
@@ -83,9 +83,9 @@ def begin_step(
     index: Tensor,  # [B] int64, advanced in place up to N
     row: Tensor,  # [B, K] written
     step: Tensor,  # [B] int64, written: the index of the row gathered
-    t: Tensor,  # [R] float32, written: the time of every U-Net row
-    cond_row: Tensor,  # [B] int64
-    uncond_row: Tensor,  # [B] int64; equal to cond_row where a sample owns one U-Net row
+    t: Tensor,  # [R] float32, written: the time of every lane
+    cond_lane: Tensor,  # [B] int64
+    uncond_lane: Tensor,  # [B] int64; equal to cond_lane where a sample owns one lane
 ) -> None:
     """Gather each slot's row and time, and advance its index. A slot past its end gathers the idle row, x' = x."""
     last = table.shape[1] - 1
@@ -93,8 +93,8 @@ def begin_step(
     torch.gather(table, 1, step.view(-1, 1, 1).expand(-1, 1, table.shape[2]), out=row.unsqueeze(1))
     now = row[:, COLUMN["t"]].to(t.dtype)
     if t.shape[0] > row.shape[0]:
-        t.index_copy_(0, uncond_row, now)
-    t.index_copy_(0, cond_row, now)
+        t.index_copy_(0, uncond_lane, now)
+    t.index_copy_(0, cond_lane, now)
     torch.add(step, 1, out=index).clamp_(max=last)
 
 
@@ -103,16 +103,16 @@ def step_statistics(
     x: Tensor,  # [B, C, H, W]
     model_output: Tensor,  # [R, C or 2C, H, W]
     row: Tensor,  # [B, K]
-    cond_row: Tensor,  # [B] int64
-    uncond_row: Tensor,  # [B] int64
+    cond_lane: Tensor,  # [B] int64
+    uncond_lane: Tensor,  # [B] int64
     gradient: Tensor | None = None,  # [B, C, H, W]
 ) -> None:
     """The two numbers a sample's update needs from the whole of it: for guidance rescale and dynamic thresholding."""
     channels, wide, columns = x.shape[1], row.dtype, _columns(row)
-    cond = _rows(model_output, cond_row, channels).to(wide)
-    guided = _prediction(model_output, columns, cond_row, uncond_row, None, None, channels)
+    cond = _rows(model_output, cond_lane, channels).to(wide)
+    guided = _prediction(model_output, columns, cond_lane, uncond_lane, None, None, channels)
     statistics[:, 0] = _rescale_factor(_std(cond), _std(guided), row[:, COLUMN["phi"]])
-    m = _prediction(model_output, columns, cond_row, uncond_row, statistics, gradient, channels)
+    m = _prediction(model_output, columns, cond_lane, uncond_lane, statistics, gradient, channels)
     x_0 = (columns["k_x"] * x.to(wide) + columns["k_m"] * m).abs().flatten(1)
     ratio = row[:, COLUMN["clip_ratio"]]
     statistics[:, 1] = torch.where(ratio == 0, 0.0, _quantile(x_0, ratio))
@@ -127,8 +127,8 @@ def denoise_step(
     row: Tensor,  # [B, K] from `begin_step`
     step: Tensor,  # [B] int64 from `begin_step`
     seed: Tensor,  # [B] int64
-    cond_row: Tensor,  # [B] int64
-    uncond_row: Tensor,  # [B] int64
+    cond_lane: Tensor,  # [B] int64
+    uncond_lane: Tensor,  # [B] int64
     statistics: Tensor | None = None,  # [B, 2] from `step_statistics`, where a row rescales or thresholds
     noise: Tensor | None = None,  # [N + 1, B, C, H, W] given instead of Philox: initial, then row by row
     gradient: Tensor | None = None,  # [B, C, H, W] added to m with weight g
@@ -139,14 +139,14 @@ def denoise_step(
 ) -> None:
     """All that happens between two U-Net calls, for a batch whose samples may be at different rows of different plans.
 
-    guide, estimate, clip, update, history, re-noise, and the next model input for every U-Net row a sample owns: the
+    guide, estimate, clip, update, history, re-noise, and the next model input for every lane a sample owns: the
     formulas are those of `fewstep_kernels.row`. A zero coefficient masks its operand, so what a slot's last sample left
     behind cannot reach the next one.
     """
     channels, columns = x.shape[1], _columns(row)
-    m = _prediction(model_output, columns, cond_row, uncond_row, statistics, gradient, channels)
+    m = _prediction(model_output, columns, cond_lane, uncond_lane, statistics, gradient, channels)
     x_0 = _clip(torch.addcmul(columns["k_x"] * x, columns["k_m"], m), columns, statistics)
-    v = model_output.index_select(0, cond_row)[:, channels:] if learned_variance else None
+    v = model_output.index_select(0, cond_lane)[:, channels:] if learned_variance else None
     z = _step_noise(x, seed, step, noise) if stochastic else None
     updated = _posterior(x, x_0, m, columns, z, v)
     if history is not None:
@@ -159,9 +159,9 @@ def denoise_step(
         preview.copy_(x_0)
     scaled = (columns["c_in_next"] * updated).to(x_in.dtype)
     written = x_in if x_in.shape[1] == channels else x_in[:, :channels]
-    written.index_copy_(0, cond_row, scaled)
+    written.index_copy_(0, cond_lane, scaled)
     if x_in.shape[0] > x.shape[0]:
-        written.index_copy_(0, uncond_row, scaled)
+        written.index_copy_(0, uncond_lane, scaled)
 
 
 def group_norm_silu(
@@ -239,7 +239,7 @@ def _columns(row: Tensor) -> dict[str, Tensor]:  # [B, K] -> [B, 1, 1, 1] each
 
 
 def _rows(model_output: Tensor, which: Tensor, channels: int) -> Tensor:
-    """Some U-Net rows, [B, channels, H, W]. Unlike indexing, index_select wakes no thread for so small a tensor."""
+    """Some lanes, [B, channels, H, W]. Unlike indexing, index_select wakes no thread for so small a tensor."""
     picked = model_output.index_select(0, which)
     return picked if picked.shape[1] == channels else picked[:, :channels]
 
@@ -287,16 +287,16 @@ def _rescale_factor(std_cond: Tensor, std_guided: Tensor, phi: Tensor) -> Tensor
 def _prediction(
     model_output: Tensor,
     columns: dict[str, Tensor],
-    cond_row: Tensor,
-    uncond_row: Tensor,
+    cond_lane: Tensor,
+    uncond_lane: Tensor,
     statistics: Tensor | None,
     gradient: Tensor | None,
     channels: int,
 ) -> Tensor:
-    wide, batch = columns["w"].dtype, cond_row.shape[0]
-    m = _rows(model_output, cond_row, channels).to(wide)
+    wide, batch = columns["w"].dtype, cond_lane.shape[0]
+    m = _rows(model_output, cond_lane, channels).to(wide)
     if model_output.shape[0] > batch:
-        m = _guided(m, _rows(model_output, uncond_row, channels).to(wide), columns["w"])
+        m = _guided(m, _rows(model_output, uncond_lane, channels).to(wide), columns["w"])
     if statistics is not None:
         m = m * _spread(statistics[:, 0], wide)
     if gradient is not None:

@@ -42,7 +42,7 @@ def evaluate(
     bpd: Annotated[bool, typer.Option("--bpd", help="Also the variational bound, in bits a dimension.")] = False,
     bpd_images: Annotated[int, typer.Option(help="Held-out digits for the bound.")] = 64,
     beside: Annotated[list[Path] | None, typer.Option(help="An evaluate.json to draw too; may be given again.")] = None,
-    batch: Annotated[int, typer.Option(help="U-Net rows at once.")] = 64,
+    batch: Annotated[int, typer.Option(help="lanes at once.")] = 64,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for evaluate.json, quality.png and sheets.")
     ] = None,

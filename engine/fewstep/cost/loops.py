@@ -50,10 +50,10 @@ class Counted:
 @torch.no_grad()
 def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
     """`sample_loop` over static buffers, as every runner executes it."""
-    rows = 2 * batch if plan.guided else batch
+    lanes = 2 * batch if plan.guided else batch
     signature = Signature(
         samples=batch,
-        rows=rows,
+        lanes=lanes,
         shape=subject.shape,
         steps=table_capacity(len(plan)),
         dtype=DTYPE,
@@ -62,7 +62,7 @@ def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
         learned_variance=plan.learned_variance,
         stochastic=plan.stochastic,
         statistics=plan.statistics,
-        conditioning=subject.conditioning(rows),
+        conditioning=subject.conditioning(lanes),
     )
     buffers, counter = StaticBuffers.allocate(signature), CostCounter()
     module = ModuleDenoiser(subject.network, label_argument_of(subject.network), (subject.channels,))

@@ -67,13 +67,13 @@ class Subject:
         """Whether the network answers with 2C channels."""
         return self.channels == 2 * self.shape[0]
 
-    def conditioning(self, rows: int) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-        """What each of `rows` network rows is given beside x and t, as a `Signature` names it."""
+    def conditioning(self, lanes: int) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+        """What each of so many lanes is given beside x and t, as a `Signature` names it."""
         given: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()
         if self.takes_guidance:
             given += ((GUIDANCE, (), torch.float32),)
         if self.labels is not None:
-            labels = self.labels.rows([self.labels.example] * rows, rows)
+            labels = self.labels.rows([self.labels.example] * lanes, lanes)
             given += (("labels", tuple(labels.shape[1:]), labels.dtype),)
         return given
 

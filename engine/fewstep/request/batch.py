@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
-from fewstep.request.lanes import assign_rows, condition_rows, halves_of
+from fewstep.request.lanes import assign_lanes, condition_lanes, halves_of
 from fewstep.request.request import Request
 from fewstep.request.start import starting_x
 from fewstep.run.buffers import Output, Signature, Slot, State, StaticBuffers, as_int64, table_capacity
@@ -33,19 +33,19 @@ class Batch:
         buffers.fill(self.slots)
 
 
-def split(request: Request, max_rows: int) -> list[tuple[int, ...]]:
-    """The samples in order, cut where a batch would own more than `max_rows` U-Net rows.
+def split(request: Request, max_lanes: int) -> list[tuple[int, ...]]:
+    """The samples in order, cut where a batch would own more than `max_lanes` lanes.
 
     Raises:
-        ArgumentError: a guided sample where there is one row.
+        ArgumentError: a guided sample where there is one lane.
     """
     batches: list[list[int]] = []
-    used = max_rows + 1
+    used = max_lanes + 1
     for sample, plan in enumerate(request.plans):
         owned = 2 if halves_of(plan) == "both" else 1
-        if owned > max_rows:
-            raise ArgumentError("max_batch", max_rows, "at least 2: a guided sample owns two U-Net rows")
-        if used + owned > max_rows:
+        if owned > max_lanes:
+            raise ArgumentError("max_batch", max_lanes, "at least 2: a guided sample owns two lanes")
+        if used + owned > max_lanes:
             batches.append([])
             used = 0
         batches[-1].append(sample)
@@ -62,7 +62,7 @@ def assemble(
     dtype: torch.dtype,
     device: torch.device,
     watched: bool,
-    padded_rows: int | None = None,
+    padded_lanes: int | None = None,
     output: Output | None = None,
 ) -> Batch:
     """One batch.
@@ -70,24 +70,24 @@ def assemble(
     Args:
         samples: which samples of the request.
         watched: a callback wants previews.
-        padded_rows: run as this many slots and U-Net rows, whoever is there. One more row is scratch for idle slots.
+        padded_lanes: run as this many slots and lanes, whoever is there. One more lane is scratch for idle slots.
         output: what the run ends in; None for x.
     """
     plans = [request.plans[sample] for sample in samples]
     noise = None if request.noise is None else request.noise[:, list(samples)]
     if noise is None and device.type == "cpu":
         noise = drawn_ahead(plans, [request.seeds[sample] for sample in samples], z[list(samples)])
-    owned = assign_rows(plans)
-    rows = len(owned) if padded_rows is None else padded_rows + 1
-    conditioning = condition_rows(
+    owned = assign_lanes(plans)
+    lanes = len(owned) if padded_lanes is None else padded_lanes + 1
+    conditioning = condition_lanes(
         owned,
-        rows,
+        lanes,
         {name: tensor[list(samples)] for name, tensor in request.conditioning.items()},
         {name: tensor[list(samples)] for name, tensor in request.negative.items()},
     )
     signature = Signature(
-        samples=len(samples) if padded_rows is None else padded_rows,
-        rows=rows,
+        samples=len(samples) if padded_lanes is None else padded_lanes,
+        lanes=lanes,
         shape=shape,
         steps=table_capacity(max(len(plan) for plan in plans)),
         dtype=dtype,
@@ -107,8 +107,8 @@ def assemble(
             plan=request.plans[sample],
             seed=request.seeds[sample],
             state=_beginning(request, sample, z[sample]),
-            cond_row=owned.cond_row[slot],
-            uncond_row=owned.uncond_row[slot],
+            cond_lane=owned.cond_lane[slot],
+            uncond_lane=owned.uncond_lane[slot],
             noise=None if noise is None else noise[:, slot],
             known=None if request.mask is None or request.image is None else request.image[sample],
             mask=None if request.mask is None else request.mask[sample],

@@ -1,8 +1,8 @@
-"""Guidance: which U-Net rows a sample owns, and what condition each row carries.
+"""Which lanes a sample owns, and what condition each of them carries. A lane is a row of the network's batch.
 
-m = uncond + w (cond - uncond) (Ho and Salimans 2022, in diffusers' convention). Both halves run in one U-Net batch. A
-plan whose w is 1 on every row needs the conditional half alone, one whose w is 0 the unconditional half alone: the
-sample then owns a single U-Net row that carries the half it needs, and nothing is combined.
+m = uncond + w (cond - uncond) (Ho and Salimans 2022, in diffusers' convention). Both halves run in one batch. A plan
+whose w is 1 on every row needs the conditional half alone, one whose w is 0 the unconditional half alone: the sample
+then owns a single lane that carries the half it needs, and nothing is combined.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ Halves = Literal["cond", "uncond", "both"]
 
 
 @dataclass(frozen=True)
-class UNetRows:
-    """The rows of the U-Net batch. `source[r]` is the sample a row belongs to, `conditional[r]` which half it is."""
+class Lanes:
+    """Who owns which lane: the i-th is of sample `source[i]`, and `conditional[i]` says which half of it."""
 
-    cond_row: tuple[int, ...]
-    uncond_row: tuple[int, ...]
+    cond_lane: tuple[int, ...]
+    uncond_lane: tuple[int, ...]
     source: tuple[int, ...]
     conditional: tuple[bool, ...]
 
@@ -39,40 +39,40 @@ def halves_of(plan: Plan) -> Halves:
     return "uncond" if (w == 0).all() else "both"
 
 
-def assign_rows(plans: Sequence[Plan]) -> UNetRows:
-    """One U-Net row per sample, in order, and behind them a second one for each sample that needs both halves."""
+def assign_lanes(plans: Sequence[Plan]) -> Lanes:
+    """One lane per sample, in order, and behind them a second one for each sample that needs both halves."""
     halves = [halves_of(plan) for plan in plans]
     source = list(range(len(plans)))
     conditional = [half != "uncond" for half in halves]
-    uncond_row = list(source)
+    uncond_lane = list(source)
     for sample, half in enumerate(halves):
         if half == "both":
-            uncond_row[sample] = len(source)
+            uncond_lane[sample] = len(source)
             source.append(sample)
             conditional.append(False)
-    return UNetRows(tuple(range(len(plans))), tuple(uncond_row), tuple(source), tuple(conditional))
+    return Lanes(tuple(range(len(plans))), tuple(uncond_lane), tuple(source), tuple(conditional))
 
 
-def condition_rows(
-    rows: UNetRows,
+def condition_lanes(
+    lanes: Lanes,
     total: int,
     conditioning: Mapping[str, Tensor],
     negative: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """The conditioning of each U-Net row.
+    """The conditioning of each lane.
 
     Args:
-        rows: who owns which row.
-        total: rows of the U-Net batch; those nobody owns repeat the first, so that they hold something valid.
+        lanes: who owns which.
+        total: lanes of the batch; those nobody owns repeat the first, so that they hold something valid.
         conditioning: each [B, ...], the condition of every sample.
         negative: each [B, ...], what stands in its place without the condition.
 
     Returns:
         each [total, ...].
     """
-    spare = [0] * (total - len(rows))
-    source = torch.tensor([*rows.source, *spare])
-    conditional = torch.tensor([*rows.conditional, *([rows.conditional[0]] * len(spare))])
+    spare = [0] * (total - len(lanes))
+    source = torch.tensor([*lanes.source, *spare])
+    conditional = torch.tensor([*lanes.conditional, *([lanes.conditional[0]] * len(spare))])
     result = {}
     for name, cond in conditioning.items():
         gathered = cond[source.to(cond.device)]

@@ -26,11 +26,12 @@ class Output:
 class Signature:
     """What the shapes and the work of a step depend on. Two runs of one signature differ only in values.
 
-    `samples` slots share `rows` U-Net rows; `steps` is the longest plan that fits (see `table_capacity`).
+    `samples` slots share `lanes` rows of the network's batch; `steps` is the longest plan that fits (see
+    `table_capacity`).
     """
 
     samples: int
-    rows: int
+    lanes: int
     shape: tuple[int, int, int]
     steps: int
     dtype: torch.dtype
@@ -42,7 +43,7 @@ class Signature:
     preview: bool = False
     given_noise: bool = False
     known: bool = False
-    conditioning: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()  # name, shape of a row, dtype
+    conditioning: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()  # name, shape of a lane, dtype
     output: Output | None = None
 
     @property
@@ -73,8 +74,8 @@ class Slot:
     plan: Plan
     seed: int
     state: State  # where it begins
-    cond_row: int  # the U-Net row that carries its condition
-    uncond_row: int  # and the one that goes without; the same where it owns one row
+    cond_lane: int  # the lane that carries its condition
+    uncond_lane: int  # and the one that goes without; the same where it owns one lane
     noise: Tensor | None = None  # [N + 1, C, H, W] given noise: initial, then row by row
     known: Tensor | None = None  # [C, H, W]
     mask: Tensor | None = None  # [1, H, W]
@@ -82,7 +83,7 @@ class Slot:
 
 @dataclass
 class StaticBuffers:
-    """A run's tensors; B = samples, R = U-Net rows, N = steps, K = columns, D = history."""
+    """A run's tensors; B = samples, R = lanes, N = steps, K = columns, D = history."""
 
     signature: Signature
     table: Tensor  # [B, N + 1, K] the plan of each slot, idle rows behind its end
@@ -90,8 +91,8 @@ class StaticBuffers:
     row: Tensor  # [B, K] the row of this step
     step: Tensor  # [B] int64 its index
     seed: Tensor  # [B] int64
-    cond_row: Tensor  # [B] int64 which U-Net row carries a slot's condition
-    uncond_row: Tensor  # [B] int64 and which goes without; the same row where the slot has one
+    cond_lane: Tensor  # [B] int64 which lane carries a slot's condition
+    uncond_lane: Tensor  # [B] int64 and which goes without; the same lane where the slot has one
     t: Tensor  # [R]
     x_in: Tensor  # [R, C, H, W] channels last
     x: Tensor  # [B, C, H, W]
@@ -107,8 +108,8 @@ class StaticBuffers:
 
     @classmethod
     def allocate(cls, signature: Signature) -> "StaticBuffers":
-        """Buffers with every slot idle: an idle slot maps x to itself and writes the last U-Net row."""
-        samples, rows, steps = signature.samples, signature.rows, signature.steps
+        """Buffers with every slot idle: an idle slot maps x to itself and writes the last lane."""
+        samples, lanes, steps = signature.samples, signature.lanes, signature.steps
         per_sample = (samples, *signature.shape)
         idle = torch.tensor(IDLE_ROW, dtype=signature.state_dtype, device=signature.device)
 
@@ -125,12 +126,12 @@ class StaticBuffers:
             row=zeros(samples, len(COLUMNS)),
             step=whole(0),
             seed=whole(0),
-            cond_row=whole(rows - 1),
-            uncond_row=whole(rows - 1),
-            t=zeros(rows),
-            x_in=zeros(rows, *signature.shape, dtype=signature.dtype).to(memory_format=torch.channels_last),
+            cond_lane=whole(lanes - 1),
+            uncond_lane=whole(lanes - 1),
+            t=zeros(lanes),
+            x_in=zeros(lanes, *signature.shape, dtype=signature.dtype).to(memory_format=torch.channels_last),
             x=zeros(*per_sample),
-            conditioning={name: zeros(rows, *row, dtype=dtype) for name, row, dtype in signature.conditioning},
+            conditioning={name: zeros(lanes, *lane, dtype=dtype) for name, lane, dtype in signature.conditioning},
             history=zeros(signature.history, *per_sample) if signature.history else None,
             preview=zeros(*per_sample) if signature.preview else None,
             statistics=zeros(samples, 2) if signature.statistics else None,
@@ -143,8 +144,8 @@ class StaticBuffers:
     def clear(self) -> None:
         """Let every slot idle."""
         self.index.fill_(self.signature.steps)
-        self.cond_row.fill_(self.signature.rows - 1)
-        self.uncond_row.fill_(self.signature.rows - 1)
+        self.cond_lane.fill_(self.signature.lanes - 1)
+        self.uncond_lane.fill_(self.signature.lanes - 1)
 
     def fill(self, slots: Sequence[Slot], first: int = 0) -> None:
         """Give slots `first`, `first` + 1, ... to samples, and write the model input of their next rows.
@@ -157,15 +158,15 @@ class StaticBuffers:
         self.table[here].copy_(torch.stack(padded))
         self.index[here].copy_(torch.tensor([slot.state.index for slot in slots]))
         self.seed[here].copy_(torch.tensor([as_int64(slot.seed) for slot in slots]))
-        self.cond_row[here].copy_(torch.tensor([slot.cond_row for slot in slots]))
-        self.uncond_row[here].copy_(torch.tensor([slot.uncond_row for slot in slots]))
+        self.cond_lane[here].copy_(torch.tensor([slot.cond_lane for slot in slots]))
+        self.uncond_lane[here].copy_(torch.tensor([slot.uncond_lane for slot in slots]))
         self.x[here].copy_(torch.stack([slot.state.x for slot in slots]))
         for place, slot in enumerate(slots, start=first):
             self._fill_optional(place, slot)
         c_in = torch.stack([plan[slot.state.index, COLUMN["c_in"]] for plan, slot in zip(padded, slots, strict=True)])
         scaled = (c_in.to(self.x.device)[:, None, None, None] * self.x[here]).to(self.x_in.dtype)
-        for rows in (self.cond_row[here], self.uncond_row[here]):
-            self.x_in[:, : scaled.shape[1]].index_copy_(0, rows, scaled)
+        for lanes in (self.cond_lane[here], self.uncond_lane[here]):
+            self.x_in[:, : scaled.shape[1]].index_copy_(0, lanes, scaled)
 
     def _fill_optional(self, place: int, slot: Slot) -> None:
         for age, kept in enumerate([] if slot.state.history is None else slot.state.history, start=1):
@@ -190,7 +191,7 @@ class StaticBuffers:
         return State(self.x[slot].clone(), history, index)
 
     def condition(self, conditioning: Mapping[str, Tensor]) -> None:
-        """Refill the conditioning of every U-Net row; the names, shapes and dtypes are the signature's."""
+        """Refill the conditioning of every lane; the names, shapes and dtypes are the signature's."""
         for name, rows in conditioning.items():
             self.conditioning[name].copy_(rows)
 

@@ -14,10 +14,10 @@ def sample_loop(denoiser: Denoiser, buffers: StaticBuffers, steps: int, ops: Ste
     """
     b = buffers
     for i in range(steps):
-        ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_row, b.uncond_row)
+        ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_lane, b.uncond_lane)
         m = denoiser(b.x_in, b.t, b.conditioning)
         if b.statistics is not None:
-            ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_row, b.uncond_row)
+            ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_lane, b.uncond_lane)
         ops.denoise_step(
             b.x,
             b.x_in,
@@ -27,8 +27,8 @@ def sample_loop(denoiser: Denoiser, buffers: StaticBuffers, steps: int, ops: Ste
             b.row,
             b.step,
             b.seed,
-            b.cond_row,
-            b.uncond_row,
+            b.cond_lane,
+            b.uncond_lane,
             statistics=b.statistics,
             noise=b.noise,
             known=b.known,

@@ -28,13 +28,13 @@ def _combined(cond, uncond, w):
 
 @triton.jit
 def prediction(
-    model_output_ptr, gradient_ptr, row_ptr, sample, cond_row, uncond_row, factor, element, inside, size, stride,
+    model_output_ptr, gradient_ptr, row_ptr, sample, cond_lane, uncond_lane, factor, element, inside, size, stride,
     gradient_stride, GUIDED: tl.constexpr,
 ):  # fmt: skip
-    """m of a step: guided where samples own two U-Net rows, rescaled by `factor`, plus g times the gradient."""
-    cond_ptr = model_output_ptr + offsets(cond_row, element, size, stride)
+    """m of a step: guided where samples own two lanes, rescaled by `factor`, plus g times the gradient."""
+    cond_ptr = model_output_ptr + offsets(cond_lane, element, size, stride)
     if GUIDED:
-        uncond_ptr = model_output_ptr + offsets(uncond_row, element, size, stride)
+        uncond_ptr = model_output_ptr + offsets(uncond_lane, element, size, stride)
         m = guided(cond_ptr, uncond_ptr, tl.load(row_ptr + W), inside)
     else:
         m = tl.load(cond_ptr, mask=inside, other=0.0).to(tl.float32)
@@ -48,7 +48,7 @@ def prediction(
 
 @triton.jit
 def rescale_factor(
-    cond_ptr, uncond_ptr, cond_row, uncond_row, cond_stride, uncond_stride, size, n, w, phi, BLOCK: tl.constexpr
+    cond_ptr, uncond_ptr, cond_lane, uncond_lane, cond_stride, uncond_stride, size, n, w, phi, BLOCK: tl.constexpr
 ):  # fmt: skip
     """phi std(cond) / std(m) + 1 - phi over one sample, by one program: means first, then centred squares."""
     factor = tl.full((), 1.0, tl.float32)
@@ -57,7 +57,7 @@ def rescale_factor(
         for start in range(0, n, BLOCK):
             inside = start + tl.arange(0, BLOCK) < n
             cond, m = _halves(
-                cond_ptr, uncond_ptr, cond_row, uncond_row, cond_stride, uncond_stride, size, start, inside, w
+                cond_ptr, uncond_ptr, cond_lane, uncond_lane, cond_stride, uncond_stride, size, start, inside, w
             )
             cond_sum += cond
             m_sum += m
@@ -66,7 +66,7 @@ def rescale_factor(
         for start in range(0, n, BLOCK):
             inside = start + tl.arange(0, BLOCK) < n
             cond, m = _halves(
-                cond_ptr, uncond_ptr, cond_row, uncond_row, cond_stride, uncond_stride, size, start, inside, w
+                cond_ptr, uncond_ptr, cond_lane, uncond_lane, cond_stride, uncond_stride, size, start, inside, w
             )
             cond_sum += tl.where(inside, (cond - cond_mean) * (cond - cond_mean), 0.0)
             m_sum += tl.where(inside, (m - m_mean) * (m - m_mean), 0.0)
@@ -75,10 +75,10 @@ def rescale_factor(
 
 
 @triton.jit
-def _halves(cond_ptr, uncond_ptr, cond_row, uncond_row, cond_stride, uncond_stride, size, start, inside, w):
+def _halves(cond_ptr, uncond_ptr, cond_lane, uncond_lane, cond_stride, uncond_stride, size, start, inside, w):
     element = start + tl.arange(0, inside.shape[0])
-    cond = tl.load(cond_ptr + offsets(cond_row, element, size, cond_stride), mask=inside, other=0.0).to(tl.float32)
-    unread = uncond_ptr + offsets(uncond_row, element, size, uncond_stride)
+    cond = tl.load(cond_ptr + offsets(cond_lane, element, size, cond_stride), mask=inside, other=0.0).to(tl.float32)
+    unread = uncond_ptr + offsets(uncond_lane, element, size, uncond_stride)
     uncond = tl.load(unread, mask=needed(inside, w - 1.0), other=0.0).to(tl.float32)
     return cond, _combined(cond, uncond, w)
 

@@ -17,12 +17,12 @@ from fewstep_kernels.fused.posterior import CLIP_RATIO, K, estimate, lerp
 @triton.jit
 def _magnitude_bits(operands, start, GUIDED: tl.constexpr, BLOCK: tl.constexpr):  # [BLOCK] uint32
     """The bits of |x_0|, ordered as the numbers are, NaN behind infinity; all ones past the sample's end."""
-    x_ptr, model_output_ptr, gradient_ptr, row_ptr, sample, cond_row, uncond_row, factor, n, size, strides = operands
+    x_ptr, model_output_ptr, gradient_ptr, row_ptr, sample, cond_lane, uncond_lane, factor, n, size, strides = operands
     element = start + tl.arange(0, BLOCK)
     inside = element < n
     x = tl.load(x_ptr + sample * n + element, mask=inside, other=0.0)
     m = prediction(
-        model_output_ptr, gradient_ptr, row_ptr, sample, cond_row, uncond_row, factor,
+        model_output_ptr, gradient_ptr, row_ptr, sample, cond_lane, uncond_lane, factor,
         element, inside, size, strides[0], strides[1], GUIDED,
     )  # fmt: skip
     bits = tl.abs(estimate(x, m, row_ptr)).to(tl.uint32, bitcast=True)
@@ -72,8 +72,8 @@ def _step_statistics_kernel(
     model_output_ptr,
     gradient_ptr,
     row_ptr,
-    cond_row_ptr,
-    uncond_row_ptr,
+    cond_lane_ptr,
+    uncond_lane_ptr,
     n,
     size,
     model_output_stride,
@@ -84,10 +84,10 @@ def _step_statistics_kernel(
     sample = tl.program_id(0).to(tl.int64)
     row_ptr += sample * K
     statistics_ptr += sample * 2
-    cond_row, uncond_row = tl.load(cond_row_ptr + sample), tl.load(uncond_row_ptr + sample)
+    cond_lane, uncond_lane = tl.load(cond_lane_ptr + sample), tl.load(uncond_lane_ptr + sample)
     w = tl.load(row_ptr + W) if GUIDED else 1.0
     factor = rescale_factor(
-        model_output_ptr, model_output_ptr, cond_row, uncond_row, model_output_stride, model_output_stride,
+        model_output_ptr, model_output_ptr, cond_lane, uncond_lane, model_output_stride, model_output_stride,
         size, n, w, tl.load(row_ptr + PHI), BLOCK,
     )  # fmt: skip
     tl.store(statistics_ptr, factor)
@@ -97,7 +97,7 @@ def _step_statistics_kernel(
     if ratio != 0.0:
         strides = (model_output_stride, gradient_stride)
         operands = (
-            x_ptr, model_output_ptr, gradient_ptr, row_ptr, sample, cond_row, uncond_row, factor, n, size, strides,
+            x_ptr, model_output_ptr, gradient_ptr, row_ptr, sample, cond_lane, uncond_lane, factor, n, size, strides,
         )  # fmt: skip
         place = ratio * (n - 1)
         below = tl.floor(place)
@@ -116,13 +116,13 @@ def step_statistics_launch(
     x: Tensor,
     model_output: Tensor,
     row: Tensor,
-    cond_row: Tensor,
-    uncond_row: Tensor,
+    cond_lane: Tensor,
+    uncond_lane: Tensor,
     gradient: Tensor | None,
 ) -> Launch:
     """The launch that writes statistics [B, 2]."""
     check_state(statistics=statistics, x=x, row=row)
-    check_integers(cond_row=cond_row, uncond_row=uncond_row)
+    check_integers(cond_lane=cond_lane, uncond_lane=uncond_lane)
     check_floats(model_output=model_output, gradient=gradient)
     n = math.prod(x.shape[1:])
     m = model_output[:, : x.shape[1]]
@@ -134,8 +134,8 @@ def step_statistics_launch(
         "model_output_ptr": model_output,
         "gradient_ptr": gradient,
         "row_ptr": row,
-        "cond_row_ptr": cond_row,
-        "uncond_row_ptr": uncond_row,
+        "cond_lane_ptr": cond_lane,
+        "uncond_lane_ptr": uncond_lane,
         "n": n,
         "size": size,
         "model_output_stride": m_stride,
@@ -150,9 +150,9 @@ def step_statistics(
     x: Tensor,  # [B, C, H, W]
     model_output: Tensor,  # [R, C or 2C, H, W]
     row: Tensor,  # [B, K]
-    cond_row: Tensor,  # [B] int64
-    uncond_row: Tensor,  # [B] int64
+    cond_lane: Tensor,  # [B] int64
+    uncond_lane: Tensor,  # [B] int64
     gradient: Tensor | None = None,  # [B, C, H, W]
 ) -> None:
     """The two numbers a sample's update needs from the whole of it; a quantile nobody asked for is 0."""
-    step_statistics_launch(statistics, x, model_output, row, cond_row, uncond_row, gradient).run()
+    step_statistics_launch(statistics, x, model_output, row, cond_lane, uncond_lane, gradient).run()

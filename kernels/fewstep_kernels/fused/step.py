@@ -37,8 +37,8 @@ def _begin_step_kernel(
     row_ptr,
     step_ptr,
     t_ptr,
-    cond_row_ptr,
-    uncond_row_ptr,
+    cond_lane_ptr,
+    uncond_lane_ptr,
     B,
     last,
     BLOCK_B: tl.constexpr,
@@ -57,8 +57,8 @@ def _begin_step_kernel(
         tl.store(row_ptr + slot[:, None] * K + column, row, mask=inside)
         tl.store(step_ptr + slot, step, mask=live)
         tl.store(index_ptr + slot, tl.minimum(step + 1, last), mask=live)
-        tl.store(t_ptr + tl.load(uncond_row_ptr + slot, mask=live, other=0), t, mask=live)
-        tl.store(t_ptr + tl.load(cond_row_ptr + slot, mask=live, other=0), t, mask=live)
+        tl.store(t_ptr + tl.load(uncond_lane_ptr + slot, mask=live, other=0), t, mask=live)
+        tl.store(t_ptr + tl.load(cond_lane_ptr + slot, mask=live, other=0), t, mask=live)
 
 
 @triton.jit
@@ -95,8 +95,8 @@ def _denoise_step_kernel(
     row_ptr,
     step_ptr,
     seed_ptr,
-    cond_row_ptr,
-    uncond_row_ptr,
+    cond_lane_ptr,
+    uncond_lane_ptr,
     statistics_ptr,
     noise_ptr,
     gradient_ptr,
@@ -113,7 +113,7 @@ def _denoise_step_kernel(
     mask_stride,
     DEPTH: tl.constexpr,  # of the ring that the history is
     PAST: tl.constexpr,  # how much of it a row may read
-    GUIDED: tl.constexpr,  # samples may own two U-Net rows
+    GUIDED: tl.constexpr,  # samples may own two lanes
     LEARNED: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -125,14 +125,14 @@ def _denoise_step_kernel(
     here = sample * n + element  # the place in every tensor of the state
     row_ptr += sample * K
     step, seed = tl.load(step_ptr + sample), tl.load(seed_ptr + sample)
-    cond_row, uncond_row = tl.load(cond_row_ptr + sample), tl.load(uncond_row_ptr + sample)
+    cond_lane, uncond_lane = tl.load(cond_lane_ptr + sample), tl.load(uncond_lane_ptr + sample)
 
     factor = 1.0
     if statistics_ptr is not None:
         statistics_ptr += sample * 2
         factor = tl.load(statistics_ptr)
     m = prediction(
-        model_output_ptr, gradient_ptr, row_ptr, sample, cond_row, uncond_row, factor,
+        model_output_ptr, gradient_ptr, row_ptr, sample, cond_lane, uncond_lane, factor,
         element, inside, size, model_output_stride, gradient_stride, GUIDED,
     )  # fmt: skip
     x = tl.load(x_ptr + here, mask=inside, other=0.0)
@@ -143,7 +143,7 @@ def _denoise_step_kernel(
         if std != 0.0:
             z = _step_noise(noise_ptr, seed, step, first, here, inside, batch, last_noise, BLOCK)
             if LEARNED:
-                v_ptr = model_output_ptr + variance_at + offsets(cond_row, element, size, model_output_stride)
+                v_ptr = model_output_ptr + variance_at + offsets(cond_lane, element, size, model_output_stride)
                 v = tl.load(v_ptr, mask=inside, other=0.0).to(tl.float32)
                 x += std * learned_std(v, row_ptr) * z
             else:
@@ -167,18 +167,18 @@ def _denoise_step_kernel(
     if preview_ptr is not None:
         tl.store(preview_ptr + here, x_0, mask=inside)
     x *= tl.load(row_ptr + C_IN_NEXT)
-    tl.store(x_in_ptr + offsets(cond_row, element, size, x_in_stride), x, mask=inside)
+    tl.store(x_in_ptr + offsets(cond_lane, element, size, x_in_stride), x, mask=inside)
     if GUIDED:
-        other = inside & (uncond_row != cond_row)
-        tl.store(x_in_ptr + offsets(uncond_row, element, size, x_in_stride), x, mask=other)
+        other = inside & (uncond_lane != cond_lane)
+        tl.store(x_in_ptr + offsets(uncond_lane, element, size, x_in_stride), x, mask=other)
 
 
 def begin_step_launch(
-    table: Tensor, index: Tensor, row: Tensor, step: Tensor, t: Tensor, cond_row: Tensor, uncond_row: Tensor
+    table: Tensor, index: Tensor, row: Tensor, step: Tensor, t: Tensor, cond_lane: Tensor, uncond_lane: Tensor
 ) -> Launch:
     """The launch that gathers; one program, because it reads the index it advances."""
     check_state(table=table, row=row, t=t)
-    check_integers(index=index, step=step, cond_row=cond_row, uncond_row=uncond_row)
+    check_integers(index=index, step=step, cond_lane=cond_lane, uncond_lane=uncond_lane)
     slots = len(index)
     arguments = {
         "table_ptr": table,
@@ -186,8 +186,8 @@ def begin_step_launch(
         "row_ptr": row,
         "step_ptr": step,
         "t_ptr": t,
-        "cond_row_ptr": cond_row,
-        "uncond_row_ptr": uncond_row,
+        "cond_lane_ptr": cond_lane,
+        "uncond_lane_ptr": uncond_lane,
         "B": slots,
         "last": table.shape[1] - 1,
     }
@@ -207,8 +207,8 @@ def denoise_step_launch(
     row: Tensor,
     step: Tensor,
     seed: Tensor,
-    cond_row: Tensor,
-    uncond_row: Tensor,
+    cond_lane: Tensor,
+    uncond_lane: Tensor,
     statistics: Tensor | None = None,
     noise: Tensor | None = None,
     gradient: Tensor | None = None,
@@ -219,7 +219,7 @@ def denoise_step_launch(
 ) -> Launch:
     """The launch of `denoise_step`."""
     check_state(x=x, history=history, preview=preview, row=row, statistics=statistics, noise=noise, known=known)
-    check_integers(step=step, seed=seed, cond_row=cond_row, uncond_row=uncond_row)
+    check_integers(step=step, seed=seed, cond_lane=cond_lane, uncond_lane=uncond_lane)
     check_floats(x_in=x_in, model_output=model_output, gradient=gradient, mask=mask)
     channels, n = x.shape[1], math.prod(x.shape[1:])
     block = block_of(x, x_in, model_output)
@@ -236,8 +236,8 @@ def denoise_step_launch(
         "row_ptr": row,
         "step_ptr": step,
         "seed_ptr": seed,
-        "cond_row_ptr": cond_row,
-        "uncond_row_ptr": uncond_row,
+        "cond_lane_ptr": cond_lane,
+        "uncond_lane_ptr": uncond_lane,
         "statistics_ptr": statistics,
         "noise_ptr": noise,
         "gradient_ptr": gradient,
@@ -270,12 +270,12 @@ def begin_step(
     index: Tensor,  # [B] int64, advanced in place up to N
     row: Tensor,  # [B, K] written
     step: Tensor,  # [B] int64, written: the index of the row gathered
-    t: Tensor,  # [R] float32, written: the time of every U-Net row
-    cond_row: Tensor,  # [B] int64
-    uncond_row: Tensor,  # [B] int64; equal to cond_row where a sample owns one U-Net row
+    t: Tensor,  # [R] float32, written: the time of every lane
+    cond_lane: Tensor,  # [B] int64
+    uncond_lane: Tensor,  # [B] int64; equal to cond_lane where a sample owns one lane
 ) -> None:
     """Gather each slot's row and time, and advance its index. A slot past its end gathers the idle row, x' = x."""
-    begin_step_launch(table, index, row, step, t, cond_row, uncond_row).run()
+    begin_step_launch(table, index, row, step, t, cond_lane, uncond_lane).run()
 
 
 def denoise_step(
@@ -287,8 +287,8 @@ def denoise_step(
     row: Tensor,  # [B, K] from `begin_step`
     step: Tensor,  # [B] int64 from `begin_step`
     seed: Tensor,  # [B] int64
-    cond_row: Tensor,  # [B] int64
-    uncond_row: Tensor,  # [B] int64
+    cond_lane: Tensor,  # [B] int64
+    uncond_lane: Tensor,  # [B] int64
     statistics: Tensor | None = None,  # [B, 2] from `step_statistics`, where a row rescales or thresholds
     noise: Tensor | None = None,  # [N + 1, B, C, H, W] given instead of Philox: initial, then row by row
     gradient: Tensor | None = None,  # [B, C, H, W] added to m with weight g
@@ -297,12 +297,12 @@ def denoise_step(
     learned_variance: bool = False,
     stochastic: bool = True,  # False promises that every s is 0 and no known region is drawn afresh
 ) -> None:
-    """Guide, estimate, clip, update, history, re-noise and the next model input of every U-Net row: one pass.
+    """Guide, estimate, clip, update, history, re-noise and the next model input of every lane: one pass.
 
     The formulas are those of `fewstep_kernels.row`. A zero coefficient masks what it multiplies, so what a slot's last
-    sample left behind cannot reach the next one. Slots that idle may write one U-Net row between them.
+    sample left behind cannot reach the next one. Slots that idle may write one lane between them.
     """
     denoise_step_launch(
-        x, x_in, history, preview, model_output, row, step, seed, cond_row, uncond_row,
+        x, x_in, history, preview, model_output, row, step, seed, cond_lane, uncond_lane,
         statistics, noise, gradient, known, mask, learned_variance, stochastic,
     ).run()  # fmt: skip

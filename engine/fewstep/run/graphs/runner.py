@@ -97,10 +97,10 @@ class GraphRunner:
             self._eager_uses = EAGER_USES
 
     def stats(self) -> dict[str, Any]:
-        """Graphs with their rows, steps, bytes and replays; and counts of hits, captures, drops and evictions."""
+        """Graphs with their lanes, steps, bytes and replays; and counts of hits, captures, drops and evictions."""
         graphs = [
             {
-                "rows": key.signature.rows,
+                "lanes": key.signature.lanes,
                 "samples": key.signature.samples,
                 "shape": list(key.signature.shape),
                 "unroll": key.unroll,
