@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 THREADS = 128
+MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # along the axes of a CUDA grid: so the batch, which may be long, is first
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 Strides = tuple[int, ...]
 
@@ -28,7 +29,7 @@ class Launch:
 
     Attributes:
         kernel: a function decorated with triton.jit.
-        grid: programs along each axis.
+        grid: programs along each axis, at most MOST_PROGRAMS.
         arguments: the kernel's by name: tensors, None for one that is not there, sizes, tuples of sizes or strides.
         constants: the arguments it is compiled for.
         num_warps: warps of a program.
@@ -44,6 +45,10 @@ class Launch:
     # variant of the kernel that a sample's batch mates call for.
     options: ClassVar[dict[str, Any]] = {"enable_fp_fusion": False}
 
+    def __post_init__(self) -> None:
+        if any(programs > most for programs, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
+            raise ValueError(f"grid of {self.kernel.__name__}: got {self.grid}; allowed: at most {MOST_PROGRAMS}")
+
     def run(self) -> None:
         """Enqueue it on the current stream of its tensors' device."""
         anchor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
@@ -56,9 +61,14 @@ def block_of(*tensors: Tensor | None) -> int:
     return THREADS * 16 // min(tensor.element_size() for tensor in tensors if tensor is not None)
 
 
-def grid_of(elements: int, batch: int, block: int) -> tuple[int, int]:
-    """Programs over the elements of a sample, then over samples."""
-    return triton.cdiv(elements, block), batch
+def grid_of(block: int, **tensor: Tensor) -> tuple[int, int]:
+    """Programs over the samples of one tensor, given by its name, and over the elements of a sample."""
+    ((name, given),) = tensor.items()
+    elements = math.prod(given.shape[1:])
+    if elements > MOST_PROGRAMS[1] * block:
+        sample = list(given.shape[1:])
+        raise ValueError(f"{name}: got a sample of {sample}; allowed: at most {MOST_PROGRAMS[1] * block} elements")
+    return len(given), triton.cdiv(elements, block)
 
 
 def reduction_block(size: Sequence[int], *tensors: Tensor) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fewstep_kernels.fused.launch import FLOATS, Launch
+from fewstep_kernels.fused.launch import FLOATS, MOST_PROGRAMS, Launch
 
 
 @triton.jit
@@ -65,7 +65,7 @@ def _own_channels(C, G, groups, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, VE
     To divide by VECTOR and multiply again changes nothing, and tells the compiler what the width is a multiple of.
     """
     width = groups * (C // G) // VECTOR * VECTOR
-    first = tl.program_id(1) * width
+    first = tl.program_id(2) * width
     c = tl.arange(0, BLOCK_C)
     return first, (c < width) & (c < C - first), tl.minimum(c // (C // G), BLOCK_G - 1)
 
@@ -75,7 +75,7 @@ def _tile(start, first, inside, C, L, BLOCK_L: tl.constexpr, CHANNELS_LAST: tl.c
     """Where BLOCK_L pixels from `start` lie in this program's sample and channels, and which of them exist."""
     pixel = start + tl.arange(0, BLOCK_L).to(tl.int64)
     channel = first + tl.arange(0, inside.shape[0]).to(tl.int64)
-    sample = tl.program_id(2).to(tl.int64) * C * L
+    sample = tl.program_id(0).to(tl.int64) * C * L
     if CHANNELS_LAST:
         offsets = sample + pixel[:, None] * C + channel[None, :]
     else:
@@ -113,7 +113,7 @@ def _moments_kernel(
     BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
     """Mean and variance of the groups of one slab, `tiles` tiles of one sample, into moments [B, slabs, 2, G]."""
-    slab, sample = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    sample, slab = tl.program_id(0).to(tl.int64), tl.program_id(1)
     C, L = C // CHANNEL_VECTOR * CHANNEL_VECTOR, L // PIXEL_VECTOR * PIXEL_VECTOR
     first, inside, group = _own_channels(C, G, groups, BLOCK_C, BLOCK_G, CHANNEL_VECTOR)
     start = slab * tiles * BLOCK_L
@@ -131,7 +131,7 @@ def _moments_kernel(
     mean += _load_channels(shift_before_ptr, sample * shift_before_stride + first, inside)
     mean, variance = _merge_channels(mean, variance, group, inside, C // G, BLOCK_G)
     g = tl.arange(0, BLOCK_G)
-    own = tl.program_id(1) * groups + g
+    own = tl.program_id(2) * groups + g
     slot = moments_ptr + (sample * slabs + slab) * 2 * G + own
     tl.store(slot, mean, mask=(g < groups) & (own < G))
     tl.store(slot + G, variance, mask=(g < groups) & (own < G))
@@ -145,7 +145,7 @@ def _normalise_kernel(
     BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Normalise one slab with the moments of all slabs; without a moments_ptr the slab is one tile and all there is."""
-    slab, sample = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    sample, slab = tl.program_id(0).to(tl.int64), tl.program_id(1)
     C, L = C // CHANNEL_VECTOR * CHANNEL_VECTOR, L // PIXEL_VECTOR * PIXEL_VECTOR
     first, inside, group = _own_channels(C, G, groups, BLOCK_C, BLOCK_G, CHANNEL_VECTOR)
     weight, bias = _load_channels(weight_ptr, first, inside), _load_channels(bias_ptr, first, inside)
@@ -161,7 +161,7 @@ def _normalise_kernel(
         mean, variance = _merge_channels(mean + before, variance, group, inside, C // G, BLOCK_G)
     else:
         s, g = tl.arange(0, BLOCK_S)[:, None], tl.arange(0, BLOCK_G)[None, :]
-        own = tl.program_id(1) * groups + g
+        own = tl.program_id(2) * groups + g
         slots = moments_ptr + (sample * slabs + s) * 2 * G + own
         known = (s < slabs) & (g < groups) & (own < G)
         share = tl.minimum(tl.maximum(L - s * tiles * BLOCK_L, 0), tiles * BLOCK_L).to(tl.float32) / L
@@ -185,7 +185,7 @@ def _normalise_kernel(
 
 @dataclass(frozen=True)
 class Settings:
-    """How a call is cut up: batch x programs x slabs, and a slab into tiles of block_l pixels by block_c channels."""
+    """How a call is cut up: batch x slabs x programs, and a slab into tiles of block_l pixels by block_c channels."""
 
     groups: int  # of one program
     programs: int  # side by side over the groups
@@ -296,6 +296,8 @@ def group_norm_silu_launches(
         return []
     channels_last = C > 1 and x.is_contiguous(memory_format=torch.channels_last)
     cut = settings(C, H * W, groups, x.element_size(), channels_last)
+    if cut.programs > MOST_PROGRAMS[2]:
+        raise ValueError(f"groups: got {groups}; allowed: at most {MOST_PROGRAMS[2] * cut.groups} at {C} channels")
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if scale is None or shift is None:
@@ -315,7 +317,7 @@ def group_norm_silu_launches(
         "BLOCK_L": cut.block_l, "BLOCK_C": cut.block_c, "BLOCK_G": triton.next_power_of_2(cut.groups),
     }  # fmt: skip
     last = {"SILU": silu, "BLOCK_S": triton.next_power_of_2(cut.slabs)}
-    grid, shared = (cut.slabs, cut.programs, B), {"moments_ptr": moments, **sizes, **reading}
+    grid, shared = (B, cut.slabs, cut.programs), {"moments_ptr": moments, **sizes, **reading}
     normalise = Launch(_normalise_kernel, grid, shared | writing, constants | last, cut.num_warps)
     if moments is None:
         return [normalise]
