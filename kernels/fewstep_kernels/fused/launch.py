@@ -7,10 +7,11 @@ C = 3 or 4 pads its lanes, and where H W is no multiple of four its noise is com
 U-Net's output, just written and small enough for the L2 cache: at 3x256x256, C times 0.8 MB a guided bf16 sample.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import triton
@@ -33,6 +34,8 @@ class Launch:
         arguments: the kernel's by name: tensors, None for one that is not there, sizes, tuples of sizes or strides.
         constants: the arguments it is compiled for.
         num_warps: warps of a program.
+        awaits: arguments that the launch before it on the stream writes. Where there are any it may begin while that
+            one runs (programmatic dependent launch), and waits before it reads them and before it writes anything.
     """
 
     kernel: Any
@@ -40,10 +43,7 @@ class Launch:
     arguments: dict[str, Any]
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = THREADS // 32
-
-    # No contraction to fused multiply-adds: what a formula rounds to then depends on the formula alone, not on the
-    # variant of the kernel that a sample's batch mates call for.
-    options: ClassVar[dict[str, Any]] = {"enable_fp_fusion": False}
+    awaits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if any(programs > most for programs, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
@@ -53,7 +53,23 @@ class Launch:
         """Enqueue it on the current stream of its tensors' device."""
         anchor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
         with torch.cuda.device_of(anchor):
-            self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.num_warps, **self.options)
+            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler and the driver are told.
+
+        No contraction to fused multiply-adds: what a formula rounds to then depends on the formula alone, not on the
+        variant of the kernel that a sample's batch mates call for.
+        """
+        given = {"num_warps": self.num_warps, "enable_fp_fusion": False}
+        return given | {"launch_pdl": True} if self.awaits else given
+
+
+@functools.cache
+def has_dependent_launches(device: torch.device) -> bool:
+    """Whether a launch may begin before the one ahead of it has finished."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def block_of(*tensors: Tensor | None) -> int:

@@ -7,6 +7,11 @@ writes mean and variance of every group of every slab into a workspace, one writ
 slots of its groups, every program the same way, and normalises its slab. No atomics, and no number depends on the
 batch: a sample's result is the same bits alone and in any batch.
 
+From sm_90 on the second launch may be dependent: its programs begin once all of the first have, read what no launch of
+this call writes, and wait for the first before they read the workspace and before they store. The first is not
+dependent, so it begins once all before it on the stream has finished: whatever the second reads early is complete, and
+no later call writes a workspace that this one still reads, even where the memory is the same.
+
 Variances are centred throughout: Welford's update over the tiles of a slab, Chan's merge from there on.
 """
 
@@ -18,8 +23,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from fewstep_kernels.fused.launch import FLOATS, MOST_PROGRAMS, Launch
+from fewstep_kernels.fused.launch import FLOATS, MOST_PROGRAMS, Launch, has_dependent_launches
 
 
 @triton.jit
@@ -110,9 +116,11 @@ def _finish(x, offset, gain, constant, out_ptr, residual_ptr, offsets, mask, SIL
 def _moments_kernel(
     moments_ptr, x_ptr, shift_before_ptr, C, L, G, groups, slabs, tiles, shift_before_stride,
     CHANNELS_LAST: tl.constexpr, CHANNEL_VECTOR: tl.constexpr, PIXEL_VECTOR: tl.constexpr,
-    BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Mean and variance of the groups of one slab, `tiles` tiles of one sample, into moments [B, slabs, 2, G]."""
+    if DEPENDENT:
+        gdc_launch_dependents()
     sample, slab = tl.program_id(0).to(tl.int64), tl.program_id(1)
     C, L = C // CHANNEL_VECTOR * CHANNEL_VECTOR, L // PIXEL_VECTOR * PIXEL_VECTOR
     first, inside, group = _own_channels(C, G, groups, BLOCK_C, BLOCK_G, CHANNEL_VECTOR)
@@ -142,7 +150,8 @@ def _normalise_kernel(
     out_ptr, moments_ptr, x_ptr, residual_ptr, weight_ptr, bias_ptr, shift_before_ptr, scale_ptr, shift_ptr, eps,
     C, L, G, groups, slabs, tiles, shift_before_stride, scale_stride, shift_stride,
     SILU: tl.constexpr, CHANNELS_LAST: tl.constexpr, CHANNEL_VECTOR: tl.constexpr, PIXEL_VECTOR: tl.constexpr,
-    BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, DEPENDENT: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Normalise one slab with the moments of all slabs; without a moments_ptr the slab is one tile and all there is."""
     sample, slab = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -165,6 +174,8 @@ def _normalise_kernel(
         slots = moments_ptr + (sample * slabs + s) * 2 * G + own
         known = (s < slabs) & (g < groups) & (own < G)
         share = tl.minimum(tl.maximum(L - s * tiles * BLOCK_L, 0), tiles * BLOCK_L).to(tl.float32) / L
+        if DEPENDENT:
+            gdc_wait()
         mean, variance = _merge(share, tl.load(slots, known, 0.0), tl.load(slots + G, known, 0.0))
 
     # (x + offset) gain + constant: the mean leaves x before any product, exactly where it is far larger than the spread
@@ -207,6 +218,7 @@ _TILE = 4096  # values, 16 a thread: with their mean and squares 64 to 80 regist
 _WHOLE_BYTES = 32768  # of the one tile of a map; the tile after this one no longer fits the registers of 16 warps
 _GROUPS = 16  # of a program: all its channels are matched with all its groups
 _SLABS, _SLOTS = 128, 1024  # slabs, and moments that a program merges: 2048 of them spill on sm_80
+_DEPENDENT = False  # the second launch, where the GPU can: off until one has measured it
 
 
 @functools.cache
@@ -270,8 +282,9 @@ def group_norm_silu(
     _check(x, groups, weight=weight, bias=bias, shift_before=shift_before, scale=scale, shift=shift, residual=residual)
     dense = x if x.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(dense)
+    dependent = _DEPENDENT and has_dependent_launches(x.device)
     for launch in group_norm_silu_launches(
-        out, dense, weight, bias, groups, eps, shift_before, scale, shift, silu, residual
+        out, dense, weight, bias, groups, eps, shift_before, scale, shift, silu, residual, dependent
     ):
         launch.run()
     return out if out.stride() == x.stride() else torch.empty_like(x).copy_(out)
@@ -289,6 +302,7 @@ def group_norm_silu_launches(
     shift: Tensor | None = None,  # [B, C]
     silu: bool = True,
     residual: Tensor | None = None,  # [B, C, H, W]
+    dependent: bool = False,  # the second launch, on sm_90 or newer
 ) -> list[Launch]:
     """The launches of one call: one for a map of one tile, else two around a workspace [B, slabs, 2, groups]."""
     B, C, H, W = x.shape
@@ -315,10 +329,12 @@ def group_norm_silu_launches(
     constants = {
         "CHANNELS_LAST": channels_last, "CHANNEL_VECTOR": cut.channel_vector, "PIXEL_VECTOR": cut.pixel_vector,
         "BLOCK_L": cut.block_l, "BLOCK_C": cut.block_c, "BLOCK_G": triton.next_power_of_2(cut.groups),
+        "DEPENDENT": dependent and not cut.whole,
     }  # fmt: skip
     last = {"SILU": silu, "BLOCK_S": triton.next_power_of_2(cut.slabs)}
     grid, shared = (B, cut.slabs, cut.programs), {"moments_ptr": moments, **sizes, **reading}
-    normalise = Launch(_normalise_kernel, grid, shared | writing, constants | last, cut.num_warps)
+    awaits = ("moments_ptr",) if constants["DEPENDENT"] else ()
+    normalise = Launch(_normalise_kernel, grid, shared | writing, constants | last, cut.num_warps, awaits)
     if moments is None:
         return [normalise]
     return [Launch(_moments_kernel, grid, shared, constants, cut.num_warps), normalise]
