@@ -72,13 +72,13 @@ class CudaCapturer:
     The stream is one because cuBLAS keeps a workspace for every stream that it has worked on, 32 MiB on Hopper, outside
     the graphs' pools and so outside their budget. All graphs of a capturer point into that workspace:
 
-    - Only one of them may run at a time. An engine sees to it: it holds its lock until the device has finished. That is
-      why each engine has a capturer, hence a stream, of its own: two engines may well be replayed at once.
-    - It has to outlive each of them. But torch 2.12 and newer let a graph that is released free the workspaces of the
-      stream its capture began on (pytorch issue 193402). So a capture begins on a stream on which nothing else ever
-      runs, and the work branches off to the stream that has the workspace.
+    - Only one of them may run at a time. An engine sees to it: it holds its lock until its work is done. That is why
+      each engine has a capturer, hence a stream, of its own: two engines may well be replayed at once.
+    - It has to outlive each of them. But in torch 2.13, for one, a graph that is released frees the workspaces of the
+      stream its capture began on (pytorch issue 193402). So a capture begins on a stream on which nothing ever runs,
+      and the work branches off to the stream that has the workspace.
 
-    While one thread captures, other threads may go on launching, copying, allocating and waiting for their own streams.
+    While one thread captures, other threads may go on launching, copying, allocating and waiting for their streams.
     They may not, until the capture is over,
 
     - draw from the device's default generator, as torch.randn does without `generator`: every capture holds it, and
