@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.graphs import CudaCapturer
+from fewstep.run.graphs import CudaCapturer
 
 WORKSPACE = 32 * 2**20
 
