@@ -120,9 +120,7 @@ def step_of(ops: ModuleType) -> Step:
         ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_lane, b.uncond_lane)
         if b.statistics is not None:
             ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_lane, b.uncond_lane)
-        ops.denoise_step(
-            b.x, b.x_in, None, None, m, b.row, b.step, b.seed, b.cond_lane, b.uncond_lane, b.statistics, b.noise
-        )
+        ops.denoise_step(b.operands(m))
 
     return step
 

@@ -19,7 +19,16 @@ from fewstep.diffusion.samplers import make_plan
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet, empty_unet
 from fewstep.run.loop import sample_loop
-from fewstep_kernels import COLUMNS, STEP_OPS, begin_step, cfg_combine, denoise_step, group_norm_silu, step_statistics
+from fewstep_kernels import (
+    COLUMNS,
+    STEP_OPS,
+    StepOperands,
+    begin_step,
+    cfg_combine,
+    denoise_step,
+    group_norm_silu,
+    step_statistics,
+)
 
 SAMPLED = ("ddpm", "ddim", "euler", "lcm")
 GUIDANCE = ("none", "guided", "guided, rescaled")
@@ -164,7 +173,9 @@ def step_calls(guided: bool = True) -> dict[str, tuple[Callable[..., Any], str, 
         "step_statistics": (step_statistics, "statistics", (empty(2, 2), x, m, row, two, other)),
         "denoise_step": (
             denoise_step, "step",
-            (x, m.clone(), empty(2, 2, 3, 8, 8), x.clone(), m, row, two.clone(), two.clone(), two, other),
+            (StepOperands(
+                x, m.clone(), empty(2, 2, 3, 8, 8), x.clone(), m, row, two.clone(), two.clone(), two, other
+            ),),
         ),
         "cfg_combine": (cfg_combine, "guidance", (x, x.clone(), empty(2), empty(2))),
         **{
@@ -174,7 +185,7 @@ def step_calls(guided: bool = True) -> dict[str, tuple[Callable[..., Any], str, 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("guided", [False, True], ids=["one row a sample", "two rows a sample"])
+@pytest.mark.parametrize("guided", [False, True], ids=["one lane a sample", "two lanes a sample"])
 @pytest.mark.parametrize("name", step_calls())
 def test_an_op_of_ours_counts_what_its_fused_implementation_launches(
     name: str, guided: bool, monkeypatch: pytest.MonkeyPatch
@@ -237,9 +248,9 @@ def test_the_engines_bytes_are_the_state_once_each_way_and_small_change() -> Non
 def test_an_op_too_many_in_the_loop_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     from fewstep.cost import loops
 
-    def wasteful(x: Tensor, *arguments: Any, **options: Any) -> None:
-        denoise_step(x, *arguments, **options)
-        x.clamp_(-1, 1)
+    def wasteful(operands: StepOperands) -> None:
+        denoise_step(operands)
+        operands.x.clamp_(-1, 1)
 
     ops = STEP_OPS._replace(denoise_step=wasteful)
     monkeypatch.setattr(loops, "sample_loop", lambda *arguments: sample_loop(*arguments, ops))

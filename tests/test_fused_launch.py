@@ -30,7 +30,7 @@ def launches(batch: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Launch]:
     """Every kernel in every form that is compiled ahead of time, for so many samples, each with two U-Net rows."""
     found: dict[str, Launch] = {}
     monkeypatch.setattr(variants, "SAMPLES", batch)
-    monkeypatch.setattr(variants, "ROWS", 2 * batch)
+    monkeypatch.setattr(variants, "LANES", 2 * batch)
     monkeypatch.setattr(variants, "_integers", lambda: meta(batch, dtype=torch.int64))
     monkeypatch.setattr(variants, "variant", lambda name, launch, vectorised=False: found.update({name: launch}))
     variants.variants()

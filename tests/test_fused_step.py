@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep_kernels import COLUMN, COLUMNS, IDLE_ROW, STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP, fused, reference
+from fewstep_kernels import (
+    COLUMN,
+    COLUMNS,
+    IDLE_ROW,
+    STREAM_INITIAL,
+    STREAM_KNOWN,
+    STREAM_STEP,
+    StepOperands,
+    fused,
+    reference,
+)
 from test_kernel_step import Case, make_case
 
 SHAPES = {"one element": (1, 1, 1), "63x21, several tiles": (2, 63, 21), "channels that vectorise": (4, 16, 16)}
@@ -47,10 +57,11 @@ def denoise(step: Callable[..., None], case: Case, options: Options) -> dict[str
     """Run one implementation on its own copy; the options name tensors of the case or are given as they are."""
     given = {name: getattr(case, name) if value is case else value for name, value in options.items()}
     history, preview = given.pop("history", case.history), given.pop("preview", case.preview)
-    step(
+    operands = StepOperands(
         case.x, case.x_in, history, preview, case.model_output, case.row, case.step, case.seed,
-        case.cond_lane, case.uncond_lane, **given,
+        case.cond_lane, case.uncond_lane,
     )  # fmt: skip
+    step(operands._replace(**given))
     written = {"x": case.x, "x_in": case.x_in, "history": history, "preview": preview}
     return {name: tensor for name, tensor in written.items() if tensor is not None}
 
@@ -66,7 +77,7 @@ def assert_as_good(name: str, ours: Tensor, theirs: Tensor, exact: Tensor) -> No
 
 FORMS: dict[str, tuple[str, ...]] = {
     "plain": (),
-    "one lane a sample": ("one row",),
+    "one lane a sample": ("one lane",),
     "deterministic": ("deterministic",),
     "learned variance": ("learned",),
     "no history": ("depth 0",),
@@ -93,7 +104,7 @@ def build(form: Iterable[str], shape: tuple[int, int, int]) -> tuple[Case, Calla
     case = make_case(shape, learned="learned" in asked, depth=depth)
     if depth < 4:
         case.row[:, [COLUMN[f"c_{j}"] for j in range(depth + 1, 5)]] = 0
-    if "one row" in asked:
+    if "one lane" in asked:
         case.model_output, case.x_in = case.model_output[:3], case.x_in[:3]
         case.cond_lane = case.uncond_lane = torch.tensor([1, 0, 2])
     if "deterministic" in asked:
@@ -295,12 +306,12 @@ STATISTICS_SHAPES = {"63x21": (2, 63, 21), "two tiles and a tail": (3, 43, 67)}
 
 
 @pytest.mark.parametrize("shape", STATISTICS_SHAPES.values(), ids=STATISTICS_SHAPES.keys())
-@pytest.mark.parametrize("form", ["guided", "one row", "gradient", "channels-last bfloat16"])
+@pytest.mark.parametrize("form", ["guided", "one lane", "gradient", "channels-last bfloat16"])
 def test_step_statistics_is_as_good_as_its_twin(device: str, shape: tuple[int, int, int], form: str) -> None:
     case = make_case(shape)
     case.row[:, COLUMN["phi"]] = torch.tensor([0.7, 0.0, 0.3])
     case.row[:, COLUMN["clip_ratio"]] = torch.tensor([0.9, 0.995, 0.0])
-    if form == "one row":
+    if form == "one lane":
         case.model_output, case.cond_lane = case.model_output[:3], torch.tensor([1, 0, 2])
         case.uncond_lane = case.cond_lane
     case.model_output = case.model_output * 3 + 20  # far from centred

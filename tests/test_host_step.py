@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fewstep_kernels import COLUMN, COLUMNS, host, reference
+from fewstep_kernels import COLUMN, COLUMNS, StepOperands, host, reference
 from test_engine import small_engine
 from test_kernel_step import Case, make_case
 
@@ -96,7 +96,7 @@ def denoised(module: Any, case: Case, asked: tuple[str, ...]) -> dict[str, Tenso
         case.preview = None  # type: ignore[assignment]
     history = case.history.float() if "history" in asked else None
     known = {"known": case.known.float(), "mask": case.mask.float()} if "known" in asked else {}
-    module.denoise_step(
+    operands = StepOperands(
         case.x, case.x_in, history, case.preview, case.model_output, case.row, case.step, case.seed,
         case.cond_lane, case.uncond_lane,
         statistics=torch.tensor([[1.0, 0.0], [0.7, 0.0], [1.1, 0.0]]) if "statistics" in asked else None,
@@ -104,6 +104,7 @@ def denoised(module: Any, case: Case, asked: tuple[str, ...]) -> dict[str, Tenso
         gradient=case.gradient.float() if "gradient" in asked else None,
         learned_variance="learned" in asked, stochastic="deterministic" not in asked, **known,
     )  # fmt: skip
+    module.denoise_step(operands)
     written = {"x": case.x, "x_in": case.x_in, "preview": case.preview, "history": history}
     return {name: tensor for name, tensor in written.items() if tensor is not None}
 

@@ -14,6 +14,7 @@ from fewstep_kernels import (
     STREAM_INITIAL,
     STREAM_KNOWN,
     STREAM_STEP,
+    StepOperands,
     add_noise,
     begin_step,
     cfg_combine,
@@ -78,10 +79,11 @@ def make_case(shape: tuple[int, int, int], *, learned: bool = False, depth: int 
 
 
 def run(case: Case, **options: object) -> None:
-    denoise_step(
+    operands = StepOperands(
         case.x, case.x_in, case.history, case.preview, case.model_output, case.row, case.step, case.seed,
-        case.cond_lane, case.uncond_lane, **options,
+        case.cond_lane, case.uncond_lane,
     )  # fmt: skip
+    denoise_step(operands._replace(**options))
 
 
 def expected(case: Case, sample: int, **options: np.ndarray) -> dict[str, np.ndarray]:

@@ -131,6 +131,31 @@ def test_the_tree_stays_small() -> None:
     assert sum(path.stat().st_size for path in tracked()) < 40 * 2**20
 
 
+MOST_PARAMETERS = 12
+# What still takes more: a kernel of Triton's and a verb of the command line apart, nothing else should.
+CROWDED = {"Engine.__init__", "Engine.sample", "config_from_adm", "build_request", "carry_out"}
+
+
+def crowded(source: str) -> Iterator[str]:
+    """The functions that take more parameters than they should, kernels apart, by class and name."""
+    tree = ast.parse(source)
+    owner = {id(each): node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for each in node.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and "triton.jit" not in map(ast.unparse, node.decorator_list):
+            names = [each.arg for each in node.args.posonlyargs + node.args.args + node.args.kwonlyargs]
+            if len([name for name in names if name not in ("self", "cls")]) > MOST_PARAMETERS:
+                yield f"{owner[id(node)]}.{node.name}" if id(node) in owner else node.name
+
+
+def test_what_travels_together_is_a_value_with_a_name() -> None:
+    verbs = FEWSTEP / "cli"
+    found = {name for path, _ in sources() if verbs not in path.parents for name in crowded(path.read_text())}
+    print(*sorted(found))
+    assert found == CROWDED
+    many = ", ".join(f"a{i}" for i in range(13))
+    assert list(crowded(f"class A:\n    def f(self, {many}): ...\n\n@triton.jit\ndef kernel({many}): ...")) == ["A.f"]
+
+
 def test_files_stay_short() -> None:
     code = {".py", ".cpp", ".cu", ".cuh", ".h"}
     lines = {path: len(path.read_text().splitlines()) for path in tracked() if path.suffix in code}

@@ -1,6 +1,7 @@
 """Fused ops for diffusion sampling. They know tensors, not models: `reference` defines them in plain torch."""
 
 from fewstep_kernels.laid_out import lay_out
+from fewstep_kernels.operands import StepOperands
 from fewstep_kernels.ops import (
     STEP_OPS,
     StepOps,
@@ -29,6 +30,7 @@ __all__ = [
     "STREAM_INITIAL",
     "STREAM_KNOWN",
     "STREAM_STEP",
+    "StepOperands",
     "StepOps",
     "add_noise",
     "attention",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep_kernels import reference
+from fewstep_kernels.operands import StepOperands
 from fewstep_kernels.row import COLUMN
 
 # c_in_next, k_x, k_m, a, b, e and s are neighbours; viewing all 24 columns took 48 us of a step of 290
@@ -38,54 +39,34 @@ def begin_step(
     index.fill_(min(here + 1, last))
 
 
-def denoise_step(
-    x: Tensor,  # [B, C, H, W] updated in place
-    x_in: Tensor,  # [R, C or more, H, W] written
-    history: Tensor | None,  # [D, B, C, H, W]
-    preview: Tensor | None,  # [B, C, H, W] written with x_0
-    model_output: Tensor,  # [R, C or 2C, H, W]
-    row: Tensor,  # [B, K]
-    step: Tensor,  # [B] int64
-    seed: Tensor,  # [B] int64
-    cond_lane: Tensor,  # [B] int64
-    uncond_lane: Tensor,  # [B] int64
-    statistics: Tensor | None = None,  # [B, 2]
-    noise: Tensor | None = None,  # [N + 1, B, C, H, W]
-    gradient: Tensor | None = None,  # [B, C, H, W]
-    known: Tensor | None = None,  # [B, C, H, W]
-    mask: Tensor | None = None,  # [B, 1 or C, H, W]
-    learned_variance: bool = False,
-    stochastic: bool = True,
-) -> None:
+def denoise_step(operands: StepOperands) -> None:
     """`reference.denoise_step`: x_0 = clip(k_x x + k_m m) and x' = a x + b x_0 + e m + s z, and no more.
 
     That is all where sample b owns lane b alone, nothing is optional, and any noise is given and of one row of
     the plans. Everything else is left to the twin.
     """
-    samples, at = len(x), step.tolist()
-    z = noise[min(at[0] + 1, len(noise) - 1)] if stochastic and noise is not None and at == at[:1] * samples else None
-    plain = history is None and statistics is None and gradient is None and known is None
-    alone = x.shape == x_in.shape == model_output.shape and _in_order(cond_lane, samples)
-    if not plain or not alone or (stochastic and z is None):
-        reference.denoise_step(
-            x, x_in, history, preview, model_output, row, step, seed, cond_lane, uncond_lane,
-            statistics, noise, gradient, known, mask, learned_variance, stochastic,
-        )  # fmt: skip
+    o, samples, at = operands, len(operands.x), operands.step.tolist()
+    given = o.noise if o.stochastic and at == at[:1] * samples else None
+    z = None if given is None else given[min(at[0] + 1, len(given) - 1)]
+    plain = o.history is None and o.statistics is None and o.gradient is None and o.known is None
+    alone = o.x.shape == o.x_in.shape == o.model_output.shape and _in_order(o.cond_lane, samples)
+    if not plain or not alone or (o.stochastic and z is None):
+        reference.denoise_step(operands)
         return
-    c_in_next, k_x, k_m, a, b, e, s = row[:, UPDATE].view(samples, -1, 1, 1, 1).unbind(1)
-    m = model_output.to(row.dtype)
+    c_in_next, k_x, k_m, a, b, e, s = o.row[:, UPDATE].view(samples, -1, 1, 1, 1).unbind(1)
+    x, m = o.x, o.model_output.to(o.row.dtype)
     x_0 = (k_x * x).addcmul_(k_m, m)
-    if any(values[COLUMN["clip"]] < inf for values in row.tolist()):
-        limit = row[:, COLUMN["clip"], None, None, None]
+    if any(values[COLUMN["clip"]] < inf for values in o.row.tolist()):
+        limit = o.row[:, COLUMN["clip"], None, None, None]
         x_0 = torch.minimum(torch.maximum(x_0, -limit), limit)
     x.mul_(a).addcmul_(b, x_0).addcmul_(e, m)
     if z is not None:
         x.addcmul_(s, z)
-    if preview is not None:
-        preview.copy_(x_0)
-    torch.mul(x, c_in_next, out=x_in)
+    if o.preview is not None:
+        o.preview.copy_(x_0)
+    torch.mul(x, c_in_next, out=o.x_in)
 
 
-def _in_order(cond_lane: Tensor, rows: int) -> bool:
-    """Whether the U-Net's rows are the samples', one each."""
-    return cond_lane.tolist() == [*range(rows)]
+def _in_order(cond_lane: Tensor, lanes: int) -> bool:
+    """Whether the lanes are the samples', one each."""
+    return cond_lane.tolist() == [*range(lanes)]

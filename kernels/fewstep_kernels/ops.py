@@ -17,26 +17,41 @@ from fewstep_kernels.attention import cuda_attention, torch_attention
 from fewstep_kernels.attention_call import check_attention
 from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, torch_attention_laid_out
 from fewstep_kernels.norms import torch_group_norm_silu
+from fewstep_kernels.operands import StepOperands, schema
 
 _LIBRARY = torch.library.Library("fewstep", "DEF")
 
 
-def _register(schema: str, definition: Callable[..., Any], fake: Callable[..., Any], fused: bool = True) -> None:
+def _register(
+    text: str,  # the schema
+    definition: Callable[..., Any],
+    fake: Callable[..., Any],
+    fused: bool = True,
+    operands: Callable[..., Any] | None = None,  # what an implementation takes in place of the schema's arguments
+) -> None:
     """Define an op. Every device runs the twin, but CUDA the fused kernel of the same name, where there is one."""
-    name = schema.split("(", 1)[0]
-    _LIBRARY.define(schema)
-    _LIBRARY.impl(name, definition, "CompositeExplicitAutograd")
+    name = text.split("(", 1)[0]
+    _LIBRARY.define(text)
+    _LIBRARY.impl(name, _taking(operands, definition), "CompositeExplicitAutograd")
     if fused and find_spec("triton") is not None:
-        _LIBRARY.impl(name, _fused(name, definition), "CUDA")
+        _LIBRARY.impl(name, _taking(operands, _fused(name, definition)), "CUDA")
     torch.library.register_fake(f"fewstep::{name}", fake, lib=_LIBRARY)
     getattr(torch.ops.fewstep, name).default.__doc__ = definition.__doc__
+
+
+def _taking(operands: Callable[..., Any] | None, implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """The implementation, called with a schema's arguments."""
+    if operands is None:
+        return implementation
+    return lambda *arguments, **options: implementation(operands(*arguments, **options))
 
 
 def _fused(name: str, definition: Callable[..., Any]) -> Callable[..., Any]:
     """The Triton kernel of an op, imported at its first call; float64, which oracles use, stays with the twin."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        if any(isinstance(each, Tensor) and each.dtype == torch.float64 for each in arguments):
+        tensors = arguments[0] if isinstance(arguments[0], StepOperands) else arguments
+        if any(isinstance(each, Tensor) and each.dtype == torch.float64 for each in tensors):
             return definition(*arguments, **options)
         return getattr(import_module("fewstep_kernels.fused"), name)(*arguments, **options)
 
@@ -93,14 +108,7 @@ _register(
     reference.step_statistics,
     _nothing,
 )
-_register(
-    "denoise_step(Tensor(a!) x, Tensor(b!) x_in, Tensor(c!)? history, Tensor(d!)? preview, Tensor model_output, "
-    "Tensor row, Tensor step, Tensor seed, Tensor cond_lane, Tensor uncond_lane, Tensor? statistics=None, "
-    "Tensor? noise=None, Tensor? gradient=None, Tensor? known=None, Tensor? mask=None, bool learned_variance=False, "
-    "bool stochastic=True) -> ()",
-    reference.denoise_step,
-    _nothing,
-)
+_register(schema("denoise_step"), reference.denoise_step, _nothing, operands=StepOperands)
 _register(
     "group_norm_silu(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? shift_before=None, "
     "Tensor? scale=None, Tensor? shift=None, bool silu=True, Tensor? residual=None) -> Tensor",
@@ -128,7 +136,11 @@ cfg_combine: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = torch.ops.fews
 posterior_update: Callable[..., Tensor] = torch.ops.fewstep.posterior_update.default
 begin_step: Callable[..., None] = torch.ops.fewstep.begin_step.default
 step_statistics: Callable[..., None] = torch.ops.fewstep.step_statistics.default
-denoise_step: Callable[..., None] = torch.ops.fewstep.denoise_step.default
+
+
+def denoise_step(operands: StepOperands) -> None:
+    """All that happens between two U-Net calls: see `reference.denoise_step`, the definition."""
+    torch.ops.fewstep.denoise_step.default(*operands)
 
 
 class StepOps(NamedTuple):
@@ -136,7 +148,7 @@ class StepOps(NamedTuple):
 
     begin_step: Callable[..., None]
     step_statistics: Callable[..., None]
-    denoise_step: Callable[..., None]
+    denoise_step: Callable[[StepOperands], None]
 
 
 STEP_OPS = StepOps(begin_step, step_statistics, denoise_step)

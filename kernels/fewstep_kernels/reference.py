@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fewstep_kernels.operands import StepOperands
 from fewstep_kernels.philox import STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP, normals_from_words, philox4x32
 from fewstep_kernels.row import COLUMN, COLUMNS, MAX_HISTORY
 
@@ -118,50 +119,32 @@ def step_statistics(
     statistics[:, 1] = torch.where(ratio == 0, 0.0, _quantile(x_0, ratio))
 
 
-def denoise_step(
-    x: Tensor,  # [B, C, H, W] the state, updated in place
-    x_in: Tensor,  # [R, C or more, H, W] the next model input; its first C channels are written
-    history: Tensor | None,  # [D, B, C, H, W] a ring over steps, updated in place
-    preview: Tensor | None,  # [B, C, H, W] written with x_0
-    model_output: Tensor,  # [R, C or 2C, H, W]
-    row: Tensor,  # [B, K] from `begin_step`
-    step: Tensor,  # [B] int64 from `begin_step`
-    seed: Tensor,  # [B] int64
-    cond_lane: Tensor,  # [B] int64
-    uncond_lane: Tensor,  # [B] int64
-    statistics: Tensor | None = None,  # [B, 2] from `step_statistics`, where a row rescales or thresholds
-    noise: Tensor | None = None,  # [N + 1, B, C, H, W] given instead of Philox: initial, then row by row
-    gradient: Tensor | None = None,  # [B, C, H, W] added to m with weight g
-    known: Tensor | None = None,  # [B, C, H, W] the known image
-    mask: Tensor | None = None,  # [B, 1 or C, H, W] 1 where the sample is generated, 0 where it is known
-    learned_variance: bool = False,
-    stochastic: bool = True,  # False promises that every s is 0 and no known region is drawn afresh
-) -> None:
+def denoise_step(operands: StepOperands) -> None:
     """All that happens between two U-Net calls, for a batch whose samples may be at different rows of different plans.
 
     guide, estimate, clip, update, history, re-noise, and the next model input for every lane a sample owns: the
     formulas are those of `fewstep_kernels.row`. A zero coefficient masks its operand, so what a slot's last sample left
     behind cannot reach the next one.
     """
-    channels, columns = x.shape[1], _columns(row)
-    m = _prediction(model_output, columns, cond_lane, uncond_lane, statistics, gradient, channels)
-    x_0 = _clip(torch.addcmul(columns["k_x"] * x, columns["k_m"], m), columns, statistics)
-    v = model_output.index_select(0, cond_lane)[:, channels:] if learned_variance else None
-    z = _step_noise(x, seed, step, noise) if stochastic else None
-    updated = _posterior(x, x_0, m, columns, z, v)
-    if history is not None:
-        updated = updated + _past(history, columns, step)
-        _remember(history, torch.where(columns["history_m"] == 0, x_0, m), step)
-    if known is not None and mask is not None:
-        updated = _renoise(updated, known, mask, columns, step, seed, noise, stochastic)
-    x.copy_(updated)
-    if preview is not None:
-        preview.copy_(x_0)
-    scaled = (columns["c_in_next"] * updated).to(x_in.dtype)
-    written = x_in if x_in.shape[1] == channels else x_in[:, :channels]
-    written.index_copy_(0, cond_lane, scaled)
-    if x_in.shape[0] > x.shape[0]:
-        written.index_copy_(0, uncond_lane, scaled)
+    o, channels, columns = operands, operands.x.shape[1], _columns(operands.row)
+    m = _prediction(o.model_output, columns, o.cond_lane, o.uncond_lane, o.statistics, o.gradient, channels)
+    x_0 = _clip(torch.addcmul(columns["k_x"] * o.x, columns["k_m"], m), columns, o.statistics)
+    v = o.model_output.index_select(0, o.cond_lane)[:, channels:] if o.learned_variance else None
+    z = _step_noise(o.x, o.seed, o.step, o.noise) if o.stochastic else None
+    updated = _posterior(o.x, x_0, m, columns, z, v)
+    if o.history is not None:
+        updated = updated + _past(o.history, columns, o.step)
+        _remember(o.history, torch.where(columns["history_m"] == 0, x_0, m), o.step)
+    if o.known is not None and o.mask is not None:
+        updated = _renoise(updated, o.known, o.mask, columns, o.step, o.seed, o.noise, o.stochastic)
+    o.x.copy_(updated)
+    if o.preview is not None:
+        o.preview.copy_(x_0)
+    scaled = (columns["c_in_next"] * updated).to(o.x_in.dtype)
+    written = o.x_in if o.x_in.shape[1] == channels else o.x_in[:, :channels]
+    written.index_copy_(0, o.cond_lane, scaled)
+    if o.x_in.shape[0] > o.x.shape[0]:
+        written.index_copy_(0, o.uncond_lane, scaled)
 
 
 def group_norm_silu(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.plan import Plan
-from fewstep_kernels import COLUMN, COLUMNS, IDLE_ROW
+from fewstep_kernels import COLUMN, COLUMNS, IDLE_ROW, StepOperands
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,27 @@ class StaticBuffers:
             known=zeros(*per_sample) if signature.known else None,
             mask=zeros(samples, 1, *signature.shape[1:]) if signature.known else None,
             **_images(signature),
+        )
+
+    def operands(self, m: Tensor) -> StepOperands:
+        """What `denoise_step` takes after the model has answered m, [R, C or 2C, H, W]."""
+        return StepOperands(
+            x=self.x,
+            x_in=self.x_in,
+            history=self.history,
+            preview=self.preview,
+            model_output=m,
+            row=self.row,
+            step=self.step,
+            seed=self.seed,
+            cond_lane=self.cond_lane,
+            uncond_lane=self.uncond_lane,
+            statistics=self.statistics,
+            noise=self.noise,
+            known=self.known,
+            mask=self.mask,
+            learned_variance=self.signature.learned_variance,
+            stochastic=self.signature.stochastic,
         )
 
     def clear(self) -> None:

@@ -18,22 +18,5 @@ def sample_loop(denoiser: Denoiser, buffers: StaticBuffers, steps: int, ops: Ste
         m = denoiser(b.x_in, b.t, b.conditioning)
         if b.statistics is not None:
             ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_lane, b.uncond_lane)
-        ops.denoise_step(
-            b.x,
-            b.x_in,
-            b.history,
-            b.preview,
-            m,
-            b.row,
-            b.step,
-            b.seed,
-            b.cond_lane,
-            b.uncond_lane,
-            statistics=b.statistics,
-            noise=b.noise,
-            known=b.known,
-            mask=b.mask,
-            learned_variance=b.signature.learned_variance,
-            stochastic=b.signature.stochastic,
-        )
+        ops.denoise_step(b.operands(m))
         yield i

@@ -21,6 +21,7 @@ from fewstep_kernels.fused.launch import (
 from fewstep_kernels.fused.noising import noised
 from fewstep_kernels.fused.philox import STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP, normals
 from fewstep_kernels.fused.posterior import K, S, clipped, estimate, learned_std, lerp, posterior_mean
+from fewstep_kernels.operands import TENSORS, StepOperands
 from fewstep_kernels.row import COLUMN, COLUMNS, MAX_HISTORY
 
 T, C_IN_NEXT, C_1 = (tl.constexpr(COLUMN[name]) for name in ("t", "c_in_next", "c_1"))
@@ -198,68 +199,39 @@ def begin_step_launch(
     return Launch(_begin_step_kernel, (1,), arguments, constants)
 
 
-def denoise_step_launch(
-    x: Tensor,
-    x_in: Tensor,
-    history: Tensor | None,
-    preview: Tensor | None,
-    model_output: Tensor,
-    row: Tensor,
-    step: Tensor,
-    seed: Tensor,
-    cond_lane: Tensor,
-    uncond_lane: Tensor,
-    statistics: Tensor | None = None,
-    noise: Tensor | None = None,
-    gradient: Tensor | None = None,
-    known: Tensor | None = None,
-    mask: Tensor | None = None,
-    learned_variance: bool = False,
-    stochastic: bool = True,
-) -> Launch:
+def denoise_step_launch(operands: StepOperands) -> Launch:
     """The launch of `denoise_step`."""
-    check_state(x=x, history=history, preview=preview, row=row, statistics=statistics, noise=noise, known=known)
-    check_integers(step=step, seed=seed, cond_lane=cond_lane, uncond_lane=uncond_lane)
-    check_floats(x_in=x_in, model_output=model_output, gradient=gradient, mask=mask)
+    inpaint = operands.known is not None and operands.mask is not None
+    o = operands if inpaint else operands._replace(known=None, mask=None)
+    x, m = o.x, o.model_output
+    check_state(x=x, history=o.history, preview=o.preview, row=o.row, statistics=o.statistics, noise=o.noise)
+    check_state(known=operands.known)
+    check_integers(step=o.step, seed=o.seed, cond_lane=o.cond_lane, uncond_lane=o.uncond_lane)
+    check_floats(x_in=o.x_in, model_output=m, gradient=o.gradient, mask=operands.mask)
     channels, n = x.shape[1], math.prod(x.shape[1:])
-    block = block_of(x, x_in, model_output)
-    m = model_output[:, :channels]
-    region = x if mask is None else mask.expand_as(x)
-    inpaint = known is not None and mask is not None
-    size, strides = walk(m, x_in[:, :channels], x if gradient is None else gradient, region)
+    block = block_of(x, o.x_in, m)
+    gradient = x if o.gradient is None else o.gradient
+    mask = x if o.mask is None else o.mask.expand_as(x)
+    size, strides = walk(m[:, :channels], o.x_in[:, :channels], gradient, mask)
+    depth = 0 if o.history is None else len(o.history)
     arguments = {
-        "x_ptr": x,
-        "x_in_ptr": x_in,
-        "history_ptr": history,
-        "preview_ptr": preview,
-        "model_output_ptr": model_output,
-        "row_ptr": row,
-        "step_ptr": step,
-        "seed_ptr": seed,
-        "cond_lane_ptr": cond_lane,
-        "uncond_lane_ptr": uncond_lane,
-        "statistics_ptr": statistics,
-        "noise_ptr": noise,
-        "gradient_ptr": gradient,
-        "known_ptr": known if inpaint else None,
-        "mask_ptr": mask if inpaint else None,
+        **{f"{name}_ptr": getattr(o, name) for name in TENSORS},
         "n": n,
         "batch": x.numel(),
-        "last_noise": 0 if noise is None else len(noise) - 1,
-        "variance_at": channels * model_output.stride(1),
+        "last_noise": 0 if o.noise is None else len(o.noise) - 1,
+        "variance_at": channels * m.stride(1),
         "size": size,
         "model_output_stride": strides[0],
         "x_in_stride": strides[1],
         "gradient_stride": strides[2],
         "mask_stride": strides[3],
     }
-    depth = 0 if history is None else len(history)
     constants = {
         "DEPTH": depth,
         "PAST": min(depth, MAX_HISTORY),
-        "GUIDED": len(model_output) > len(x),
-        "LEARNED": learned_variance,
-        "STOCHASTIC": stochastic,
+        "GUIDED": len(m) > len(x),
+        "LEARNED": o.learned_variance,
+        "STOCHASTIC": o.stochastic,
         "BLOCK": block,
     }
     return Launch(_denoise_step_kernel, grid_of(block, x=x), arguments, constants)
@@ -278,31 +250,10 @@ def begin_step(
     begin_step_launch(table, index, row, step, t, cond_lane, uncond_lane).run()
 
 
-def denoise_step(
-    x: Tensor,  # [B, C, H, W] the state, updated in place
-    x_in: Tensor,  # [R, C or more, H, W] the next model input; its first C channels are written
-    history: Tensor | None,  # [D, B, C, H, W] a ring over steps, updated in place
-    preview: Tensor | None,  # [B, C, H, W] written with x_0
-    model_output: Tensor,  # [R, C or 2C, H, W]
-    row: Tensor,  # [B, K] from `begin_step`
-    step: Tensor,  # [B] int64 from `begin_step`
-    seed: Tensor,  # [B] int64
-    cond_lane: Tensor,  # [B] int64
-    uncond_lane: Tensor,  # [B] int64
-    statistics: Tensor | None = None,  # [B, 2] from `step_statistics`, where a row rescales or thresholds
-    noise: Tensor | None = None,  # [N + 1, B, C, H, W] given instead of Philox: initial, then row by row
-    gradient: Tensor | None = None,  # [B, C, H, W] added to m with weight g
-    known: Tensor | None = None,  # [B, C, H, W] the known image
-    mask: Tensor | None = None,  # [B, 1 or C, H, W] 1 where the sample is generated, 0 where it is known
-    learned_variance: bool = False,
-    stochastic: bool = True,  # False promises that every s is 0 and no known region is drawn afresh
-) -> None:
+def denoise_step(operands: StepOperands) -> None:
     """Guide, estimate, clip, update, history, re-noise and the next model input of every lane: one pass.
 
     The formulas are those of `fewstep_kernels.row`. A zero coefficient masks what it multiplies, so what a slot's last
     sample left behind cannot reach the next one. Slots that idle may write one lane between them.
     """
-    denoise_step_launch(
-        x, x_in, history, preview, model_output, row, step, seed, cond_lane, uncond_lane,
-        statistics, noise, gradient, known, mask, learned_variance, stochastic,
-    ).run()  # fmt: skip
+    denoise_step_launch(operands).run()

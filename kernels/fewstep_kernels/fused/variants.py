@@ -13,6 +13,7 @@ from fewstep_kernels.fused.noising import add_noise_launch, normal_launch
 from fewstep_kernels.fused.posterior import posterior_update_launch
 from fewstep_kernels.fused.statistics import step_statistics_launch
 from fewstep_kernels.fused.step import begin_step_launch, denoise_step_launch
+from fewstep_kernels.operands import StepOperands
 from fewstep_kernels.row import COLUMNS
 
 POINTERS = {
@@ -71,7 +72,7 @@ def variant(name: str, launch: Launch, vectorised: bool = False) -> Variant:
     return Variant(name, launch.kernel, signature, constexprs, attrs, launch.options, vectorised, launch.awaits)
 
 
-SAMPLES, ROWS, STEPS = 3, 6, 8
+SAMPLES, LANES, STEPS = 3, 6, 8
 EVEN, RAGGED = (4, 64, 64), (3, 21, 63)
 
 
@@ -111,56 +112,54 @@ def _functional() -> Iterator[Variant]:
 def _statistics() -> Iterator[Variant]:
     x, row, index = _tensor(SAMPLES, *EVEN), _tensor(SAMPLES, len(COLUMNS)), _integers()
     for dtype in (torch.float32, torch.bfloat16):
-        for rows in (SAMPLES, ROWS):
+        for lanes in (SAMPLES, LANES):
             for gradient in (None, x):
-                m = _tensor(rows, *EVEN, dtype=dtype, channels_last=dtype == torch.bfloat16)
+                m = _tensor(lanes, *EVEN, dtype=dtype, channels_last=dtype == torch.bfloat16)
                 launch = step_statistics_launch(_tensor(SAMPLES, 2), x, m, row, index, index, gradient)
                 name = str(dtype).removeprefix("torch.")
-                form = f"{'guided' if rows > SAMPLES else 'one row'}{', gradient' if gradient is not None else ''}"
+                form = f"{'guided' if lanes > SAMPLES else 'one lane'}{', gradient' if gradient is not None else ''}"
                 yield variant(f"step_statistics {name} {form}", launch)
 
 
 def _steps() -> Iterator[Variant]:
     table, row = _tensor(SAMPLES, STEPS + 1, len(COLUMNS)), _tensor(SAMPLES, len(COLUMNS))
     index = _integers()
-    yield variant("begin_step", begin_step_launch(table, index, row, index, _tensor(ROWS), index, index))
+    yield variant("begin_step", begin_step_launch(table, index, row, index, _tensor(LANES), index, index))
 
     def step(
         shape: tuple[int, int, int] = EVEN,
         dtype: torch.dtype = torch.bfloat16,
         channels_last: bool = True,
-        rows: int = ROWS,
-        depth: int = 0,
+        lanes: int = LANES,
         extra_channels: int = 0,
-        learned: bool = False,
-        stochastic: bool = True,
-        preview: bool = False,
-        statistics: bool = False,
-        given_noise: bool = False,
-        gradient: bool = False,
-        known: bool = False,
+        depth: int = 0,
+        **given: bool,  # operands by name that are there, and flags as they are
     ) -> Launch:
         channels, *size = shape
-        x = _tensor(SAMPLES, *shape)
-        return denoise_step_launch(
-            x,
-            _tensor(rows, channels + extra_channels, *size, dtype=dtype, channels_last=channels_last),
-            _tensor(depth, SAMPLES, *shape) if depth else None,
-            x if preview else None,
-            _tensor(rows, channels * (1 + learned), *size, dtype=dtype, channels_last=channels_last),
-            row,
-            index,
-            index,
-            index,
-            index,
-            _tensor(SAMPLES, 2) if statistics else None,
-            _tensor(STEPS + 1, SAMPLES, *shape) if given_noise else None,
-            x if gradient else None,
-            x if known else None,
-            _tensor(SAMPLES, 1, *size) if known else None,
-            learned,
-            stochastic,
+        x, inputs = _tensor(SAMPLES, *shape), channels + extra_channels
+        outputs = channels * (1 + given.get("learned_variance", False))
+        optional = {
+            "preview": x,
+            "statistics": _tensor(SAMPLES, 2),
+            "noise": _tensor(STEPS + 1, SAMPLES, *shape),
+            "gradient": x,
+            "known": x,
+            "mask": _tensor(SAMPLES, 1, *size),
+        }
+        plain = StepOperands(
+            x=x,
+            x_in=_tensor(lanes, inputs, *size, dtype=dtype, channels_last=channels_last),
+            history=_tensor(depth, SAMPLES, *shape) if depth else None,
+            preview=None,
+            model_output=_tensor(lanes, outputs, *size, dtype=dtype, channels_last=channels_last),
+            row=row,
+            step=index,
+            seed=index,
+            cond_lane=index,
+            uncond_lane=index,
         )
+        chosen: dict[str, Any] = {name: optional.get(name, value) for name, value in given.items()}
+        return denoise_step_launch(plain._replace(**chosen))
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for layout in ("contiguous", "channels-last"):
@@ -168,23 +167,24 @@ def _steps() -> Iterator[Variant]:
             name = f"denoise_step {str(dtype).removeprefix('torch.')} {layout}"
             yield variant(name, launch, layout == "contiguous")
     forms: dict[str, dict[str, Any]] = {
-        "one row": {"rows": SAMPLES},
+        "one lane": {"lanes": SAMPLES},
         "deterministic": {"stochastic": False},
         **{f"history {depth}": {"depth": depth} for depth in (1, 2, 3, 4)},
-        "learned variance": {"learned": True},
+        "learned variance": {"learned_variance": True},
         "preview": {"preview": True},
         "statistics": {"statistics": True},
-        "given noise": {"given_noise": True},
+        "given noise": {"noise": True},
         "gradient": {"gradient": True},
-        "inpainting": {"known": True},
-        "inpainting, deterministic": {"known": True, "stochastic": False},
-        "inpainting, given noise": {"known": True, "given_noise": True},
+        "inpainting": {"known": True, "mask": True},
+        "inpainting, deterministic": {"known": True, "mask": True, "stochastic": False},
+        "inpainting, given noise": {"known": True, "mask": True, "noise": True},
         "extra input channels": {"extra_channels": 5},
     }
     everything = {
-        "depth": 4, "learned": True, "preview": True, "statistics": True, "gradient": True, "known": True,
+        "depth": 4, "learned_variance": True, "preview": True, "statistics": True, "gradient": True, "known": True,
+        "mask": True,
     }  # fmt: skip
-    forms |= {"everything": everything, "everything, given noise": everything | {"given_noise": True}}
+    forms |= {"everything": everything, "everything, given noise": everything | {"noise": True}}
     forms |= {"ragged": {"shape": RAGGED}, "ragged, everything": everything | {"shape": RAGGED}}
     for name, options in forms.items():
         yield variant(f"denoise_step {name}", step(**options))
