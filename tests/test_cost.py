@@ -15,7 +15,7 @@ from fewstep.cost import Cost, CostCounter, report
 from fewstep.cost.counter import DEVICE
 from fewstep.cost.loops import count_diffusers, count_engine
 from fewstep.cost.subjects import Subject, cifar10_ddpm, sd_latents
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import SAMPLERS, make_plan
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet, empty_unet
 from fewstep.run.loop import sample_loop
@@ -30,7 +30,7 @@ from fewstep_kernels import (
     step_statistics,
 )
 
-SAMPLED = ("ddpm", "ddim", "euler", "lcm")
+SAMPLED = tuple(name for name, sampler in SAMPLERS.items() if "vp" in sampler.kinds)
 GUIDANCE = ("none", "guided", "guided, rescaled")
 
 

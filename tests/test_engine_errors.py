@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import ArgumentError, ClassLabels, Engine, FewstepError, schedules
+from fewstep.samplers import SAMPLERS
 from test_engine import SHAPE, SmallNet, picture, small_engine
 
 BAD_CALLS: dict[str, tuple[Callable[[Engine], object], str]] = {
@@ -15,7 +16,7 @@ BAD_CALLS: dict[str, tuple[Callable[[Engine], object], str]] = {
     "half a step": (lambda e: e.sample(labels=[1], steps=2.5), "steps: got 2.5; allowed"),  # type: ignore[arg-type]
     "unknown sampler": (
         lambda e: e.sample(labels=[1], sampler="ddmi"),
-        "sampler: got 'ddmi'; allowed: ddpm, ddim, euler, lcm",
+        f"sampler: got 'ddmi'; allowed: {', '.join(SAMPLERS)}",
     ),
     "label too large": (lambda e: e.sample(labels=[10]), "labels: got 10; allowed: integers from 0 to 9"),
     "label a fraction": (lambda e: e.sample(labels=[1.5]), "labels: got 1.5; allowed"),

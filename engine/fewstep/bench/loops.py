@@ -76,16 +76,17 @@ def consistency(network: Network, schedule: Schedule, steps: int, prediction: st
     return x
 
 
-LOOPS: dict[str, Loop] = {"ddim": ddim, "ddpm": ddpm, "consistency": consistency}
-SAMPLERS_OF = {"vp": ("ddim", "ddpm"), "ve": ("consistency",)}  # those that run on a kind of schedule
+SAMPLERS_OF: dict[str, dict[str, Loop]] = {"vp": {"ddim": ddim, "ddpm": ddpm}, "ve": {"consistency": consistency}}
+LOOPS = {name: loop for of_kind in SAMPLERS_OF.values() for name, loop in of_kind.items()}
 
 
 def check_sampler(sampler: str, schedule: Schedule) -> None:
     """ArgumentError for a sampler that has no reference here, on this kind of schedule."""
-    known = SAMPLERS_OF.get(schedule.kind, ())
+    known = SAMPLERS_OF.get(schedule.kind, {})
     if not known:
+        kinds = " or ".join(SAMPLERS_OF)
         raise ArgumentError(
-            "model", f"a schedule of kind {schedule.kind}", "kind vp or ve: others have no reference yet"
+            "model", f"a schedule of kind {schedule.kind}", f"kind {kinds}: others have no reference yet"
         )
     if sampler not in known:
         raise ArgumentError("sampler", sampler, " or ".join(known) + ", which have a reference on this schedule")

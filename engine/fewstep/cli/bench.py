@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewstep.bench.loops import LOOPS
 from fewstep.cli import options
 from fewstep.cli.bench_view import page
 from fewstep.cli.shared import emit, examples, progress, whole_numbers, write_out
@@ -29,7 +30,7 @@ def bench(
     steps: Annotated[str, typer.Option(help="Model calls a sample.")] = "1,2,4,8",
     batch: Annotated[str, typer.Option(help="Samples at once.")] = "1,4",
     sampler: Annotated[
-        str | None, typer.Option(help="ddim, ddpm or consistency. Default: those that suit the model.")
+        str | None, typer.Option(help=f"{options.one_of(LOOPS)}. Default: those that suit the model.")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Rounds that count, after one that does not.")] = 7,
     cold: Annotated[

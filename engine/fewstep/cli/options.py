@@ -1,12 +1,22 @@
 """The options of `fewstep generate`, and those that several commands share."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
+from fewstep.samplers import SAMPLERS
+
 WHAT, HOW, START, WHERE = "What to make", "How to sample", "Start from a picture", "Output and machine"
 DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+def one_of(names: Iterable[str]) -> str:
+    """The names as a sentence has them: a, b or c."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
 
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object, for a script to read.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bar.")]
@@ -31,7 +41,7 @@ Seeds = Annotated[str | None, Option(help="One a sample, or one for all: 0,1,2."
 Steps = Annotated[int | None, Option(help="Model calls a sample. Default: the model's own.", rich_help_panel=HOW)]
 Sampler = Annotated[
     str | None,
-    Option(help="ddpm, ddim, euler, lcm or consistency. Default: the model's own.", rich_help_panel=HOW),
+    Option(help=f"{one_of(SAMPLERS)}. Default: the model's own.", rich_help_panel=HOW),
 ]
 GuidanceScale = Annotated[
     float | None,
