@@ -55,16 +55,22 @@ MUTANTS = {
     "runs_parity_of_one_buffer": Mutant(
         "the parity of the queries turns with each tile, as if there were one buffer",
         "deadlock", RUNS, "simt::mbarrier_wait(memory.queries_full + at_queries.stage, at_queries.parity);",
-        "simt::mbarrier_wait(memory.queries_full + at_queries.stage, (index - run.first) % 2);", "Runs",
+        "simt::mbarrier_wait(memory.queries_full + at_queries.stage, at_queries.stage);", "Runs",
     ),
     "runs_keys_of_another_head": Mutant(
         "keys and values are not fetched again when the head changes",
-        "numbers", RUNS, "return tile == first || tile % tiles_of_head == 0;", "return tile == first;", "Runs",
+        "deadlock", RUNS, "begins = ++within == tiles_of_head;\n    if (!begins) return;",
+        "begins = false;\n    if (++within < tiles_of_head) return;", "Runs",
+    ),
+    "runs_head_not_counted": Mutant(
+        "the keys that are fetched again are those of the same head",
+        "numbers", RUNS, "    load_tile<S>(memory.keys, maps.k, S::kKeys, 0, of, memory.keys_full);",
+        "    load_tile<S>(memory.keys, maps.k, S::kKeys, 0, Tile{0, 0, 0}, memory.keys_full);", "Runs",
     ),
     "runs_keys_awaited_once": Mutant(
         "the keys of the next head are not awaited",
-        "race", RUNS, "if (begins) simt::mbarrier_wait(memory.keys_full,",
-        "if (index == run.first) simt::mbarrier_wait(memory.keys_full,", "Runs",
+        "race", RUNS, "simt::mbarrier_wait(memory.keys_full, at_keys.parity);",
+        "if (at_keys.parity == 0) simt::mbarrier_wait(memory.keys_full, 0);", "Runs",
     ),
     "runs_keys_given_back_every_tile": Mutant(
         "keys are given back while tiles of their head are still to come",
@@ -72,6 +78,6 @@ MUTANTS = {
     ),
     "runs_last_tile_left_out": Mutant(
         "tiles that do not divide evenly are nobody's",
-        "numbers", RUNS, "last = first + each + (block < more);", "last = first + each;", "Runs",
+        "numbers", RUNS, "left = each + (block < more);", "left = each;", "Runs",
     ),
 }  # fmt: skip

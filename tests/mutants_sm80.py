@@ -1,6 +1,6 @@
 """Bugs to plant in the attention kernel of sm_80, one at a time: each is a change of a few characters that compiles.
 
-Each says what it is and what must catch it: a word of the emulator's, of which docs/attention.md has a table, or
+Each says what it is and what must catch it: a word of the emulator's, of which csrc/simt/README.md has a table, or
 "numbers": the emulator saw nothing wrong, and the result is more than twice as far from float64 as torch's. What is
 planted in softmax.h is planted in the kernel of sm_90a as well.
 """

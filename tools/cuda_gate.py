@@ -162,12 +162,12 @@ def sizes(csrc: Path, kernel: str, shapes: list[tuple[str, ...]], scratch: Path)
     return list(zip(shared, registers, strict=True))
 
 
-def compiled(csrc: Path, variant: Variant, cubin: Path) -> str:
-    """Compile a variant, and give back what ptxas printed."""
+def compiled(csrc: Path, variant: Variant, cubin: Path, *more: str) -> str:
+    """Compile a variant, with more flags if there are any, and give back what ptxas printed."""
     kernel, head_dim, kind, design = variant
     arch = KERNELS[kernel].arch
     flags = ["-std=c++17", "-O3", "-gencode", f"arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v", "-cubin"]
-    flags += variant_flags(head_dim, kind, design)
+    flags += [*variant_flags(head_dim, kind, design), *more]
     return run(nvcc() or "nvcc", *flags, csrc / VARIANTS[kernel], "-o", cubin)
 
 

@@ -25,11 +25,11 @@ DEVICE float quad_sum(float x) {
   return x + simt::shuffle_xor(x, 2);
 }
 
-// Columns `valid` and beyond are keys that do not exist.
-template <int kTiles>
+// Columns `valid` and beyond are keys that do not exist; none of them is in a tile before kFrom.
+template <int kFrom = 0, int kTiles>
 DEVICE void mask_keys(float (&s)[kTiles][4], int valid) {
   const int column = 2 * (simt::thread_index() % 4);
-  UNROLL_FOR (int n = 0; n < kTiles; n++)
+  UNROLL_FOR (int n = kFrom; n < kTiles; n++)
     UNROLL_FOR (int i = 0; i < 4; i++)
       if (8 * n + column + i % 2 >= valid) s[n][i] = simt::minus_infinity();
 }
