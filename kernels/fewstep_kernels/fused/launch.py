@@ -7,8 +7,6 @@ C = 3 or 4 pads its lanes, and where H W is no multiple of four its noise is com
 U-Net's output, just written and small enough for the L2 cache: at 3x256x256, C times 0.8 MB a guided bf16 sample.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 THREADS = 128
+REGISTERS = 65536  # of an SM, and so of a program
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 Strides = tuple[int, ...]
 
@@ -32,6 +31,7 @@ class Launch:
         arguments: the kernel's by name: tensors, None for one that is not there, sizes, tuples of sizes or strides.
         constants: the arguments it is compiled for.
         num_warps: warps of a program.
+        registers: of a thread, at most; None leaves it to the compiler, which may spill to fit more programs on an SM.
     """
 
     kernel: Any
@@ -39,16 +39,22 @@ class Launch:
     arguments: dict[str, Any]
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = THREADS // 32
+    registers: int | None = None
 
     # No contraction to fused multiply-adds: what a formula rounds to then depends on the formula alone, not on the
     # variant of the kernel that a sample's batch mates call for.
-    options: ClassVar[dict[str, Any]] = {"enable_fp_fusion": False}
+    fixed: ClassVar[dict[str, Any]] = {"enable_fp_fusion": False}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler is told beside the constants."""
+        return {"num_warps": self.num_warps, "maxnreg": self.registers, **self.fixed}
 
     def run(self) -> None:
         """Enqueue it on the current stream of its tensors' device."""
         anchor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
         with torch.cuda.device_of(anchor):
-            self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.num_warps, **self.options)
+            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 
 def block_of(*tensors: Tensor | None) -> int:
@@ -61,15 +67,15 @@ def grid_of(elements: int, batch: int, block: int) -> tuple[int, int]:
     return triton.cdiv(elements, block), batch
 
 
-def reduction_block(size: Sequence[int], *tensors: Tensor) -> tuple[int, int]:
-    """Elements of a tile, up to 4096, and warps of a program that reads a whole sample: `size` is from `walk`.
+def reduction_block(n: int) -> tuple[int, int, int]:
+    """Elements of a tile, warps and a thread's registers, for a program that reads a whole sample of n elements.
 
-    As `block_of` in one dimension. In more, four elements a thread: the divisions that place eight of them would spill
-    from the 64 registers that each of 1024 threads may have.
+    Eight elements a thread, and at most 512 threads: the 64 registers that each of 1024 could have are too few for some
+    versions of Triton. And they are told of all 128, or some spill so that two programs fit an SM.
     """
-    run = 16 // min(tensor.element_size() for tensor in tensors) if len(size) == 1 else 4
-    block = min(max(triton.next_power_of_2(math.prod(size)), 32 * run), 4096)
-    return block, block // (32 * run)
+    block = min(max(triton.next_power_of_2(n), 256), 4096)
+    num_warps = block // 256
+    return block, num_warps, min(REGISTERS // (32 * num_warps), 255)
 
 
 def walk(*tensors: Tensor, any_order: bool = False) -> tuple[tuple[int, ...], list[Strides]]:

@@ -66,8 +66,7 @@ def variant(name: str, launch: Launch, vectorised: bool = False) -> Variant:
             signature[argument], constexprs[(index,)] = "constexpr", launch.constants[argument]
         else:
             signature[argument] = described(launch.arguments[argument], (index,))
-    options = {"num_warps": launch.num_warps, **launch.options}
-    return Variant(name, launch.kernel, signature, constexprs, attrs, options, vectorised)
+    return Variant(name, launch.kernel, signature, constexprs, attrs, launch.options, vectorised)
 
 
 SAMPLES, ROWS, STEPS = 3, 6, 8
