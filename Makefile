@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-terrain test check bench build gpu docs clean
+.PHONY: help demo demo-terrain test check bench build gpu matrix docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
@@ -38,6 +38,9 @@ gpu: export PYTHONPATH := engine:kernels$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu: GPU_PYTHON := $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 gpu: ## what needs an NVIDIA GPU, part by part; PARTS="info kernels" picks, OUT=folder, DRY_RUN=1 walks it on a CPU
 	$(GPU_PYTHON) benchmarks/gpu.py $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)") $(if $(DRY_RUN),--dry-run)
+
+matrix: ## kernels, graphs and engine with several torch, 10 GB to download; VERSIONS="2.11 newest" picks, ARGS=--help
+	$(PYTHON) tools/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") --jobs $(JOBS) $(ARGS)
 
 docs: .venv/installed-dev ## the API pages, from the docstrings, into docs/api
 	$(BIN)/pdoc --output-directory docs/api fewstep fewstep_kernels
