@@ -23,7 +23,7 @@ matrix_results: Any = importlib.import_module("matrix_results")
 matrix_venv: Any = importlib.import_module("matrix_venv")
 
 # What runs as `python` here and in each venv: stage.json beside the first says what pip finds and what the tests do.
-PLAYED = """#!{real}
+PLAYED = """#!{real} -IS
 import json, os, shutil, sys, time
 from pathlib import Path
 
@@ -160,7 +160,7 @@ def test_one_that_fails_is_red_and_the_others_still_run(stage: Stage, capsys: py
 
 
 def test_a_version_that_is_not_there_or_does_not_install_is_not_run(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stage("--versions", "2.9 2.10 2.11", breaks=["2.10.0"]) == 3
     assert {torch: row["status"] for torch, row in stage.rows().items()} == {
@@ -172,7 +172,11 @@ def test_a_version_that_is_not_there_or_does_not_install_is_not_run(
     assert "No space left on device" in stage.rows()["2.10.0"]["notes"][0]
     assert stage.left() == {"lock", "matrix.json"}
     assert stage("--versions", "2.10") == 0, "what was not run is tried again"
-    assert stage.rows()["2.10.0"]["status"] == "PROVEN"
+    assert stage("--versions", "2.10", "--again", breaks=["2.10.0"]) == 3
+    assert stage.rows()["2.10.0"]["status"] == "PROVEN", "what was found is not forgotten"
+    monkeypatch.setattr(matrix, "source_digest", lambda tests: "another")
+    assert stage("--versions", "2.10", breaks=["2.10.0"]) == 3
+    assert stage.rows()["2.10.0"]["status"] == "NOT RUN", "unless it was found of other code"
 
 
 def test_what_is_done_is_skipped_until_the_code_or_the_version_changes(

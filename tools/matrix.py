@@ -101,8 +101,6 @@ class Matrix:
                     finished[row.key] = row
                     continue
                 row.torch = resolved.torch
-                if row.key in finished or row.key in jobs:
-                    continue  # the newest is one of the others
                 if not again and (earlier := self.results.done(row, exactly=True)):
                     finished[row.key] = earlier
                 else:
