@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-terrain test check bench build gpu matrix docs clean
+.PHONY: help demo demo-terrain test test-long check bench build gpu gpu-kit matrix docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
@@ -19,7 +19,10 @@ demo-terrain: .models/terrain ## convert another one-step model, draw 16 terrain
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-check: .venv/installed-dev ## ruff, mypy, clang-format, and every kernel compiled: Triton's, and CUDA's where there is nvcc
+test-long: gpu-kit ## longer proof: a new kit, and all that `make gpu` does walked on a CPU with it
+	$(MAKE) gpu DRY_RUN=1
+
+check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: Triton's, and where there is nvcc CUDA's, built and imported
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -27,11 +30,14 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, and every kernel compile
 	$(BIN)/python tools/compile_gate.py
 	$(BIN)/python tools/cuda_gate.py
 
-bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'
-	$(BIN)/fewstep bench $(ARGS)
+bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'; BASE=revision: beside that one
+	$(BIN)/$(if $(BASE),python tools/bench_base.py $(BASE) $(if $(ARGS),--bench='$(ARGS)'),fewstep bench $(ARGS))
 
-build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90a" picks
+build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90a" and FEWSTEP_HEAD_DIMS=all pick
 	FEWSTEP_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
+
+gpu-kit: .venv/installed-dev ## what `make gpu` would compile, built here with nvcc into build/gpu-kit.tar.xz for a machine with a GPU
+	$(BIN)/python tools/gpu_kit.py
 
 # Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.
 gpu: export PYTHONPATH := engine:kernels$(if $(PYTHONPATH),:$(PYTHONPATH))

@@ -7,8 +7,10 @@ C = 3 or 4 pads its lanes, and where H W is no multiple of four its noise is com
 U-Net's output, just written and small enough for the L2 cache: at 3x256x256, C times 0.8 MB a guided bf16 sample.
 """
 
+import functools
+import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import triton
@@ -17,6 +19,7 @@ from torch import Tensor
 
 THREADS = 128
 REGISTERS = 65536  # of an SM, and so of a program
+MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # along the axes of a CUDA grid: so the batch, which may be long, is first
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 Strides = tuple[int, ...]
 
@@ -27,10 +30,12 @@ class Launch:
 
     Attributes:
         kernel: a function decorated with triton.jit.
-        grid: programs along each axis.
+        grid: programs along each axis, at most MOST_PROGRAMS.
         arguments: the kernel's by name: tensors, None for one that is not there, sizes, tuples of sizes or strides.
         constants: the arguments it is compiled for.
         num_warps: warps of a program.
+        awaits: arguments that the launch before it on the stream writes. Where there are any it may begin while that
+            one runs (programmatic dependent launch), and waits before it reads them and before it writes anything.
         registers: of a thread, at most; None leaves it to the compiler, which may spill to fit more programs on an SM.
     """
 
@@ -39,16 +44,12 @@ class Launch:
     arguments: dict[str, Any]
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = THREADS // 32
+    awaits: tuple[str, ...] = ()
     registers: int | None = None
 
-    # No contraction to fused multiply-adds: what a formula rounds to then depends on the formula alone, not on the
-    # variant of the kernel that a sample's batch mates call for.
-    fixed: ClassVar[dict[str, Any]] = {"enable_fp_fusion": False}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the compiler is told beside the constants."""
-        return {"num_warps": self.num_warps, "maxnreg": self.registers, **self.fixed}
+    def __post_init__(self) -> None:
+        if any(programs > most for programs, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
+            raise ValueError(f"grid of {self.kernel.__name__}: got {self.grid}; allowed: at most {MOST_PROGRAMS}")
 
     def run(self) -> None:
         """Enqueue it on the current stream of its tensors' device."""
@@ -56,15 +57,36 @@ class Launch:
         with torch.cuda.device_of(anchor):
             self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler and the driver are told.
+
+        No contraction to fused multiply-adds: what a formula rounds to then depends on the formula alone, not on the
+        variant of the kernel that a sample's batch mates call for.
+        """
+        given = {"num_warps": self.num_warps, "maxnreg": self.registers, "enable_fp_fusion": False}
+        return given | {"launch_pdl": True} if self.awaits else given
+
+
+@functools.cache
+def has_dependent_launches(device: torch.device) -> bool:
+    """Whether a launch may begin before the one ahead of it has finished."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
 
 def block_of(*tensors: Tensor | None) -> int:
     """Elements of a program: 16 bytes a thread of the narrowest tensor, one 128-bit access where it is contiguous."""
     return THREADS * 16 // min(tensor.element_size() for tensor in tensors if tensor is not None)
 
 
-def grid_of(elements: int, batch: int, block: int) -> tuple[int, int]:
-    """Programs over the elements of a sample, then over samples."""
-    return triton.cdiv(elements, block), batch
+def grid_of(block: int, **tensor: Tensor) -> tuple[int, int]:
+    """Programs over the samples of one tensor, given by its name, and over the elements of a sample."""
+    ((name, given),) = tensor.items()
+    elements = math.prod(given.shape[1:])
+    if elements > MOST_PROGRAMS[1] * block:
+        sample = list(given.shape[1:])
+        raise ValueError(f"{name}: got a sample of {sample}; allowed: at most {MOST_PROGRAMS[1] * block} elements")
+    return len(given), triton.cdiv(elements, block)
 
 
 def reduction_block(n: int) -> tuple[int, int, int]:

@@ -142,7 +142,7 @@ def step_statistics_launch(
         "gradient_stride": gradient_stride,
     }
     constants = {"GUIDED": len(model_output) > len(x), "BLOCK": block}
-    return Launch(_step_statistics_kernel, (len(x),), arguments, constants, num_warps, registers)
+    return Launch(_step_statistics_kernel, (len(x),), arguments, constants, num_warps, registers=registers)
 
 
 def step_statistics(
