@@ -19,7 +19,7 @@ demo-terrain: .models/terrain ## convert another one-step model, draw 16 terrain
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-check: .venv/installed-dev ## ruff, mypy, clang-format, and every kernel compiled: Triton's, and CUDA's where there is nvcc
+check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: Triton's, and where there is nvcc CUDA's, built and imported
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -30,7 +30,7 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, and every kernel compile
 bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'
 	$(BIN)/fewstep bench $(ARGS)
 
-build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90a" picks
+build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90a" and FEWSTEP_HEAD_DIMS=all pick
 	FEWSTEP_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
 
 # Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.

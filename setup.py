@@ -1,8 +1,7 @@
 """The two source roots, engine/ and kernels/, and the CUDA module; everything else is in pyproject.toml.
 
 FEWSTEP_BUILD_CUDA   1: build fewstep_kernels._C or fail; 0: do not; unset: build it where there is nvcc
-FEWSTEP_CUDA_ARCHS   what to build it for, such as 80;89;90a; unset: 80, whose PTX newer devices compile, and 90a
-CUDA_HOME, MAX_JOBS  where nvcc is; how many of it run at once
+csrc/cuda_build.py names the variables that say for what it is built, and with what.
 """
 
 import os
@@ -16,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 BUILDS = {"bdist_wheel", "editable_wheel", "build_ext", "install", "develop"}
 sys.path.insert(0, str(ROOT / "csrc"))
-import ninja_build as csrc  # noqa: E402
+import cuda_build as csrc  # noqa: E402
 
 
 class BuildCuda(build_ext):

@@ -1,11 +1,12 @@
-// fewstep_kernels._C: the CUDA kernels. Pointers, sizes and streams are integers; torch is not involved.
-#include <cuda_runtime_api.h>
+// fewstep_kernels._C: the CUDA kernels. Pointers, sizes and streams are integers. Neither torch nor a header
+// of CUDA's is involved, so that g++ alone compiles this file for whichever Python there is.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <stdexcept>
 
 #include "arguments.h"
+#include "driver.h"
 
 static void attention_fwd(const Pointers& pointers, const Strides& strides, const Sizes& sizes, bool is_half,
                           float scale, int multiprocessors, int arch, std::uintptr_t stream) {
@@ -16,12 +17,8 @@ static void attention_fwd(const Pointers& pointers, const Strides& strides, cons
   if (status.code > 0) throw std::runtime_error(status.message);
 }
 
-static int driver_version() {
-  int version = 0;
-  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
-}
-
 PYBIND11_MODULE(_C, module) {
   module.def("attention_fwd", &attention_fwd);
+  module.def("head_dims", &attention::head_dims);
   module.def("driver_version", &driver_version);
 }

@@ -1,4 +1,4 @@
-"""Compiles csrc: with g++ into the emulator's module _sim, with nvcc into the CUDA module _C. Ninja does the work.
+"""Compiles csrc with g++ into the emulator's module _sim; cuda_build.py does it with nvcc. Ninja does the work.
 
 A build lives in a folder that may be built again: ninja knows what has changed. A lock on it keeps two processes, such
 as the workers of pytest-xdist, from building at once.
@@ -6,7 +6,6 @@ as the workers of pytest-xdist, from building at once.
 
 import fcntl
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -27,9 +26,8 @@ WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
 # machines find the same bits.
 HOST = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS)
 POISON = "-ftrivial-auto-var-init=pattern"
-CUDA = ("-std=c++17", "-O3", "--threads", "1", "-Xcompiler", "-fPIC,-fvisibility=hidden")
-PTX = "arch=compute_80,code=compute_80"
-WITH_SM90 = "-DFEWSTEP_SM90"  # of the dispatch: that kernel is there too
+WITH_SM90 = "FEWSTEP_SM90"  # in built.h: the kernel for Hopper is there too
+BFLOAT16_ONLY = "FEWSTEP_BFLOAT16_ONLY"  # in built.h: no variant of float16 is there
 
 
 class BuildError(Exception):
@@ -55,14 +53,18 @@ class Ninja:
 
     def run(self, jobs: int) -> str:
         """Bring everything up to date; gives back what ninja printed."""
-        text, path = "\n".join([*self.lines, ""]), self.folder / self.name
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
+        write_if_different(self.folder / self.name, "\n".join([*self.lines, ""]))
         command = [*ninja(), "-C", str(self.folder), "-f", self.name, "-j", str(jobs)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise BuildError(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
+
+
+def write_if_different(path: Path, text: str) -> None:
+    """A file that has this text already keeps its time, so that nothing is built again for it."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def _escaped(path: str) -> str:
@@ -89,13 +91,13 @@ def jobs() -> int:
     return int(found)
 
 
-def python_flags() -> list[str]:
-    """Where Python's and pybind11's headers are."""
+def python_flags(include: str) -> list[str]:
+    """Where pybind11's headers are, and Python's."""
     try:
         import pybind11
     except ImportError:
         raise BuildError("pybind11 is not installed: pip install pybind11") from None
-    return [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+    return [f"-I{pybind11.get_include()}", f"-I{include}"]
 
 
 def variant_flags(head_dim: int, kind: str) -> list[str]:
@@ -103,18 +105,26 @@ def variant_flags(head_dim: int, kind: str) -> list[str]:
     return [f"-DVARIANT_HEAD_DIM={head_dim}", f"-DVARIANT_TYPE={kind}"]
 
 
-def _dispatch_object(plan: Ninja, rule: str, head_dims: Sequence[int], *flags: str) -> str:
-    """The choice among variants of these head dims."""
-    listed = ",".join(map(str, head_dims))
-    out = f"attention_{'_'.join(map(str, head_dims))}.o"
-    return plan.edge(out, rule, [CSRC / DISPATCH], [f"-DFEWSTEP_HEAD_DIMS={listed}", *flags])
+def dispatch_object(plan: Ninja, rule: str, head_dims: Sequence[int], *macros: str) -> str:
+    """The choice among variants of these head dims, and built.h, which names them to it.
+
+    A header and not a flag: nvcc would split -DFEWSTEP_HEAD_DIMS=32,40 at its comma.
+    """
+    name = "_".join(["attention", *map(str, head_dims), *(macro.removeprefix("FEWSTEP_").lower() for macro in macros)])
+    lines = [f"#define FEWSTEP_HEAD_DIMS {', '.join(map(str, head_dims))}", *(f"#define {macro}" for macro in macros)]
+    header = plan.folder / name / "built.h"
+    header.parent.mkdir(exist_ok=True)
+    write_if_different(header, "\n".join(["// What this build holds.", "#pragma once", "", *lines, ""]))
+    return plan.edge(f"{name}.o", rule, [CSRC / DISPATCH], [f"-I{header.parent}"])
 
 
-def _variant_objects(plan: Ninja, rules: dict[str, str], root: Path = CSRC) -> list[str]:
+def variant_objects(
+    plan: Ninja, rules: dict[str, str], head_dims: Sequence[int] = HEAD_DIMS, types: Sequence[str] = TYPES
+) -> list[str]:
     """Every variant of each kernel in `rules`, by its rule."""
     return [
-        plan.edge(f"{kernel}_d{head_dim}_{kind}.o", rule, [root / VARIANTS[kernel]], variant_flags(head_dim, kind))
-        for kernel, rule in rules.items() for head_dim in HEAD_DIMS for kind in TYPES
+        plan.edge(f"{kernel}_d{head_dim}_{kind}.o", rule, [CSRC / VARIANTS[kernel]], variant_flags(head_dim, kind))
+        for kernel, rule in rules.items() for head_dim in head_dims for kind in types
     ]  # fmt: skip
 
 
@@ -143,15 +153,20 @@ def _emulator_objects(plan: Ninja) -> list[str]:
     plan.rule("compile", f"{cxx} {' '.join(HOST)}{poison} $flags -MMD -MF $out.d -x c++ -c $in -o $out", depfile=True)
     plan.rule("link", f"{cxx} -shared $in -o $out")
     made = [plan.edge(f"{Path(each).stem}.o", "compile", [CSRC / each]) for each in EMULATOR]
-    return [*made, plan.edge("bindings.o", "compile", [CSRC / "simt/bindings.cpp"], python_flags())]
+    return [
+        *made,
+        plan.edge(
+            "bindings.o", "compile", [CSRC / "simt/bindings.cpp"], python_flags(sysconfig.get_paths()["include"])
+        ),
+    ]
 
 
 def build_emulator(folder: Path) -> Path:
     """Build _sim in `folder`, or find it built; gives back the module's file."""
     with locked(folder):
         plan = Ninja(folder, "emulator.ninja")
-        objects = [*_emulator_objects(plan), _dispatch_object(plan, "compile", HEAD_DIMS, WITH_SM90)]
-        objects += _variant_objects(plan, dict.fromkeys(VARIANTS, "compile"))
+        objects = [*_emulator_objects(plan), dispatch_object(plan, "compile", HEAD_DIMS, WITH_SM90)]
+        objects += variant_objects(plan, dict.fromkeys(VARIANTS, "compile"))
         module = plan.edge("_sim.so", "link", objects)
         plan.run(jobs())
     return folder / module
@@ -161,24 +176,10 @@ def build_kernels(folder: Path, source: Path) -> Path:
     """Build a module of other kernels, a file that includes simt.h, with the emulator; gives back the module's file."""
     with locked(folder):
         plan = Ninja(folder, f"{source.stem}.ninja")
-        flags = [*python_flags(), f"-I{CSRC}"]
+        flags = [*python_flags(sysconfig.get_paths()["include"]), f"-I{CSRC}"]
         *emulator, _ = _emulator_objects(plan)
         made = plan.edge(f"{source.stem}.o", "compile", [source], flags)
         module = plan.edge(f"{source.stem}.so", "link", [*emulator, made])
-        plan.run(jobs())
-    return folder / module
-
-
-def build_probes(folder: Path, source: Path) -> Path:
-    """Build the same kind of module with nvcc, for sm_90a; gives back the module's file."""
-    compiler = _nvcc_or_error()
-    with locked(folder):
-        plan = Ninja(folder, f"{source.stem}.ninja")
-        command = shlex.join([compiler, *CUDA, *cuda_targets("sm90", [])])
-        plan.rule("compile", f"{command} $flags -MMD -MF $out.d -x cu -c $in -o $out", depfile=True)
-        plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
-        made = plan.edge(f"{source.stem}.o", "compile", [source], [*python_flags(), f"-I{CSRC}"])
-        module = plan.edge(f"{source.stem}.so", "link", [made])
         plan.run(jobs())
     return folder / module
 
@@ -194,7 +195,7 @@ def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_d
     with locked(folder):
         plan = Ninja(folder, "mutants.ninja")
         shared = _emulator_objects(plan)
-        shared.append(_dispatch_object(plan, "compile", [head_dim], "-DFEWSTEP_BFLOAT16_ONLY", WITH_SM90))
+        shared.append(dispatch_object(plan, "compile", [head_dim], BFLOAT16_ONLY, WITH_SM90))
         flags = variant_flags(head_dim, "bfloat16")
         for name, mutant in mutants.items():
             _plant(folder / name, *mutant)
@@ -221,68 +222,8 @@ def _plant(folder: Path, file: str, correct: str, wrong: str) -> None:
             if text.count(correct) != 1:
                 raise BuildError(f"{file} has {correct!r} {text.count(correct)} times; allowed: once")
             text = text.replace(correct, wrong)
-        if not copy.exists() or copy.read_text() != text:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(text)
-
-
-def nvcc() -> str | None:
-    """The CUDA compiler: CUDA_HOME's, the PATH's, or that of the usual folder."""
-    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    return shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
-
-
-def _nvcc_or_error() -> str:
-    compiler = nvcc()
-    if compiler is None:
-        raise BuildError("nvcc is not installed: name its toolkit's folder by CUDA_HOME")
-    return compiler
-
-
-def architectures() -> list[str]:
-    """What is compiled to machine code: FEWSTEP_CUDA_ARCHS, such as "80;89;90a", or sm_80 and sm_90a.
-
-    90a, and it alone, brings the kernels of sm_90a; any other is one more for those of sm_80.
-    """
-    found = os.environ.get("FEWSTEP_CUDA_ARCHS", "80;90a").replace(",", ";").split(";")
-    for each in found:
-        if each != "90a" and (not re.fullmatch(r"[0-9]{2,3}", each) or int(each) < 80):
-            raise BuildError(f"FEWSTEP_CUDA_ARCHS: got {each!r}; allowed: 80 or newer, or 90a, such as 80;90a")
-    return found
-
-
-def cuda_targets(kernel: str, archs: Sequence[str]) -> list[str]:
-    """What nvcc makes of a kernel: machine code for each architecture; of sm_80's, PTX too for those to come."""
-    if kernel == "sm90":
-        return ["-gencode=arch=compute_90a,code=sm_90a"]
-    targets = [*(f"arch=compute_{each},code=sm_{each}" for each in archs if each != "90a"), PTX]
-    return [f"-gencode={target}" for target in targets]
-
-
-def build_cuda(folder: Path) -> Path:
-    """Build _C in `folder`, or find it built, and print what is in it; gives back the module's file."""
-    compiler = _nvcc_or_error()
-    archs = architectures()
-    with locked(folder):
-        plan = Ninja(folder, "cuda.ninja")
-        kernels = [kernel for kernel in VARIANTS if kernel == "sm80" or "90a" in archs]
-        for kernel in kernels:
-            command = shlex.join([compiler, *CUDA, *cuda_targets(kernel, archs)])
-            plan.rule(f"compile_{kernel}", f"{command} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
-        plan.rule("link", f"{compiler} -shared -cudart static $in -o $out")
-        flags = [WITH_SM90] if "sm90" in kernels else []
-        objects = [plan.edge("bindings.o", "compile_sm80", [CSRC / "bindings.cpp"], python_flags())]
-        objects.append(_dispatch_object(plan, "compile_sm80", HEAD_DIMS, *flags))
-        objects += _variant_objects(plan, {kernel: f"compile_{kernel}" for kernel in kernels})
-        module = folder / plan.edge("_C.so", "link", objects)
-        print(f"csrc: {compiler}, {jobs()} at once", flush=True)
-        plan.run(jobs())
-    targets = ", ".join([*(f"sm_{each}" for each in archs), "PTX of compute_80"])
-    dims = ", ".join(map(str, HEAD_DIMS))
-    print(
-        f"csrc: attention for {targets}; head dims {dims}; {', '.join(TYPES)}; {module.stat().st_size / 2**20:.1f} MiB"
-    )
-    return module
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_if_different(copy, text)
 
 
 def main() -> int:

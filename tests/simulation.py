@@ -40,6 +40,15 @@ def builder() -> ModuleType:
 
 
 @functools.cache
+def cuda_builder() -> ModuleType:
+    """csrc/cuda_build.py, where there is nvcc."""
+    module = load("cuda_build", ROOT / "csrc" / "cuda_build.py")
+    if module.nvcc() is None:
+        pytest.skip("nvcc is not installed here")
+    return module
+
+
+@functools.cache
 def emulator() -> ModuleType:
     """fewstep_kernels._sim, built if a source has changed."""
     return load("fewstep_kernels._sim", builder().build_emulator(ROOT / "build" / "sim"))

@@ -207,6 +207,15 @@ def test_an_old_driver_or_device_is_named(
     assert _ext.device_refusal.__wrapped__(0) == why
 
 
+def test_a_head_dim_above_what_was_built_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(head_dims=lambda: [40, 160])
+    monkeypatch.setattr(_ext, "extension", lambda: _ext.Extension(module, None))
+    assert [_ext.head_dim_refusal.__wrapped__(D) for D in (8, 40, 48, 160)] == [None] * 4
+    assert _ext.head_dim_refusal.__wrapped__(168) == (
+        "the head dim 168 is above all that fewstep_kernels._C was built for, 40, 160; FEWSTEP_HEAD_DIMS=all adds some"
+    )
+
+
 def test_without_the_module_the_reason_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name, name=name)

@@ -1,6 +1,7 @@
 """The gate on what nvcc makes of the attention variants fails on what it is there for."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,15 +12,14 @@ from typing import Any
 
 import pytest
 
-from simulation import ROOT, builder, load
+from simulation import ROOT, cuda_builder, load
 
 GATE = ROOT / "tools" / "cuda_gate.py"
 
 
 def gate(cache: Path, *options: str, only: str = "sm80 d32 half") -> tuple[int, list[dict[str, Any]], str]:
     """Exit status, rows and faults, for one variant."""
-    if builder().nvcc() is None:
-        pytest.skip("nvcc is not installed here")
+    cuda_builder()
     command = [sys.executable, str(GATE), "--only", only, "--cache", str(cache), "--json", *options]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.stdout, run.stderr
@@ -98,9 +98,63 @@ def test_each_fault_is_named() -> None:
     assert replace(hopper, serialized=True).faults == ["wgmma is serialized"]
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that a build needs, as a checkout has it; who changes a source puts it back."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("engine", "kernels"):
+        (copy / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "csrc", copy / "csrc", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    return copy
+
+
+def build(checkout: Path) -> subprocess.CompletedProcess[str]:
+    """The gate's build alone, of one head dim in one architecture."""
+    cuda_builder()
+    few = os.environ | {"FEWSTEP_CUDA_ARCHS": "90a", "FEWSTEP_HEAD_DIMS": "32", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, str(GATE), "--module", f"--csrc={checkout / 'csrc'}", f"--cache={checkout / 'gate'}"]
+    return subprocess.run(command, env=few, capture_output=True, text=True)
+
+
+PLANTED = ("bindings.cpp", "attention/attention.cu", "attention/sm90/consume.h")
+
+
+def test_a_source_that_does_not_compile_fails_the_gate_and_the_module_loads_without_it(checkout: Path) -> None:
+    """A compile error in each of three sources; then, all mended, the module is built and imported."""
+    for file in PLANTED:
+        source = checkout / "csrc" / file
+        text = source.read_text()
+        source.write_text(f"{text}\n#error planted in {file}\n")
+        done = build(checkout)
+        assert done.returncode == 1
+        assert "fewstep_kernels._C does not build" in done.stderr
+        assert f"planted in {file}" in done.stderr
+        source.write_text(text)
+    done = build(checkout)
+    assert done.returncode == 0, done.stderr
+    assert "head dims 32; bfloat16, half" in done.stderr
+    assert "loads" in done.stderr
+
+
+def test_a_module_that_links_but_does_not_load_fails_the_gate(checkout: Path) -> None:
+    source = checkout / "csrc" / "driver.cu"
+    text = source.read_text()
+    source.write_text(text.replace("int driver_version()", "int another_version()"))
+    done = build(checkout)
+    source.write_text(text)
+    assert done.returncode == 1
+    assert "was built and does not load" in done.stderr
+    assert "driver_version" in done.stderr
+
+
 def test_without_nvcc_it_says_so_and_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     run = subprocess.run([sys.executable, str(GATE)], capture_output=True, text=True)
-    assert (run.returncode, run.stdout) == (0, "cuda gate: not run, nvcc is not installed here\n")
+    assert (run.returncode, run.stdout) == (
+        0,
+        "cuda gate: NOT RUN, nvcc is not installed here: fewstep_kernels._C and its kernels are not compiled\n",
+    )
     assert shutil.which("nvcc") is None

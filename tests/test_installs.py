@@ -1,4 +1,4 @@
-"""What is installed where there is no nvcc: from a wheel, from an sdist, and in place."""
+"""What is installed where there is no nvcc, and where there is: from a wheel, from an sdist, and in place."""
 
 import os
 import shutil
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from simulation import cuda_builder
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"fewstep": ROOT / "engine/fewstep", "fewstep_kernels": ROOT / "kernels/fewstep_kernels"}
@@ -66,6 +68,20 @@ def wanted() -> set[str]:
     """The files of both packages, as a wheel names them."""
     found = {f"{name}/{path.relative_to(root)}" for name, root in PACKAGES.items() for path in root.rglob("*")}
     return {name for name in found if Path(name).suffix and "__pycache__" not in name and not name.endswith(".so")}
+
+
+@pytest.mark.parametrize("kind", ["build_wheel", "build_editable"])
+def test_with_nvcc_the_module_is_built_and_loads(kind: str, tree: Path, tmp_path: Path) -> None:
+    """Of one head dim, for sm_80; the second install finds the objects of the first."""
+    home = str(Path(cuda_builder().nvcc()).parent.parent)
+    few = {"CUDA_HOME": home, "PATH": os.environ["PATH"], "FEWSTEP_CUDA_ARCHS": "80", "FEWSTEP_HEAD_DIMS": "32"}
+    done = build(kind, tree, tmp_path / "out", FEWSTEP_BUILD_CUDA="1", **few)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "out").iterdir()
+    assert not wheel.name.endswith("-py3-none-any.whl")
+    assert installed(wheel, tmp_path / "site")[2] == "None"
+    for module in tree.glob("kernels/fewstep_kernels/_C.*.so"):  # where an install in place leaves it
+        module.unlink()
 
 
 NOT_BUILT = "fewstep_kernels._C is not built; `make build` does it where there is nvcc"

@@ -1,6 +1,9 @@
-"""Compile every attention variant for GPUs that are not here, and fail on what makes one slow or unfit to run.
+"""Build the CUDA module for GPUs that are not here, and fail on what makes a kernel slow or unfit to run.
 
     .venv/bin/python tools/cuda_gate.py [--only d40] [--json]
+
+First it builds fewstep_kernels._C as `make build` does, by setup.py, and imports it: a source that does not compile,
+link or load ends the gate. Then it compiles every variant by itself.
 
 A row fails where a kernel spills registers or has a stack, asks for more shared memory than its devices give a block
 (all from sm_80 on; of sm_90a's, Hopper), does without tensor cores, or waits for each wgmma before the next. Rows are
@@ -24,7 +27,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
-from ninja_build import CSRC, HEAD_DIMS, TYPES, VARIANTS, nvcc, variant_flags  # noqa: E402
+from cuda_build import nvcc  # noqa: E402
+from ninja_build import CSRC, HEAD_DIMS, TYPES, VARIANTS, variant_flags  # noqa: E402
 
 PROCESSES = 2
 USAGE = re.compile(
@@ -92,6 +96,19 @@ def run(*command: str | Path) -> str:
     if done.returncode:
         sys.exit(f"cuda gate: {' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
+
+
+def build(root: Path, library: Path) -> None:
+    """What `make build` does, but for where the module goes: setup.py builds it, and looks whether it loads."""
+    library.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(library)]
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | {"FEWSTEP_BUILD_CUDA": "1"}, capture_output=True, text=True
+    )
+    built = list(library.glob("fewstep_kernels/_C.*.so"))
+    if done.returncode or not built:
+        sys.exit(f"cuda gate: fewstep_kernels._C does not build\n{done.stdout}{done.stderr}")
+    print(done.stdout, end="", file=sys.stderr)
 
 
 def mma_counts(cubin: Path, instruction: str) -> dict[str, int]:
@@ -174,12 +191,17 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", help="variants whose name has this in it, such as 'd40 half' or 'sm90 d40'"
     )
+    parser.add_argument("--module", action="store_true", help="only build the module and import it")
     parser.add_argument("--json", action="store_true", help="rows as JSON on stdout")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "cuda_gate", help="where rows are kept")
     parser.add_argument("--csrc", type=Path, default=CSRC, help="other sources than the library's")
     arguments = parser.parse_args()
     if nvcc() is None:
-        print("cuda gate: not run, nvcc is not installed here")
+        print("cuda gate: NOT RUN, nvcc is not installed here: fewstep_kernels._C and its kernels are not compiled")
+        return 0
+    if not arguments.only or arguments.module:
+        build(arguments.csrc.resolve().parent, arguments.cache.resolve() / "library")
+    if arguments.module:
         return 0
     found = list(rows(arguments.csrc, arguments.only, arguments.cache))
     if not found:

@@ -70,7 +70,14 @@ simt::Status dispatch(const Params& params, simt::Stream stream, HeadDims<kHeadD
   return status;
 }
 
+template <int... kHeadDims>
+std::vector<int> listed(HeadDims<kHeadDims...>) {
+  return {kHeadDims...};
+}
+
 }  // namespace
+
+std::vector<int> head_dims() { return listed(Built{}); }
 
 simt::Status attention_fwd(const Params& params, Type type, simt::Stream stream) {
   if (const char* message = refusal(params)) return {-1, message};

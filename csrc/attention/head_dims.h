@@ -1,5 +1,7 @@
-// The head dims that have kernels of their own: compiled with -DFEWSTEP_HEAD_DIMS=32,40,64.
+// The head dims that have kernels of their own: ninja_build.py writes built.h, which lists them.
 #pragma once
+
+#include "built.h"
 
 namespace attention {
 

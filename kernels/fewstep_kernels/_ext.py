@@ -50,6 +50,18 @@ def device_refusal(index: int) -> str | None:
     return None
 
 
+@functools.cache
+def head_dim_refusal(D: int) -> str | None:
+    """Why the CUDA module has no kernel for a head dim; None if it has one, or is not there."""
+    module, _ = extension()
+    if module is None or module.head_dims()[-1] >= D:
+        return None
+    built = ", ".join(map(str, module.head_dims()))
+    return (
+        f"the head dim {D} is above all that fewstep_kernels._C was built for, {built}; FEWSTEP_HEAD_DIMS=all adds some"
+    )
+
+
 def attention_fwd(call: Call, device: torch.device, arch: int | None = None) -> None:
     """Put a call on the current stream of its device; `arch` 80 takes the kernels of sm_80 on a newer one as well."""
     module, why_not = extension()

@@ -96,4 +96,5 @@ def _wanted(q: Tensor, k: Tensor) -> bool:
 def _device_refusal(q: Tensor) -> str | None:
     if q.device.type != "cuda":
         return f"the hand-written kernel is for CUDA devices, not for {q.device}"
-    return _ext.device_refusal(torch.cuda.current_device() if q.device.index is None else q.device.index)
+    index = torch.cuda.current_device() if q.device.index is None else q.device.index
+    return _ext.device_refusal(index) or _ext.head_dim_refusal(q.shape[3])
