@@ -35,9 +35,9 @@ build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no G
 
 # Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.
 gpu: export PYTHONPATH := engine:kernels$(if $(PYTHONPATH),:$(PYTHONPATH))
-gpu: GPU_PYTHON := $(firstword $(wildcard $(BIN)/python) $(PYTHON))
-gpu: ## what needs an NVIDIA GPU, part by part; PARTS="info kernels" picks, OUT=folder, DRY_RUN=1 walks it on a CPU
-	$(GPU_PYTHON) benchmarks/gpu.py $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)") $(if $(DRY_RUN),--dry-run)
+gpu: GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
+gpu: ## what needs an NVIDIA GPU, as much as fits BUDGET=540 seconds, and next time the rest; PARTS="info smoke", OUT=folder, AGAIN=1, DRY_RUN=1
+	$(GPU_PYTHON) benchmarks/gpu.py $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)") $(if $(BUDGET),--budget-seconds $(BUDGET)) $(if $(AGAIN),--again) $(if $(DRY_RUN),--dry-run)
 
 docs: .venv/installed-dev ## the API pages, from the docstrings, into docs/api
 	$(BIN)/pdoc --output-directory docs/api fewstep fewstep_kernels

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from attention_cases import Case
@@ -16,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewstep_kernels import _ext, lay_out
 from fewstep_kernels.attention import own_attention, torch_attention
+from fewstep_kernels.attention_call import prepare, refusal
 from fewstep_kernels.laid_out import keys_and_values
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -98,6 +100,21 @@ def emulated(arch: int) -> Attend:
         sys.path.append(str(TESTS))
     simulate = importlib.import_module("simulation").simulate
     return lambda q, k, v: simulate(q, k, v, arch=arch)[0]
+
+
+def by_module(module: ModuleType, arch: int) -> Attend:
+    """A kernel of another build than the library's, on the current stream."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if why_not := refusal(q, k, v):
+            raise ValueError(why_not)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
+        stream = torch.cuda.current_stream(q.device).cuda_stream
+        module.attention_fwd(*prepare(q, k, v, out), multiprocessors, arch, stream)
+        return out
+
+    return attend
 
 
 def pinned(backend: SDPBackend) -> Attend:

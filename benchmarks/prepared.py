@@ -25,7 +25,9 @@ NAMES = ("library", "smoke", "sweep", "probes")
 NATIVE = (8, 9)  # major versions of devices that run the kit's machine code
 HOPPER = (9, 0)
 
-__all__ = ["NAMES", "BuildError", "emulator_answers", "is_for", "module", "path_of"]
+HEAD_DIMS = cuda_build.U_NETS  # of every build that is not asked for others
+
+__all__ = ["HEAD_DIMS", "HOPPER", "NAMES", "BuildError", "emulator_answers", "is_for", "module", "path_of"]
 
 emulator_answers = kit.emulator_answers
 

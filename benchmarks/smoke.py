@@ -16,11 +16,11 @@ from attention_cases import Case, exact
 from attention_contenders import by_module, emulated
 from isolated import child, run_isolated
 from measure import Report, describe, relative_error, script_options
-from prepared import cuda_build, module
+from prepared import HEAD_DIMS, module
 
 from fewstep_kernels.attention import torch_attention
 
-START_SECONDS, CASE_SECONDS = 60.0, 15.0
+START_SECONDS, CASE_SECONDS = 40.0, 10.0
 EMULATED_SECONDS = 90.0  # a case in the emulator
 LENGTHS = {"few": (67, 77), "many": (201, 333)}  # queries and keys
 
@@ -59,7 +59,7 @@ def kernels(device: torch.device) -> list[int]:
 
 def cases(device: torch.device) -> list[Smoke]:
     """The smallest first, and every head dim once before any twice."""
-    dims = module("smoke").head_dims() if device.type == "cuda" else cuda_build.head_dims()
+    dims = module("smoke").head_dims() if device.type == "cuda" else HEAD_DIMS
     return [Smoke(arch, dim, lengths) for lengths in LENGTHS for arch in kernels(device) for dim in dims]
 
 
@@ -68,7 +68,7 @@ def run(name: str, device: torch.device) -> dict[str, Any]:
     smoke = Smoke.named(name)
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     q, k, v = smoke.case(multiprocessors).tensors(device)
-    attend = by_module("smoke", smoke.arch) if device.type == "cuda" else emulated(smoke.arch)
+    attend = by_module(module("smoke"), smoke.arch) if device.type == "cuda" else emulated(smoke.arch)
     wanted = exact(q, k, v)
     error, allowed = relative_error(attend(q, k, v), wanted), 2 * relative_error(torch_attention(q, k, v), wanted)
     return {"error": error, "allowed": allowed}
