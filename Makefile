@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-terrain test check bench build gpu docs clean
+.PHONY: help demo demo-terrain test test-long check bench build gpu gpu-kit docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
@@ -19,6 +19,9 @@ demo-terrain: .models/terrain ## convert another one-step model, draw 16 terrain
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
+test-long: gpu-kit ## longer proof: a new kit, and all that `make gpu` does walked on a CPU with it
+	$(MAKE) gpu DRY_RUN=1
+
 check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: Triton's, and where there is nvcc CUDA's, built and imported
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -32,6 +35,9 @@ bench: .venv/installed-bench ## the engine beside the eager reference, parity fi
 
 build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90a" and FEWSTEP_HEAD_DIMS=all pick
 	FEWSTEP_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
+
+gpu-kit: .venv/installed-dev ## what `make gpu` would compile, built here with nvcc into build/gpu-kit.tar.xz for a machine with a GPU
+	$(BIN)/python tools/gpu_kit.py
 
 # Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.
 gpu: export PYTHONPATH := engine:kernels$(if $(PYTHONPATH),:$(PYTHONPATH))

@@ -44,11 +44,13 @@ PTX = "arch=compute_80,code=compute_80"
 ARCHS = "80;90;90a"  # 90: compiling the kernels of sm_80 from PTX takes Hopper's driver seconds at the first call
 SPIN_LIMIT = 1 << 22  # tries of a barrier's wait in the module for the first contact: about a second, then it is a hang
 SYSTEM = ("-lpthread", "-ldl", "-lrt")  # what CUDA's static runtime needs
-LOOK = """
+IMPORT = """
 import importlib.util, sys
-spec = importlib.util.spec_from_file_location("_C", sys.argv[1])
+spec = importlib.util.spec_from_file_location(sys.argv[1], sys.argv[2])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
+"""
+CALL = """
 try:
     module.attention_fwd([0] * 4, [[0] * 3] * 4, [0] * 5, False, 1.0, 1, 80, 0)
 except ValueError as error:
@@ -209,13 +211,14 @@ def cuda_runtime() -> Path:
     return found[0].resolve()
 
 
-def look(module: Path, python: str = sys.executable) -> None:
-    """Import a built _C in a process of its own and call it; no torch and no GPU are needed.
+def look(module: Path, python: str = sys.executable, call: str = CALL) -> None:
+    """Import a built module in a process of its own and call it; no torch and no GPU are needed.
 
     Raises:
         BuildError: it does not load, or does not answer as it should.
     """
-    done = subprocess.run([python, "-c", LOOK, str(module)], capture_output=True, text=True)
+    command = [python, "-c", IMPORT + call, module.name.partition(".")[0], str(module)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise BuildError(f"{module.name} was built and does not load:\n{done.stdout}{done.stderr}")
 
