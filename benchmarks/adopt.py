@@ -26,7 +26,7 @@ SKIPPED = 77  # the exit code where there is nothing to do
 HOPPER = (9, 0)
 OURS = "ours"
 BACKENDS = ("torch", "flash", "efficient", "cudnn", "math")  # what torch has, as attention.py names them
-WIDTH = 120  # of a line
+EMPTY, SAME = "no result decides anything", "as the results have it"
 
 
 class Shape(NamedTuple):
@@ -189,16 +189,25 @@ def as_tuple(entries: Sequence[str]) -> str:
     return "".join(["(\n", *(f"    {each},\n" for each in entries), ")"]) if entries else "()"
 
 
-def adopt(folders: Sequence[Path], source: Path, target: Path | None = None) -> tuple[Decision, str, str]:
-    """Write measured.py anew where it differs: into `target`, or where it is. Gives back its text before and after."""
-    decision, before = decide(folders), source.read_text()
+def adopt(folders: Sequence[Path], source: Path, target: Path | None = None) -> str:
+    """Write measured.py anew where it differs: into `target`, or where it is. Gives back the difference, or a word."""
+    decision = decide(folders)
+    if decision.is_empty:
+        return EMPTY
+    before = source.read_text()
     after = rewritten(before, decision)
     target = source if target is None else target
     if not target.exists() or target.read_text() != after:
         temporary = target.with_name(f".{target.name}")
         temporary.write_text(after)
         temporary.replace(target)
-    return decision, before, after
+    return difference(before, after)
+
+
+def difference(before: str, after: str) -> str:
+    """Of two texts, for the eye."""
+    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), "before", "after")
+    return "".join(lines) or SAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -206,29 +215,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="of results; by default all of benchmarks/results")
     parser.add_argument("--check", action="store_true", help="change nothing; 1 where something would change")
-    parser.add_argument("--out", type=Path, help="where to write the report, without the suffix")
+    parser.add_argument("--out", type=Path, help="where to write a report, without the suffix")
     parser.add_argument("--from-out", action="store_true", help="the results are those beside the report")
     parser.add_argument("--dry-run", action="store_true", help="write beside the report and not into the tree")
     options = parser.parse_args(argv)
     folders = [options.out.parent] if options.from_out else options.folders or sorted(RESULTS.glob("*"))
     source = ROOT / MEASURED
     if options.check:
-        decision, before = decide(folders), source.read_text()
-        after = rewritten(before, decision)
+        decision = decide(folders)
+        said = EMPTY if decision.is_empty else difference(source.read_text(), rewritten(source.read_text(), decision))
     else:
-        beside = options.out.parent / MEASURED.name if options.dry_run else None
-        decision, before, after = adopt(folders, source, beside)
-    if decision.is_empty:
-        print(f"{MEASURED}: no result decides anything")
-    elif before == after:
-        print(f"{MEASURED}: as the results have it")
-    sys.stdout.writelines(difflib.unified_diff(before.splitlines(True), after.splitlines(True), "before", "after"))
+        said = adopt(folders, source, options.out.parent / MEASURED.name if options.dry_run else None)
+    print(f"{MEASURED}: {said}" if said in (EMPTY, SAME) else said)
     if options.out is not None:
-        empty = ["no result decides anything"] if decision.is_empty else []
-        report = {"checks": {"passed": 0 if empty else 1, "failed": 0}, "not_run": empty, "rows": []}
+        passed, not_run = (0, [EMPTY]) if said == EMPTY else (1, [])
+        report = {"checks": {"passed": passed, "failed": 0}, "not_run": not_run, "rows": []}
         options.out.with_suffix(".json").write_text(json.dumps(report) + "\n")
-        return SKIPPED if empty else 0
-    return 1 if options.check and before != after else 0
+        return SKIPPED if not_run else 0
+    return 1 if options.check and said not in (EMPTY, SAME) else 0
 
 
 if __name__ == "__main__":

@@ -181,7 +181,8 @@ def main(argv: Sequence[str] | None = None, parts: dict[str, Part] | None = None
             results, stage = ROOT / "benchmarks/results" / machine, ROOT / "build/gpu-state" / machine
         progress = Progress(stage, ROOT, versions())
         if not options.dry_run:
-            adopt.adopt([stage], ROOT / adopt.MEASURED)  # a copied tree may be as it was before the last call
+            said = adopt.adopt([stage], ROOT / adopt.MEASURED)  # a copied tree may be as it was before the last call
+            print("" if said in (adopt.EMPTY, adopt.SAME) else said, end="")
         run = Run(machine, out, results, options.dry_run, ROOT, progress)
         chosen = {name: part for name, part in known.items() if name in wanted}
         return run.run(chosen, options.budget_seconds, options.again)
