@@ -2,7 +2,7 @@
 
     python benchmarks/adopt.py                     from all of benchmarks/results
     python benchmarks/adopt.py FOLDER ...          from these, such as benchmarks/results/nvidia-h200
-    python benchmarks/adopt.py --check             change nothing, print the difference, and exit with 1 where there is one
+    python benchmarks/adopt.py --check             change nothing, print what would change, and exit with 1 then
 
 EXACT_WIDTHS is golden.json's answer. AHEAD lists the shapes of attention.json where the hand-written kernel, which was
 right there, is faster than every backend of torch by more than the spread: its 90th percentile lies below their 10th.

@@ -1,4 +1,4 @@
-"""Parts and their commands, and how one command runs: a process of its own, stopped at its limit with all it started."""
+"""Parts and their commands, and how one runs: a process of its own, stopped at its limit with all that it started."""
 
 import importlib.util
 import os

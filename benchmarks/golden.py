@@ -4,7 +4,7 @@
     python benchmarks/golden.py --dry-run            on a CPU: the emulator in both places
 
 It also writes STEM.npz, the answers by name. Copied to tests/data/sm90_golden.npz, they are what the tests hold the
-emulator to on every machine. Everything is written anew after each probe, so a probe that hangs loses no other's answer.
+emulator to on every machine. Everything is written anew after each probe, so one that hangs loses no other's answer.
 
 "exact_widths" in the report is what they say of P V, whose columns lie along the rows of its operand: true where every
 probe agrees, false where those of a width that is no multiple of 64 differ and all others agree, else null. From it

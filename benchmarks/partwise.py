@@ -39,7 +39,7 @@ class Run:
         self.done: list[Result] = []
 
     def run(self, parts: dict[str, Part], seconds: float = BUDGET_SECONDS, again: bool = False) -> int:
-        """Run what fits into so many seconds, and return the exit code; `again`: also what earlier calls have proven."""
+        """Run what fits into so many seconds, and return the exit code; `again`: also what was proven before."""
         clock = Clock(seconds, time.monotonic)
         self.out.mkdir(parents=True, exist_ok=True)
         self.progress.forget_stale(parts)

@@ -1,9 +1,7 @@
 """The CUDA modules that `make gpu` runs, for this Python and this device: from the kit, or built here.
 
-    library   fewstep_kernels._C
-    smoke     the same kernels with a limit on every wait, so that a hang ends and is named
-    sweep     other designs of them
-    probes    what golden.py asks
+`library` is fewstep_kernels._C, `smoke` the same kernels with a limit on every wait, so that a hang ends and is named,
+`sweep` other designs of them, and `probes` what golden.py asks.
 """
 
 import functools

@@ -43,9 +43,7 @@ class Result:
 
     def totals(self) -> dict[str, Any]:
         """Of all its commands, as a row of the table."""
-        counts = {
-            name: sum(getattr(each, name) for each in self.outcomes) for name in ("passed", "failed", "skipped")
-        }
+        counts = {name: sum(getattr(each, name) for each in self.outcomes) for name in ("passed", "failed", "skipped")}
         notes = [f"{each.command}: {note}" for each in self.outcomes for note in each.notes]
         seconds = round(sum(each.seconds for each in self.outcomes), 1)
         return counts | {"seconds": seconds, "notes": [self.left_out] if self.left_out else notes}

@@ -83,7 +83,7 @@ def test_a_shape_of_two_cases_or_two_machines_is_listed_if_it_leads_in_all(tmp_p
 def test_a_range_joins_neighbours_and_covers_nothing_that_is_behind(tmp_path: Path) -> None:
     squares = [lead((64, n, n), ahead=n != 256) for n in (64, 128, 256, 1024, 4096)]
     crossed = [lead((64, n, 77)) for n in (64, 1024, 4096)] + [lead((80, 64, 77))]
-    decision = adopt.decide([written(tmp_path, sum([*squares, *crossed], []))])
+    decision = adopt.decide([written(tmp_path, [row for rows in [*squares, *crossed] for row in rows])])
     assert entries(decision) == [
         (64, (64, 128), (64, 128)),
         (64, (1024, 4096), (1024, 4096)),
@@ -117,7 +117,9 @@ def test_what_no_result_speaks_of_stays(tmp_path: Path) -> None:
     folder = written(tmp_path, lead(ALONE[0]) + lead(ALONE[1]), widths=False)
     assert "-EXACT_WIDTHS: bool = True  # by what" in adopt.adopt([folder], source)
     text = source.read_text()
-    assert text.startswith('"""What was decided."""\n\nfrom there import Ahead\n\nEXACT_WIDTHS: bool = False  # by what\n')
+    assert text.startswith(
+        '"""What was decided."""\n\nfrom there import Ahead\n\nEXACT_WIDTHS: bool = False  # by what\n'
+    )
     assert text.endswith(")\n\nAFTER = 1\n")
     ast.parse(text)
     assert [line.strip() for line in text.splitlines() if "json" in line] == [
