@@ -62,7 +62,10 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
     found = [Contender(TORCH, torch_attention)]
     if case.is_cross:
         found.append(Contender(f"{TORCH}, laid out", torch_attention, laid_out=True))
-    if attend := own(device):
+    attend = own(device)
+    if attend and (why_not := head_dim_refusal(device, case.D)):
+        found.append(Contender(OURS, absent(why_not), is_ours=True))
+    elif attend:
         found.append(Contender(OURS, attend, is_ours=True))
         if older := own_sm80(device):
             found.append(Contender(f"{OURS}, sm_80", older, is_ours=True))
@@ -77,6 +80,20 @@ def own_refusal(device: torch.device) -> str | None:
     if device.type == "cuda":
         return _ext.device_refusal(torch.cuda.current_device())
     return None if shutil.which("g++") else "the emulator needs g++"
+
+
+def head_dim_refusal(device: torch.device, D: int) -> str | None:
+    """Why the hand-written kernels cannot run here at this head dim; the emulator has all."""
+    return _ext.head_dim_refusal(D) if device.type == "cuda" else None
+
+
+def absent(why_not: str) -> Attend:
+    """What says so when it is called."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise NotHereError(why_not)
+
+    return attend
 
 
 def own(device: torch.device) -> Attend | None:

@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -47,14 +47,16 @@ class Part:
 
     Attributes:
         expected: the seconds that it should need, by which a call is planned; its limit unless given.
+        walked: those in a dry run.
         sources: the folders that its result is about: one that is proven runs again once a file there has changed.
         decides: it comes before what golden.py decides, so its result does not depend on that.
     """
 
     title: str
     commands: tuple[Command, ...]
-    default: bool = True
     expected: float | None = None
+    walked: float | None = None
+    default: bool = True
     sources: tuple[str, ...] = SOURCES
     decides: bool = False
 
@@ -62,6 +64,10 @@ class Part:
     def limit(self) -> float:
         """Those of its commands together."""
         return sum(command.seconds for command in self.commands)
+
+    def walk(self) -> "Part":
+        """The part of a dry run."""
+        return replace(self, expected=self.walked)
 
     @property
     def seconds(self) -> float:

@@ -50,6 +50,8 @@ ATTENTION_TESTS = ("tests/test_attention_*.py",)
 WORKERS = 8  # kernels are compiled before they run, one after another in each process
 SMALL = ("-k", "not tile and not 63x21")  # `make test` interprets the others too
 OF_ATTENTION = ("csrc", "kernels")
+KIT = ROOT / "build/gpu-kit.tar.xz"
+ASK_SECONDS = 120  # for torch's first look at the GPU
 
 
 def other_gpu_tests(root: Path = ROOT) -> tuple[str, ...]:
@@ -68,12 +70,13 @@ def registry() -> dict[str, Part]:
     others = other_gpu_tests()
     return {
         "info": Part(
-            "the machine, and the ceilings measured on it", (script("info", 30),), expected=20, sources=(), decides=True
+            "the machine, and the ceilings measured on it", (script("info", 30),), 20, 10, sources=(), decides=True
         ),
         "build": Part(
             "the CUDA modules for this device: from the kit, else by nvcc",
             (script("build_modules", 300),),
-            expected=30,
+            expected=30 if KIT.exists() else 200,
+            walked=90,
             sources=("csrc",),
             decides=True,
         ),
@@ -81,6 +84,7 @@ def registry() -> dict[str, Part]:
             "what Hopper's instructions do to bytes, beside the emulator's answers; then the widths that follow",
             (script("golden", 60), adopted("golden")),
             expected=20,
+            walked=25,
             sources=("csrc",),
             decides=True,
         ),
@@ -88,31 +92,36 @@ def registry() -> dict[str, Part]:
             "every attention kernel and head dim once or twice, where a hang ends and is named",
             (script("smoke", 150),),
             expected=40,
+            walked=20,
             sources=OF_ATTENTION,
         ),
         "attention": Part(
             "the hand-written attention against float64",
             (gpu_tests("attention-tests", 90, *ATTENTION_TESTS, dry=("-k", "test_attention_device")),),
             expected=40,
+            walked=25,
             sources=OF_ATTENTION,
         ),
         "sweep": Part(
             "its designs and its table beside torch's own; then the shapes where it is ahead",
             (script("sweep", 70), script("attention", 60), adopted("sweep")),
             expected=110,
+            walked=40,
             sources=OF_ATTENTION,
         ),
-        "ncu": Part("three kernels under Nsight Compute", (script("ncu", 90),), expected=45, sources=OF_ATTENTION),
+        "ncu": Part("three kernels under Nsight Compute", (script("ncu", 90),), 45, 20, sources=OF_ATTENTION),
         "kernels": Part(
             "every kernel against float64",
             (gpu_tests("kernels", 140, *KERNEL_TESTS, workers=WORKERS, dry=SMALL),),
             expected=100,
+            walked=70,
             sources=("engine", "kernels"),
         ),
         "graphs": Part(
             "graph == eager, bit by bit; then the latency of both",
             (gpu_tests("graphs-tests", 60, *GRAPH_TESTS), script("graphs", 60)),
             expected=80,
+            walked=60,
             sources=("engine", "kernels"),
         ),
         "sanitizer": Part(
@@ -122,11 +131,13 @@ def registry() -> dict[str, Part]:
                 script("sanitizer", 55, "--ops", "--seconds=45"),
             ),
             expected=80,
+            walked=50,
         ),
         "bench": Part(
             "the step and the norms beside their baselines",
             (script("step", 65), script("norms", 40)),
             expected=90,
+            walked=90,
             sources=("engine", "kernels"),
         ),
         "tests": Part("gpu-marked tests of other files", (gpu_tests("tests", 30, *others),), default=bool(others)),
@@ -136,7 +147,10 @@ def registry() -> dict[str, Part]:
 def gpu_name() -> str | None:
     """The first GPU's name as torch sees it, asked in another process so that this one holds no context on it."""
     ask = "import torch; print('\\n' + torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
-    found = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=120)
+    try:
+        found = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=ASK_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
     lines = found.stdout.strip().splitlines()
     return lines[-1] if found.returncode == 0 and lines else None
 
@@ -184,7 +198,7 @@ def main(argv: Sequence[str] | None = None, parts: dict[str, Part] | None = None
             said = adopt.adopt([stage], ROOT / adopt.MEASURED)  # a copied tree may be as it was before the last call
             print("" if said in (adopt.EMPTY, adopt.SAME) else said, end="")
         run = Run(machine, out, results, options.dry_run, ROOT, progress)
-        chosen = {name: part for name, part in known.items() if name in wanted}
+        chosen = {name: part.walk() if options.dry_run else part for name, part in known.items() if name in wanted}
         return run.run(chosen, options.budget_seconds, options.again)
 
 

@@ -14,7 +14,6 @@ from test_gpu_script import load
 pytest.importorskip("triton")
 ncu: Any = load("ncu")
 smoke: Any = load("smoke")
-sweep: Any = load("sweep")
 golden: Any = load("golden")
 build_modules: Any = load("build_modules")
 measure: Any = load("measure")
