@@ -30,8 +30,8 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: T
 	$(BIN)/python tools/compile_gate.py
 	$(BIN)/python tools/cuda_gate.py
 
-bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'
-	$(BIN)/fewstep bench $(ARGS)
+bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'; BASE=revision: beside that one
+	$(BIN)/$(if $(BASE),python tools/bench_base.py $(BASE) $(if $(ARGS),--bench='$(ARGS)'),fewstep bench $(ARGS))
 
 build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90a" and FEWSTEP_HEAD_DIMS=all pick
 	FEWSTEP_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
