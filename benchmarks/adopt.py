@@ -131,20 +131,18 @@ def leads(rows: Sequence[dict[str, Any]]) -> dict[Shape, bool | None]:
 
 
 def ranges(arch: tuple[int, int], verdicts: Verdicts) -> list[Range]:
-    """The shapes that are ahead; neighbours on a line in one range, unless it covers one that is not."""
-    behind = [shape for shape, (is_ahead, _) in verdicts.items() if not is_ahead]
+    """The shapes that are ahead; neighbours on a line in one range, unless it covers one that is not ahead."""
+    others = [shape for shape, (is_ahead, _) in verdicts.items() if not is_ahead]  # behind, or never asked
     found: list[Range] = []
-    last: Shape | None = None  # the shape measured before, if it was ahead
-    for shape in sorted(verdicts, key=lambda each: (each.line, each)):
-        is_ahead, result = verdicts[shape]
-        if is_ahead:
-            alone = Range(arch, shape.head_dim, (shape.queries,) * 2, (shape.keys,) * 2, result)
-            wider = widened(found[-1], shape) if last and last.line == shape.line else alone
-            if wider is not alone and not any(wider.covers(other) for other in behind):
-                found[-1] = wider
-            else:
-                found.append(alone)
-        last = shape if is_ahead else None
+    line = None
+    for shape in sorted({*verdicts} - {*others}, key=lambda each: (each.line, each)):
+        alone = Range(arch, shape.head_dim, (shape.queries,) * 2, (shape.keys,) * 2, verdicts[shape][1])
+        wider = widened(found[-1], shape) if shape.line == line else alone
+        if wider is not alone and not any(wider.covers(other) for other in others):
+            found[-1] = wider
+        else:
+            found.append(alone)
+        line = shape.line
     return found
 
 

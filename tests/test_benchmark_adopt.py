@@ -64,7 +64,7 @@ def entries(decision: Any, arch: tuple[int, int] = (9, 0)) -> list[tuple[int, tu
 
 def test_ours_is_listed_where_it_leads_every_backend_by_more_than_the_spread(tmp_path: Path) -> None:
     near, right = (40, 64, 64), (40, 1024, 1024)
-    rows = [*lead(right), row(near, "torch", 10.0, spread=1.0), row(near, "ours", 9.0, spread=0.5)]
+    rows = [*lead(right), row(near, "torch", 10.0, spread=0.5), row(near, "ours", 9.0, spread=1.0)]
     rows += [*lead((80, 8, 8), ahead=False), row((96, 8, 8), "ours", 1.0), *lead((128, 8, 8))[:2]]
     rows += [*lead((160, 8, 8))[:2], row((160, 8, 8), "ours", 1.0, status="wrong: off by 1.0e+00")]
     rows += [*lead((192, 8, 8), ahead=False), row((192, 8, 8), "ours, sm_80", 1.0)]
