@@ -45,7 +45,7 @@ def gpu_tests(name: str, seconds: float, *patterns: str, workers: int = 1, dry: 
 
 
 KERNEL_TESTS = ("tests/test_fused_*.py", "tests/test_kernel_*.py")
-GRAPH_TESTS = ("tests/test_graphs.py", "tests/test_graphs_decode.py", "tests/test_manifest.py")
+GRAPH_TESTS = ("tests/test_graphs*.py", "tests/test_manifest.py")
 ATTENTION_TESTS = ("tests/test_attention_*.py",)
 WORKERS = 8  # kernels are compiled before they run, one after another in each process
 SMALL = ("-k", "not tile and not 63x21")  # `make test` interprets the others too

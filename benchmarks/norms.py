@@ -4,8 +4,10 @@
 
 Every row is checked against float64 before it is timed. Times are of the device alone: each contender is captured in a
 CUDA graph of its own and replayed, the contenders in turn. GB/s counts one read and one write of x, whatever was read;
-`of copy` is the time of torch's copy of the same tensor over ours. --sweep times other launch settings than the
-library's. --dry-run walks all of it on a CPU, in Triton's interpreter, with small maps and without timing.
+`of copy` is the time of torch's copy of the same tensor over ours. `dependent` is ours with a second launch that begins
+while the first ends, on maps that take two and GPUs that can; it must give the same bits. --sweep times other launch
+settings than the library's. --dry-run walks all of it on a CPU, in Triton's interpreter, with small maps and without
+timing.
 """
 
 import itertools
@@ -44,13 +46,37 @@ SHAPES = {
 TINY = {"8x8": (2, 64, 8, 8), "63x21": (1, 64, 63, 21)}
 GROUPS, EPS = 32, 1e-5
 CALLS, ROUNDS = 20, 25  # calls in one graph; replays of each, in turn
-SWEEP = {"_TILE": (2048, 4096, 8192), "_SLABS": (64, 128, 256), "_SLOTS": (1024, 2048), "_WHOLE_BYTES": (8192, 32768)}
+SWEEP = {
+    "_TILE": (2048, 4096, 8192),
+    "_SLABS": (64, 128, 256),
+    "_SLOTS": (1024, 2048),
+    "_WHOLE_BYTES": (8192, 32768),
+    "_DEPENDENT": (False, True),
+}
 
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return fewstep_kernels.group_norm_silu(x, weight, bias, GROUPS, EPS)
+
+
+def dependent(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Ours, the second launch dependent on the first where the device can."""
+    from fewstep_kernels.fused.launch import has_dependent_launches
+    from fewstep_kernels.fused.norms import group_norm_silu_launches
+
+    out, can = torch.empty_like(x), has_dependent_launches(x.device)
+    for launch in group_norm_silu_launches(out, x, weight, bias, GROUPS, EPS, dependent=can):
+        launch.run()
+    return out
+
+
+def takes_two_launches(x: Tensor) -> bool:
+    """Whether there is a second launch."""
+    from fewstep_kernels.fused.norms import settings
+
+    return not settings(x.shape[1], x.shape[2] * x.shape[3], GROUPS, x.element_size(), channels_last=True).whole
 
 
 def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -82,22 +108,27 @@ def measured(name: str, shape: tuple[int, ...], device: torch.device, report: Re
     mine, theirs, allowed = errors(x, weight, bias)
     row = {"map": name, "shape": list(shape), "error": mine, "torch_error": theirs}
     holds = report.check(f"{name}: an error of {mine:.2e}, allowed {allowed:.2e}", mine <= allowed)
+    if takes_two_launches(x):
+        same = all(torch.equal(dependent(x, weight, bias), ours(x, weight, bias)) for _ in range(20 if timing else 1))
+        holds &= report.check(f"{name}: a dependent launch gives other bits", same)
     return row | times(x, weight, bias) if timing and holds else row
 
 
 def times(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, float]:
     """Median and spread of each contender, and what they say about ours."""
+    from fewstep_kernels.fused.launch import has_dependent_launches
+
     torch.compiler.reset()
     compiled, out = torch.compile(eager, dynamic=False), torch.empty_like(x)
-    samples = microseconds(
-        {
-            "ours": lambda: ours(x, weight, bias),
-            "eager": lambda: eager(x, weight, bias),
-            "compiled": lambda: compiled(x, weight, bias),
-            "copy": lambda: out.copy_(x),
-        },
-        x.device,
-    )
+    contenders = {
+        "ours": lambda: ours(x, weight, bias),
+        "eager": lambda: eager(x, weight, bias),
+        "compiled": lambda: compiled(x, weight, bias),
+        "copy": lambda: out.copy_(x),
+    }
+    if takes_two_launches(x) and has_dependent_launches(x.device):
+        contenders["dependent"] = lambda: dependent(x, weight, bias)
+    samples = microseconds(contenders, x.device)
     found = {f"{name}_us": statistics.median(values) for name, values in samples.items()}
     found |= {f"{name}_spread_us": max(values) - min(values) for name, values in samples.items()}
     found["gb_s"] = 2 * x.nbytes / found["ours_us"] / 1e3
@@ -109,7 +140,7 @@ def shown(row: dict[str, Any]) -> str:
     head = f"{row['map']:20} {'x'.join(map(str, row['shape'])):18} error {row['error']:.1e} / {row['torch_error']:.1e}"
     if "ours_us" not in row:
         return f"{head}  not timed"
-    names = ("ours", "eager", "compiled")
+    names = [name for name in ("ours", "dependent", "eager", "compiled") if f"{name}_us" in row]
     medians = " ".join(f"{name} {row[f'{name}_us']:7.1f} ±{row[f'{name}_spread_us'] / 2:4.1f}" for name in names)
     gain = min(row["eager_us"], row["compiled_us"]) / row["ours_us"]
     return (

@@ -215,6 +215,24 @@ def test_scale_without_shift_is_not_used(device: str) -> None:
     assert torch.equal(plain, norms.group_norm_silu(**given | {"shift": None}))
 
 
+def test_the_second_launch_alone_is_dependent_and_awaits_the_moments() -> None:
+    def launched(size: tuple[int, ...]) -> list[tuple[bool, tuple[str, ...], bool]]:
+        launches = norms.group_norm_silu_launches(torch.empty(size[:4]), **arguments(size), dependent=True)
+        return [(each.constants["DEPENDENT"], each.awaits, "launch_pdl" in each.options) for each in launches]
+
+    assert launched(SPLIT) == [(True, (), False), (True, ("moments_ptr",), True)]
+    assert launched(SHAPES["8x8 in one launch"]) == [(False, (), False)]
+
+
+def test_a_dependent_launch_gives_the_same_bits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device has none, a CPU or sm_80, it is not asked for. A workspace read too early is NaN."""
+    given = arguments((4, 320, 64, 64, 32) if device == "cuda" else SPLIT, device=device)
+    expected = norms.group_norm_silu(**given)
+    monkeypatch.setattr(norms, "_DEPENDENT", True)
+    for _ in range(200 if device == "cuda" else 1):
+        assert torch.equal(expected, norms.group_norm_silu(**given))
+
+
 def test_an_empty_batch_launches_nothing(device: str) -> None:
     given = arguments(SPLIT, device=device)
     empty = {name: each[:0] for name, each in given.items() if isinstance(each, Tensor) and each.ndim > 1}

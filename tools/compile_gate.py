@@ -2,8 +2,9 @@
 
     .venv/bin/python tools/compile_gate.py [--arch 90] [--only group_norm] [--json]
 
-A row fails where a kernel has a stack frame, reads or writes local memory, or touches a tensor that is contiguous and
-aligned by less than 128 bits at a time. Rows are kept in build/compile_gate under a hash of all they depend on.
+A row fails where a kernel has a stack frame, reads or writes local memory, touches a tensor that is contiguous and
+aligned by less than 128 bits at a time, or reads what the launch before it writes before it has waited for it. Rows
+are kept in build/compile_gate under a hash of all they depend on.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ptx import pointer_widths
+from ptx import before_wait, pointer_widths
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = 128  # bits: the widest access of one thread before sm_100
@@ -33,10 +34,11 @@ OPCODE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")  # o
 
 @dataclass(frozen=True)
 class Case:
-    """A variant to compile, and the pointers that must be accessed by 128 bits: some, or all if None."""
+    """A variant to compile, the pointers that must be accessed by 128 bits: some, or all if None; the oldest arch."""
 
     variant: Any  # name, kernel, signature, constexprs, attrs, options: see fewstep_kernels.fused.variants
     wide: frozenset[str] | None
+    oldest: int = 80
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,15 @@ class Row:
     instructions: int
     widths: dict[str, int]
     narrow: list[str]  # pointers that had to be wide and are not
+    dependency: list[str]  # what it tells or asks of the launches around it
+    early: list[str]  # accesses that had to come after a wait and do not
 
     @property
     def faults(self) -> list[str]:
         """Why it may not pass, in words."""
         found = [f"a stack of {self.stack} bytes"] if self.stack else []
         found += [f"{self.local} accesses to local memory"] if self.local else []
+        found += [f"{access} before the wait" for access in self.early]
         return found + [f"{name} by {self.widths.get(name, 0)} bits" for name in self.narrow]
 
 
@@ -100,6 +105,8 @@ NORM_FORMS = (
     ("bfloat16", "channels-last", "all of it", EVERYTHING, list(NORM_SHAPES)),
     ("bfloat16", "channels-last", "plain", (), list(NORM_SHAPES)[:7]),
     ("bfloat16", "channels-last", "no silu", (), ["SD 64x64x320"]),
+    ("bfloat16", "channels-last", "all of it, dependent", EVERYTHING, ["SD 64x64x320", "SD 32x32x1920", "63x21"]),
+    ("float32", "contiguous", "all of it, dependent", EVERYTHING, ["SD 64x64x320"]),
     ("bfloat16", "contiguous", "all of it", EVERYTHING, ["SD 64x64x320", "SD 16x16x1280", "63x21"]),
     ("float32", "channels-last", "all of it", EVERYTHING, ["SD 64x64x320", "SD 16x16x1280", "SD 8x8x1280", "63x21"]),
     ("float32", "contiguous", "all of it", EVERYTHING, ["SD 64x64x320", "SD 8x8x1280"]),
@@ -121,13 +128,15 @@ def norm_cases() -> Iterator[Case]:
             x = torch.empty((2, C, H, W), dtype=getattr(torch, dtype), device="meta").to(memory_format=memory)
             of_channels, of_samples = x.new_empty(C), x.new_empty(2, 2 * C)[:, :C]
             options = {name: x if name == "residual" else of_samples for name in given} | {"silu": form != "no silu"}
+            options["dependent"] = form.endswith("dependent")
             for launch in group_norm_silu_launches(x, x, of_channels, of_channels, groups, 1e-5, **options):
                 vector = WIDE // 8 // x.element_size()
                 run = C if layout == "channels-last" else H * W
                 tile = launch.constants["BLOCK_L"] * launch.constants["BLOCK_C"]
                 whole = run % vector == 0 and tile >= 32 * launch.num_warps * vector
                 wide = frozenset({"x_ptr", "out_ptr", "residual_ptr"}) if whole else frozenset()
-                yield Case(variant(f"group_norm_silu {shape} {dtype} {layout}, {form}", launch), wide)
+                described = variant(f"group_norm_silu {shape} {dtype} {layout}, {form}", launch)
+                yield Case(described, wide, 90 if options["dependent"] else 80)
 
 
 def _identity(variant: Any) -> str:
@@ -168,6 +177,7 @@ def measure(source: str | None, index: int, arch: int) -> Row:
     widths = pointer_widths(kernel.asm["ptx"], parameters(variant))
     widths = {name: bits for name, bits in widths.items() if not name.startswith("=")}
     wide = set(widths) or {"any tensor"} if case.wide is None else case.wide & set(parameters(variant))
+    before = before_wait(kernel.asm["ptx"], parameters(variant)) if variant.awaits else []
     return Row(
         name=variant.name,
         kernel=variant.kernel.__name__,
@@ -181,6 +191,8 @@ def measure(source: str | None, index: int, arch: int) -> Row:
         instructions=len(opcodes),
         widths=widths,
         narrow=sorted(name for name in wide if widths.get(name, 0) < WIDE),
+        dependency=re.findall(r"griddepcontrol\.\w+", kernel.asm["ptx"]),
+        early=[access for access in before if access.startswith("st") or access.split()[1] in variant.awaits],
     )
 
 
@@ -208,6 +220,7 @@ def digest(source: str | None, index: int, arch: int) -> str:
 
     case = cases(source)[index]
     depends = [_identity(case.variant), case.variant.name, case.wide and sorted(case.wide), arch, triton.__version__]
+    depends += case.variant.awaits
     own = Path(__file__).read_bytes() + Path(__file__).with_name("ptx.py").read_bytes()
     return hashlib.sha256(repr(depends).encode() + own).hexdigest()
 
@@ -215,7 +228,8 @@ def digest(source: str | None, index: int, arch: int) -> str:
 def rows(source: str | None, only: str, archs: list[int], cache: Path) -> Iterator[Row]:
     """Every case on every architecture, in order; what is not in the cache is compiled by two processes."""
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = [(index, arch) for index, case in enumerate(cases(source)) if only in case.variant.name for arch in archs]
+    named = [(index, case) for index, case in enumerate(cases(source)) if only in case.variant.name]
+    wanted = [(index, arch) for index, case in named for arch in archs if arch >= case.oldest]
     paths = [cache / f"{digest(source, *each)}.json" for each in wanted]
     missing = [(each, path) for each, path in zip(wanted, paths, strict=True) if not path.exists()]
     with tempfile.TemporaryDirectory() as scratch:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 THREAD = "%tid.x"
+WAIT = "griddepcontrol.wait"
 _STATEMENT = re.compile(r"\s*(?:@!?%p\d+\s+)?([a-z]\S*)\s+(.*);")
 _PARAMETER = re.compile(r"(%\w+), \[\w+_param_(\d+)")
 _ACCESS = re.compile(r"(?:ld|st)\.global\S*?(?:\.v(\d))?\.[busf](\d+)$")
@@ -26,6 +27,16 @@ def pointer_widths(ptx: str, parameters: list[str]) -> dict[str, int]:
             for name in reached & set(parameters) if THREAD in reached else ():
                 widths[name] = min(bits, widths.get(name, bits))
     return widths
+
+
+def before_wait(ptx: str, parameters: list[str]) -> list[str]:
+    """What is accessed before the wait for the launch ahead, such as "ld x_ptr"; all of it where there is no wait."""
+    sources = _reach(list(_flows(ptx, parameters)))
+    found = set()
+    for opcode, operands in _statements(ptx.partition(WAIT)[0]):
+        if _ACCESS.match(opcode):
+            found |= {f"{opcode[:2]} {name}" for name in sources[_address(operands)] & set(parameters)}
+    return sorted(found)
 
 
 def _statements(ptx: str) -> Iterator[tuple[str, str]]:

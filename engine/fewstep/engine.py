@@ -265,10 +265,12 @@ class Engine:
         ending = self._decoder.output(output)
         with self._lock:
             started = time.perf_counter()
-            with torch.no_grad():
-                images, calls = self._run(request, callback, cancelled, ending, noted)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            try:
+                with torch.no_grad():
+                    images, calls = self._run(request, callback, cancelled, ending, noted)
+            finally:
+                if self.device.type == "cuda":  # the stream alone: another thread may be capturing on the device
+                    torch.cuda.current_stream(self.device).synchronize()
             seconds = time.perf_counter() - started
         given_labels = request.conditioning.get("labels") if labels is not None else None
         return Samples(

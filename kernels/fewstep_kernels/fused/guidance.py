@@ -120,8 +120,8 @@ def _cfg_combine_kernel(
     w_stride,
     BLOCK: tl.constexpr,
 ):
-    sample = tl.program_id(1).to(tl.int64)
-    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    sample = tl.program_id(0).to(tl.int64)
+    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = element < n
     w = tl.load(w_ptr + sample * w_stride).to(tl.float32)
     cond_ptr += offsets(sample, element, size, cond_stride)
@@ -153,7 +153,7 @@ def cfg_combine_launches(
     first = Launch(_rescale_kernel, (len(m),), rescale, {"BLOCK": block}, num_warps)
     block = block_of(cond, uncond)
     combine = shared | {"m_ptr": m, "m_stride": m_stride}
-    return first, Launch(_cfg_combine_kernel, grid_of(n, len(m), block), combine, {"BLOCK": block})
+    return first, Launch(_cfg_combine_kernel, grid_of(block, cond=cond), combine, {"BLOCK": block})
 
 
 def cfg_combine(

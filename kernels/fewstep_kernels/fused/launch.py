@@ -7,10 +7,11 @@ C = 3 or 4 pads its lanes, and where H W is no multiple of four its noise is com
 U-Net's output, just written and small enough for the L2 cache: at 3x256x256, C times 0.8 MB a guided bf16 sample.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import triton
@@ -18,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 THREADS = 128
+MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # along the axes of a CUDA grid: so the batch, which may be long, is first
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 Strides = tuple[int, ...]
 
@@ -28,10 +30,12 @@ class Launch:
 
     Attributes:
         kernel: a function decorated with triton.jit.
-        grid: programs along each axis.
+        grid: programs along each axis, at most MOST_PROGRAMS.
         arguments: the kernel's by name: tensors, None for one that is not there, sizes, tuples of sizes or strides.
         constants: the arguments it is compiled for.
         num_warps: warps of a program.
+        awaits: arguments that the launch before it on the stream writes. Where there are any it may begin while that
+            one runs (programmatic dependent launch), and waits before it reads them and before it writes anything.
     """
 
     kernel: Any
@@ -39,16 +43,33 @@ class Launch:
     arguments: dict[str, Any]
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = THREADS // 32
+    awaits: tuple[str, ...] = ()
 
-    # No contraction to fused multiply-adds: what a formula rounds to then depends on the formula alone, not on the
-    # variant of the kernel that a sample's batch mates call for.
-    options: ClassVar[dict[str, Any]] = {"enable_fp_fusion": False}
+    def __post_init__(self) -> None:
+        if any(programs > most for programs, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
+            raise ValueError(f"grid of {self.kernel.__name__}: got {self.grid}; allowed: at most {MOST_PROGRAMS}")
 
     def run(self) -> None:
         """Enqueue it on the current stream of its tensors' device."""
         anchor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
         with torch.cuda.device_of(anchor):
-            self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.num_warps, **self.options)
+            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler and the driver are told.
+
+        No contraction to fused multiply-adds: what a formula rounds to then depends on the formula alone, not on the
+        variant of the kernel that a sample's batch mates call for.
+        """
+        given = {"num_warps": self.num_warps, "enable_fp_fusion": False}
+        return given | {"launch_pdl": True} if self.awaits else given
+
+
+@functools.cache
+def has_dependent_launches(device: torch.device) -> bool:
+    """Whether a launch may begin before the one ahead of it has finished."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def block_of(*tensors: Tensor | None) -> int:
@@ -56,9 +77,14 @@ def block_of(*tensors: Tensor | None) -> int:
     return THREADS * 16 // min(tensor.element_size() for tensor in tensors if tensor is not None)
 
 
-def grid_of(elements: int, batch: int, block: int) -> tuple[int, int]:
-    """Programs over the elements of a sample, then over samples."""
-    return triton.cdiv(elements, block), batch
+def grid_of(block: int, **tensor: Tensor) -> tuple[int, int]:
+    """Programs over the samples of one tensor, given by its name, and over the elements of a sample."""
+    ((name, given),) = tensor.items()
+    elements = math.prod(given.shape[1:])
+    if elements > MOST_PROGRAMS[1] * block:
+        sample = list(given.shape[1:])
+        raise ValueError(f"{name}: got a sample of {sample}; allowed: at most {MOST_PROGRAMS[1] * block} elements")
+    return len(given), triton.cdiv(elements, block)
 
 
 def reduction_block(size: Sequence[int], *tensors: Tensor) -> tuple[int, int]:

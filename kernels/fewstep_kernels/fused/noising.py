@@ -19,8 +19,8 @@ def noised(x_0, z, signal_scale, noise_scale):
 
 @triton.jit
 def _normal_kernel(z_ptr, seed_ptr, step_ptr, seed_stride, step_stride, n, STREAM: tl.constexpr, BLOCK: tl.constexpr):
-    sample = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * BLOCK
+    sample = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * BLOCK
     element = first + tl.arange(0, BLOCK)
     seed, step = tl.load(seed_ptr + sample * seed_stride), tl.load(step_ptr + sample * step_stride)
     tl.store(z_ptr + sample * n + element, normals(seed, step, STREAM, first, BLOCK), mask=element < n)
@@ -42,8 +42,8 @@ def _add_noise_kernel(
     noise_scale_stride,
     BLOCK: tl.constexpr,
 ):
-    sample = tl.program_id(1).to(tl.int64)
-    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    sample = tl.program_id(0).to(tl.int64)
+    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = element < n
     signal_scale = tl.load(signal_scale_ptr + sample * signal_scale_stride).to(tl.float32)
     noise_scale = tl.load(noise_scale_ptr + sample * noise_scale_stride).to(tl.float32)
@@ -64,7 +64,7 @@ def normal_launch(z: Tensor, seed: Tensor, step: Tensor, stream: int) -> Launch:
         "step_stride": step.stride(0),
         "n": n,
     }
-    return Launch(_normal_kernel, grid_of(n, len(z), block), arguments, {"STREAM": stream, "BLOCK": block})
+    return Launch(_normal_kernel, grid_of(block, shape=z), arguments, {"STREAM": stream, "BLOCK": block})
 
 
 def add_noise_launch(x_t: Tensor, x_0: Tensor, signal_scale: Tensor, noise_scale: Tensor, noise: Tensor) -> Launch:
@@ -86,7 +86,7 @@ def add_noise_launch(x_t: Tensor, x_0: Tensor, signal_scale: Tensor, noise_scale
         "signal_scale_stride": signal_scale.stride(0),
         "noise_scale_stride": noise_scale.stride(0),
     }
-    return Launch(_add_noise_kernel, grid_of(n, len(x_t), block), arguments, {"BLOCK": block})
+    return Launch(_add_noise_kernel, grid_of(block, x_0=x_0), arguments, {"BLOCK": block})
 
 
 def normal(

@@ -7,6 +7,11 @@ writes mean and variance of every group of every slab into a workspace, one writ
 slots of its groups, every program the same way, and normalises its slab. No atomics, and no number depends on the
 batch: a sample's result is the same bits alone and in any batch.
 
+From sm_90 on the second launch may be dependent: its programs begin once all of the first have, read what no launch of
+this call writes, and wait for the first before they read the workspace and before they store. The first is not
+dependent, so it begins once all before it on the stream has finished: whatever the second reads early is complete, and
+no later call writes a workspace that this one still reads, even where the memory is the same.
+
 Variances are centred throughout: Welford's update over the tiles of a slab, Chan's merge from there on.
 """
 
@@ -18,8 +23,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from fewstep_kernels.fused.launch import FLOATS, Launch
+from fewstep_kernels.fused.launch import FLOATS, MOST_PROGRAMS, Launch, has_dependent_launches
 
 
 @triton.jit
@@ -65,7 +71,7 @@ def _own_channels(C, G, groups, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, VE
     To divide by VECTOR and multiply again changes nothing, and tells the compiler what the width is a multiple of.
     """
     width = groups * (C // G) // VECTOR * VECTOR
-    first = tl.program_id(1) * width
+    first = tl.program_id(2) * width
     c = tl.arange(0, BLOCK_C)
     return first, (c < width) & (c < C - first), tl.minimum(c // (C // G), BLOCK_G - 1)
 
@@ -75,7 +81,7 @@ def _tile(start, first, inside, C, L, BLOCK_L: tl.constexpr, CHANNELS_LAST: tl.c
     """Where BLOCK_L pixels from `start` lie in this program's sample and channels, and which of them exist."""
     pixel = start + tl.arange(0, BLOCK_L).to(tl.int64)
     channel = first + tl.arange(0, inside.shape[0]).to(tl.int64)
-    sample = tl.program_id(2).to(tl.int64) * C * L
+    sample = tl.program_id(0).to(tl.int64) * C * L
     if CHANNELS_LAST:
         offsets = sample + pixel[:, None] * C + channel[None, :]
     else:
@@ -110,10 +116,12 @@ def _finish(x, offset, gain, constant, out_ptr, residual_ptr, offsets, mask, SIL
 def _moments_kernel(
     moments_ptr, x_ptr, shift_before_ptr, C, L, G, groups, slabs, tiles, shift_before_stride,
     CHANNELS_LAST: tl.constexpr, CHANNEL_VECTOR: tl.constexpr, PIXEL_VECTOR: tl.constexpr,
-    BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Mean and variance of the groups of one slab, `tiles` tiles of one sample, into moments [B, slabs, 2, G]."""
-    slab, sample = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    if DEPENDENT:
+        gdc_launch_dependents()
+    sample, slab = tl.program_id(0).to(tl.int64), tl.program_id(1)
     C, L = C // CHANNEL_VECTOR * CHANNEL_VECTOR, L // PIXEL_VECTOR * PIXEL_VECTOR
     first, inside, group = _own_channels(C, G, groups, BLOCK_C, BLOCK_G, CHANNEL_VECTOR)
     start = slab * tiles * BLOCK_L
@@ -131,7 +139,7 @@ def _moments_kernel(
     mean += _load_channels(shift_before_ptr, sample * shift_before_stride + first, inside)
     mean, variance = _merge_channels(mean, variance, group, inside, C // G, BLOCK_G)
     g = tl.arange(0, BLOCK_G)
-    own = tl.program_id(1) * groups + g
+    own = tl.program_id(2) * groups + g
     slot = moments_ptr + (sample * slabs + slab) * 2 * G + own
     tl.store(slot, mean, mask=(g < groups) & (own < G))
     tl.store(slot + G, variance, mask=(g < groups) & (own < G))
@@ -142,10 +150,11 @@ def _normalise_kernel(
     out_ptr, moments_ptr, x_ptr, residual_ptr, weight_ptr, bias_ptr, shift_before_ptr, scale_ptr, shift_ptr, eps,
     C, L, G, groups, slabs, tiles, shift_before_stride, scale_stride, shift_stride,
     SILU: tl.constexpr, CHANNELS_LAST: tl.constexpr, CHANNEL_VECTOR: tl.constexpr, PIXEL_VECTOR: tl.constexpr,
-    BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, DEPENDENT: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Normalise one slab with the moments of all slabs; without a moments_ptr the slab is one tile and all there is."""
-    slab, sample = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    sample, slab = tl.program_id(0).to(tl.int64), tl.program_id(1)
     C, L = C // CHANNEL_VECTOR * CHANNEL_VECTOR, L // PIXEL_VECTOR * PIXEL_VECTOR
     first, inside, group = _own_channels(C, G, groups, BLOCK_C, BLOCK_G, CHANNEL_VECTOR)
     weight, bias = _load_channels(weight_ptr, first, inside), _load_channels(bias_ptr, first, inside)
@@ -161,10 +170,12 @@ def _normalise_kernel(
         mean, variance = _merge_channels(mean + before, variance, group, inside, C // G, BLOCK_G)
     else:
         s, g = tl.arange(0, BLOCK_S)[:, None], tl.arange(0, BLOCK_G)[None, :]
-        own = tl.program_id(1) * groups + g
+        own = tl.program_id(2) * groups + g
         slots = moments_ptr + (sample * slabs + s) * 2 * G + own
         known = (s < slabs) & (g < groups) & (own < G)
         share = tl.minimum(tl.maximum(L - s * tiles * BLOCK_L, 0), tiles * BLOCK_L).to(tl.float32) / L
+        if DEPENDENT:
+            gdc_wait()
         mean, variance = _merge(share, tl.load(slots, known, 0.0), tl.load(slots + G, known, 0.0))
 
     # (x + offset) gain + constant: the mean leaves x before any product, exactly where it is far larger than the spread
@@ -185,7 +196,7 @@ def _normalise_kernel(
 
 @dataclass(frozen=True)
 class Settings:
-    """How a call is cut up: batch x programs x slabs, and a slab into tiles of block_l pixels by block_c channels."""
+    """How a call is cut up: batch x slabs x programs, and a slab into tiles of block_l pixels by block_c channels."""
 
     groups: int  # of one program
     programs: int  # side by side over the groups
@@ -207,6 +218,7 @@ _TILE = 4096  # values, 16 a thread: with their mean and squares 64 to 80 regist
 _WHOLE_BYTES = 32768  # of the one tile of a map; the tile after this one no longer fits the registers of 16 warps
 _GROUPS = 16  # of a program: all its channels are matched with all its groups
 _SLABS, _SLOTS = 128, 1024  # slabs, and moments that a program merges: 2048 of them spill on sm_80
+_DEPENDENT = False  # the second launch, where the GPU can: off until one has measured it
 
 
 @functools.cache
@@ -270,8 +282,9 @@ def group_norm_silu(
     _check(x, groups, weight=weight, bias=bias, shift_before=shift_before, scale=scale, shift=shift, residual=residual)
     dense = x if x.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(dense)
+    dependent = _DEPENDENT and has_dependent_launches(x.device)
     for launch in group_norm_silu_launches(
-        out, dense, weight, bias, groups, eps, shift_before, scale, shift, silu, residual
+        out, dense, weight, bias, groups, eps, shift_before, scale, shift, silu, residual, dependent
     ):
         launch.run()
     return out if out.stride() == x.stride() else torch.empty_like(x).copy_(out)
@@ -289,6 +302,7 @@ def group_norm_silu_launches(
     shift: Tensor | None = None,  # [B, C]
     silu: bool = True,
     residual: Tensor | None = None,  # [B, C, H, W]
+    dependent: bool = False,  # the second launch, on sm_90 or newer
 ) -> list[Launch]:
     """The launches of one call: one for a map of one tile, else two around a workspace [B, slabs, 2, groups]."""
     B, C, H, W = x.shape
@@ -296,6 +310,8 @@ def group_norm_silu_launches(
         return []
     channels_last = C > 1 and x.is_contiguous(memory_format=torch.channels_last)
     cut = settings(C, H * W, groups, x.element_size(), channels_last)
+    if cut.programs > MOST_PROGRAMS[2]:
+        raise ValueError(f"groups: got {groups}; allowed: at most {MOST_PROGRAMS[2] * cut.groups} at {C} channels")
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if scale is None or shift is None:
@@ -313,10 +329,12 @@ def group_norm_silu_launches(
     constants = {
         "CHANNELS_LAST": channels_last, "CHANNEL_VECTOR": cut.channel_vector, "PIXEL_VECTOR": cut.pixel_vector,
         "BLOCK_L": cut.block_l, "BLOCK_C": cut.block_c, "BLOCK_G": triton.next_power_of_2(cut.groups),
+        "DEPENDENT": dependent and not cut.whole,
     }  # fmt: skip
     last = {"SILU": silu, "BLOCK_S": triton.next_power_of_2(cut.slabs)}
-    grid, shared = (cut.slabs, cut.programs, B), {"moments_ptr": moments, **sizes, **reading}
-    normalise = Launch(_normalise_kernel, grid, shared | writing, constants | last, cut.num_warps)
+    grid, shared = (B, cut.slabs, cut.programs), {"moments_ptr": moments, **sizes, **reading}
+    awaits = ("moments_ptr",) if constants["DEPENDENT"] else ()
+    normalise = Launch(_normalise_kernel, grid, shared | writing, constants | last, cut.num_warps, awaits)
     if moments is None:
         return [normalise]
     return [Launch(_moments_kernel, grid, shared, constants, cut.num_warps), normalise]

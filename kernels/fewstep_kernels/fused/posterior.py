@@ -84,8 +84,8 @@ def _posterior_update_kernel(
     v_stride,
     BLOCK: tl.constexpr,
 ):
-    sample = tl.program_id(1).to(tl.int64)
-    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    sample = tl.program_id(0).to(tl.int64)
+    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = element < n
     row_ptr += sample * K
     x = tl.load(x_ptr + offsets(sample, element, size, x_stride), mask=inside, other=0.0).to(tl.float32)
@@ -118,7 +118,7 @@ def posterior_update_launch(
     arguments: dict[str, Any] = {"row_ptr": row, "n": n, "size": size}
     for name, tensor in given.items():
         arguments |= {f"{name}_ptr": tensor, f"{name}_stride": walked.get(name)}
-    return Launch(_posterior_update_kernel, grid_of(n, len(x), block), arguments, {"BLOCK": block})
+    return Launch(_posterior_update_kernel, grid_of(block, x=x), arguments, {"BLOCK": block})
 
 
 def posterior_update(

@@ -118,8 +118,8 @@ def _denoise_step_kernel(
     STOCHASTIC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    sample = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * BLOCK
+    sample = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * BLOCK
     element = first + tl.arange(0, BLOCK)
     inside = element < n
     here = sample * n + element  # the place in every tensor of the state
@@ -262,7 +262,7 @@ def denoise_step_launch(
         "STOCHASTIC": stochastic,
         "BLOCK": block,
     }
-    return Launch(_denoise_step_kernel, grid_of(n, len(x), block), arguments, constants)
+    return Launch(_denoise_step_kernel, grid_of(block, x=x), arguments, constants)
 
 
 def begin_step(

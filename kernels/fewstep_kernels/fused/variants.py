@@ -29,6 +29,7 @@ class Variant:
     """What triton.compile needs: `ASTSource(kernel, signature, constexprs, attrs)` and `options`.
 
     `vectorised` says that each tensor in it is contiguous and divisible, so that samples are read 128 bits at a time.
+    `awaits` is that of its `Launch`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Variant:
     attrs: dict[tuple[int, ...], list[list[Any]]]
     options: dict[str, Any]
     vectorised: bool
+    awaits: tuple[str, ...] = ()
 
 
 def variant(name: str, launch: Launch, vectorised: bool = False) -> Variant:
@@ -66,8 +68,7 @@ def variant(name: str, launch: Launch, vectorised: bool = False) -> Variant:
             signature[argument], constexprs[(index,)] = "constexpr", launch.constants[argument]
         else:
             signature[argument] = described(launch.arguments[argument], (index,))
-    options = {"num_warps": launch.num_warps, **launch.options}
-    return Variant(name, launch.kernel, signature, constexprs, attrs, options, vectorised)
+    return Variant(name, launch.kernel, signature, constexprs, attrs, launch.options, vectorised, launch.awaits)
 
 
 SAMPLES, ROWS, STEPS = 3, 6, 8
