@@ -30,6 +30,8 @@ from attention_contenders import OURS, TORCH, Contender, NotHereError, contender
 from measure import Report, Spread, captured, describe, in_turn, relative_error, script_options, timed
 from torch import Tensor
 
+from fewstep_kernels.measured import EXACT_WIDTHS
+
 SECONDS = 35.0  # after so long no further case begins
 ROUNDS, CASE_SECONDS = 25, 1.0
 GRAPH_SECONDS, MOST_CALLS = 2e-3, 20
@@ -88,6 +90,7 @@ class Bench:
             "bfloat16_operations_per_second": self.ceilings.operations,
             "exponentials_per_second": self.ceilings.exponentials,
             "copy_bytes_per_second": self.ceilings.bytes,
+            "exact_widths": EXACT_WIDTHS,
         }
 
     def run(self) -> int:

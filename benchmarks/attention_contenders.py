@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from attention_cases import Case
@@ -19,6 +20,7 @@ from fewstep_kernels import _ext, lay_out
 from fewstep_kernels.attention import own_attention, torch_attention
 from fewstep_kernels.attention_call import prepare, refusal
 from fewstep_kernels.laid_out import keys_and_values
+from fewstep_kernels.measured import EXACT_WIDTHS
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -111,15 +113,25 @@ def own_sm80(device: torch.device) -> Attend | None:
     return (lambda q, k, v: own_attention(q, k, v, arch=80)) if newer else None
 
 
-def emulated(arch: int) -> Attend:
-    """A kernel in the emulator, which the tests have."""
+def simulation() -> Any:
+    """The emulator, which the tests have."""
     if str(TESTS) not in sys.path:
         sys.path.append(str(TESTS))
-    simulate = importlib.import_module("simulation").simulate
-    return lambda q, k, v: simulate(q, k, v, arch=arch)[0]
+    return importlib.import_module("simulation")
 
 
-def by_module(module: ModuleType, arch: int) -> Attend:
+def emulated(arch: int, design: str = "") -> Attend:
+    """A kernel in the emulator; in the design that the library chooses unless one is named."""
+    simulate = simulation().simulate
+    return lambda q, k, v: simulate(q, k, v, arch=arch, design=design or chosen_design())[0]
+
+
+def chosen_design() -> str:
+    """What the library asks of a kernel that is not named."""
+    return "exact" if EXACT_WIDTHS else "padded"
+
+
+def by_module(module: ModuleType, arch: int, design: str = "") -> Attend:
     """A kernel of another build than the library's, on the current stream."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -128,7 +140,7 @@ def by_module(module: ModuleType, arch: int) -> Attend:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
         stream = torch.cuda.current_stream(q.device).cuda_stream
-        module.attention_fwd(*prepare(q, k, v, out), multiprocessors, arch, stream)
+        module.attention_fwd(*prepare(q, k, v, out, design=design or chosen_design()), multiprocessors, arch, stream)
         return out
 
     return attend

@@ -14,6 +14,7 @@ from test_gpu_script import load
 pytest.importorskip("triton")
 ncu: Any = load("ncu")
 smoke: Any = load("smoke")
+sweep: Any = load("sweep")
 golden: Any = load("golden")
 build_modules: Any = load("build_modules")
 measure: Any = load("measure")
@@ -113,3 +114,59 @@ def test_many_tiles_are_more_than_there_are_blocks() -> None:
 def test_a_kernel_is_really_run_and_compared() -> None:
     found = smoke.run("sm_90 d40 few", torch.device("cpu"))
     assert 0 < found["error"] <= found["allowed"] < 1e-2
+
+
+def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: dict[str, Any]) -> tuple[int, dict[str, Any], Any]:
+    """The exit code, the rows of one case by design, and the report, where designs answer so and else are right."""
+    asked: list[list[str]] = []
+
+    def run_isolated(command: list[str], items: list[str], start: float, seconds: float) -> Any:
+        for item in items:
+            case = json.loads(item)
+            if "design" in case:
+                found = wrong.get(case["design"], {"error": 1e-3, "allowed": 2e-3})
+                yield isolated.Ended(item, None, found) if isinstance(found, str) else isolated.Ended(item, found)
+            else:
+                asked.append(case["designs"])
+                names = ["torch", *case["designs"]]
+                timing = {
+                    name: {"us": 4.0 + i, "us_p10": 3.0, "us_p90": 9.0, "repeats": 7} for i, name in enumerate(names)
+                }
+                yield isolated.Ended(item, timing)
+
+    monkeypatch.setattr(sweep, "run_isolated", run_isolated)
+    monkeypatch.setattr(sweep, "designs", lambda device, D: ["exact", "padded", "lazy"])
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--dry-run", "--out", str(tmp_path / "sweep")])
+    code = sweep.main()
+    report = json.loads((tmp_path / "sweep.json").read_text())
+    return code, {row["design"]: row for row in report["rows"] if row["case"] == "tiny self"}, asked[0]
+
+
+def test_a_design_is_timed_beside_the_chosen_one_only_if_it_is_right(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, rows, timed = swept(
+        monkeypatch, tmp_path, {"lazy": {"error": 3e-3, "allowed": 2e-3}, "padded": "exit code 1"}
+    )
+    assert (code, timed) == (1, ["exact"])
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "torch": "measured",
+        "exact": "measured",
+        "padded": "ended its process: exit code 1",
+        "lazy": "wrong: off by 3.0e-03",
+    }
+    code, rows, timed = swept(monkeypatch, tmp_path, {})
+    assert (code, timed) == (0, ["exact", "padded", "lazy"])
+    assert (rows["padded"]["of_torch"], rows["padded"]["of_chosen"]) == (4 / 6, 5 / 6)
+
+
+def test_exact_designs_may_be_wrong_where_the_library_pads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sweep, "EXACT_WIDTHS", False)
+    monkeypatch.setattr(sweep, "chosen_design", lambda: "padded")
+    wrong = {"error": 3e-3, "allowed": 2e-3}
+    monkeypatch.setattr(sweep, "TINY", sweep.TINY[:1])
+    code, rows, timed = swept(monkeypatch, tmp_path, {"exact": wrong, "lazy": wrong})
+    assert (code, timed) == (0, ["padded"])
+    assert rows["exact"]["status"] == "wrong: off by 3.0e-03"
+    assert swept(monkeypatch, tmp_path, {"padded": wrong})[0] == 1
+    assert sweep.must_be_right("exact", 64)

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from test_benchmark_adopt import MEASURED
 from test_gpu_script import REPORT, a_run, load, part, reporting
+from test_tree import imported
 
 gpu: Any = load("gpu")
+adopt: Any = load("adopt")
 budget: Any = load("budget")
 progress: Any = load("progress")
 isolated: Any = load("isolated")
@@ -202,6 +205,35 @@ def test_nothing_in_the_runner_needs_more_than_the_standard_library() -> None:
     allowed = {*sys.stdlib_module_names, "adopt", "budget", "commands", "partwise", "progress", "scrub", "verdicts"}
     for name in ("gpu", "adopt", "budget", "commands", "partwise", "progress", "scrub", "verdicts"):
         source = Path(load(name).__file__).read_text()
-        from test_tree import imported
-
         assert {each.split(".")[0] for each in imported(source, "")} - {""} <= allowed
+
+
+GOLDEN = """
+import json, sys
+stem = sys.argv[sys.argv.index("--out") + 1]
+about = {"about": {"exact_widths": False}, "rows": [], "checks": {"passed": 1, "failed": 1}}
+json.dump(about, open(stem + ".json", "w"))
+"""
+READS = "assert 'EXACT_WIDTHS: bool = False' in open('kernels/fewstep_kernels/measured.py').read()\n"
+
+
+@pytest.mark.parametrize("dry_run", [False, True], ids=["on a GPU", "dry run"])
+def test_what_golden_decides_holds_for_all_that_comes_after_it(tmp_path: Path, dry_run: bool) -> None:
+    measured = tmp_path / progress.ADOPTED
+    for place, text in ((measured, MEASURED), (tmp_path / "benchmarks/adopt.py", Path(adopt.__file__).read_text())):
+        place.parent.mkdir(parents=True)
+        place.write_text(text)
+    good = REPORT.format(passed=1, failed=0, code=0, not_run=[])
+    golden = gpu.Part("golden", (*part("golden", GOLDEN).commands, gpu.adopted("golden")), decides=True, sources=())
+    parts = {"golden": golden, "later": part("later", good if dry_run else READS + good)}
+    run = a_run(tmp_path, dry_run)
+    assert run.run(parts) == 1
+    assert [result.status for result in run.done] == ["FAILED", "WALKED" if dry_run else "PROVEN"]
+    assert [each.status for each in run.done[0].outcomes][1] == ("WALKED" if dry_run else "PROVEN")
+    assert (measured.read_text() == MEASURED) == dry_run
+    if dry_run:
+        assert "EXACT_WIDTHS: bool = False" in (tmp_path / "results/measured.py").read_text()
+    else:
+        again = a_run(tmp_path)
+        again.progress.forget_stale(parts)
+        assert [*again.progress.ended] == ["golden", "later"]
