@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,25 @@ def test_an_unknown_part_names_the_known_ones(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         gpu.main(["--dry-run", "--parts", "graphs grphs"])
     assert "got grphs; allowed: info build golden" in capsys.readouterr().err
+
+
+def test_the_python_that_is_named_runs_it_else_that_of_the_tree(tmp_path: Path) -> None:
+    shutil.copy(BENCHMARKS.parent / "Makefile", tmp_path)
+
+    def python(*given: str, **variables: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHON"} | variables
+        command = ["make", "-n", "gpu", "BUDGET=100", *given]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        interpreter, script, *rest = done.stdout.split()
+        assert (script, rest) == ("benchmarks/gpu.py", ["--budget-seconds", "100"])
+        return interpreter
+
+    assert python() == "python3"
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").touch()
+    assert python() == ".venv/bin/python"
+    assert python("PYTHON=python3.12") == "python3.12"
+    assert python(PYTHON="other/python") == "other/python"
 
 
 def test_every_script_of_a_part_is_there() -> None:
