@@ -78,7 +78,7 @@ def main() -> int:
         report.save()
         return NOT_RUN
     expected = dict(emulated())
-    probes = cases.probes() if device.type == "cpu" else cases.Probes(module("_probes"), device.type)
+    probes = cases.probes() if device.type == "cpu" else cases.Probes(module("probes"), device.type)
     answers: dict[str, NDArray[Any]] = {}
     asked = dict(cases.answers(probes))
     same: dict[str, bool] = {}

@@ -4,8 +4,10 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +21,8 @@ golden: Any = load("golden")
 build_modules: Any = load("build_modules")
 measure: Any = load("measure")
 isolated: Any = load("isolated")
+prepared: Any = load("prepared")
+contenders: Any = load("attention_contenders")
 
 TABLE = """==PROF== Connected to process 7
 the kernels have run
@@ -170,3 +174,88 @@ def test_exact_designs_may_be_wrong_where_the_library_pads(monkeypatch: pytest.M
     assert rows["exact"]["status"] == "wrong: off by 3.0e-03"
     assert swept(monkeypatch, tmp_path, {"padded": wrong})[0] == 1
     assert sweep.must_be_right("exact", 64)
+
+
+def test_golden_on_a_device_says_that_the_widths_are_wrong_and_keeps_each_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real, built, odd = golden.cases.Probes, golden.cases.probes().module, "columns along rows, 40"
+    products = [product for product in golden.cases.PRODUCTS if product.columns in (40, 64) and not product.a_move]
+    monkeypatch.setattr(golden.cases, "BOXES", golden.cases.BOXES[:1])
+    monkeypatch.setattr(golden.cases, "PRODUCTS", products)
+
+    class Device(real):  # type: ignore[misc, valid-type]
+        def __init__(self, module: str, device: str) -> None:
+            assert (module, device) == ("the module of probes", "cuda")
+            super().__init__(built)
+
+        def multiply(self, case: Any, kind: str) -> torch.Tensor:
+            return super().multiply(case, kind) + (case.name == odd)
+
+    monkeypatch.setattr(golden, "emulator_answers", lambda: None)
+    expected = dict(golden.emulated())
+    np.savez(tmp_path / "kit.npz", **expected)
+    monkeypatch.setattr(golden.cases, "Probes", Device)
+    monkeypatch.setattr(golden, "emulator_answers", lambda: tmp_path / "kit.npz")
+    monkeypatch.setattr(golden, "module", lambda name: f"the module of {name}")
+    monkeypatch.setattr(golden, "describe", lambda device: {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(sys, "argv", ["golden.py", "--out", str(tmp_path / "golden")])
+    assert golden.main() == 1
+    report = json.loads((tmp_path / "golden.json").read_text())
+    assert report["about"]["exact_widths"] is False
+    assert report["wrong"] == [f"wgmma {kind}: {odd}" for kind in ("half", "bfloat16")]
+    with np.load(tmp_path / "golden.npz") as kept:
+        assert {*kept} == {*expected}
+
+
+def test_a_module_is_called_with_the_device_and_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[Any, ...]] = []
+    built = SimpleNamespace(attention_fwd=lambda *given: called.append(given))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=132))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=7))
+    q, k, v = smoke.Smoke.named("sm_90 d40 few").case(1).tensors(torch.device("cpu"))
+    smoke.by_module(built, 90, "lazy")(q, k, v)
+    smoke.by_module(built, 80)(q, k, v)
+    assert [given[-4:] for given in called] == [("lazy", 132, 90, 7), (contenders.chosen_design(), 132, 80, 7)]
+    assert called[0][2] == [1, 1, 67, 77, 40]
+
+
+def test_each_module_is_made_whatever_becomes_of_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def path_of(name: str, capability: tuple[int, int]) -> Path:
+        if name == "smoke":
+            raise build_modules.BuildError("nvcc is not installed\nat all")
+        path = tmp_path / f"{name}.so"
+        path.write_text(name)
+        return path
+
+    loads: list[str] = []
+    monkeypatch.setattr(build_modules, "path_of", path_of)
+    monkeypatch.setattr(build_modules, "loaded", lambda name, path: loads.append(name))
+    monkeypatch.setattr(build_modules, "describe", lambda device: {})
+    monkeypatch.setattr(build_modules, "PLACE", tmp_path / "_C.so")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["build_modules.py", "--out", str(tmp_path / "build")])
+    for capability, others in (((9, 0), ["sweep", "probes"]), ((8, 9), ["sweep"])):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        loads.clear()
+        assert build_modules.main() == 1
+        assert loads == ["library", *others]
+    assert (tmp_path / "_C.so").read_text() == "library"
+    report = json.loads((tmp_path / "build.json").read_text())
+    assert report["rows"][1] == {"module": "smoke", "status": "nvcc is not installed"}
+
+
+def test_a_device_that_the_kit_has_no_machine_code_for_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setenv("FEWSTEP_CUDA_ARCHS", "")
+    monkeypatch.setattr(prepared.kit, "prepared", lambda name: asked.append(f"kit {name}"))
+    built = prepared.cuda_build
+    monkeypatch.setattr(
+        built, "build_cuda", lambda folder, module: asked.append(f"{module.name} {built.architectures()}")
+    )
+    prepared.path_of("smoke", (9, 0))
+    prepared.path_of("smoke", (8, 6))
+    prepared.path_of("smoke", (12, 0))
+    assert asked == ["kit smoke", "kit smoke", "smoke ['120']"]
