@@ -237,3 +237,9 @@ def test_what_golden_decides_holds_for_all_that_comes_after_it(tmp_path: Path, d
         again = a_run(tmp_path)
         again.progress.forget_stale(parts)
         assert [*again.progress.ended] == ["golden", "later"]
+
+
+def test_a_dry_run_is_planned_by_its_own_times_and_is_patient() -> None:
+    parts = {name: (each, each.walk()) for name, each in gpu.registry().items()}
+    assert sum(walked.seconds for _, walked in parts.values()) <= gpu.BUDGET_SECONDS - budget.FINISH
+    assert all(walked.limit == 3 * each.limit for each, walked in parts.values())
