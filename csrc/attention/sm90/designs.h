@@ -55,6 +55,17 @@ struct LazyKeys160 : Lazy {
   static constexpr int kKeys = 160;
 };
 
+// Should a GPU want padded widths, these are what is to be measured.
+struct PaddedRuns : Runs {
+  static constexpr char kName[] = "padded+runs";
+  static constexpr bool kPadded = true;
+};
+
+struct PaddedPackedLazy : PackedLazy {
+  static constexpr char kName[] = "padded+packed+lazy";
+  static constexpr bool kPadded = true;
+};
+
 struct Keys64 : Swept {
   static constexpr char kName[] = "keys64";
   static constexpr int kKeys = 64;
@@ -98,6 +109,8 @@ struct Keys176 : Swept {
   DESIGN(40, PackedLazyKeys144) \
   DESIGN(40, LazyKeys160)       \
   DESIGN(40, Runs)              \
+  DESIGN(40, PaddedRuns)        \
+  DESIGN(40, PaddedPackedLazy)  \
   DESIGN(64, PackedLazy)        \
   DESIGN(64, Keys160)           \
   DESIGN(64, Runs)              \
