@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-terrain test test-long check bench build gpu gpu-kit docs clean
+.PHONY: help demo demo-terrain test test-long check bench build gpu gpu-kit matrix docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
@@ -41,9 +41,12 @@ gpu-kit: .venv/installed-dev ## what `make gpu` would compile, built here with n
 
 # Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.
 gpu: export PYTHONPATH := engine:kernels$(if $(PYTHONPATH),:$(PYTHONPATH))
-gpu: GPU_PYTHON := $(firstword $(wildcard $(BIN)/python) $(PYTHON))
-gpu: ## what needs an NVIDIA GPU, part by part; PARTS="info kernels" picks, OUT=folder, DRY_RUN=1 walks it on a CPU
-	$(GPU_PYTHON) benchmarks/gpu.py $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)") $(if $(DRY_RUN),--dry-run)
+gpu: GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
+gpu: ## what needs an NVIDIA GPU, as much as fits BUDGET=540 seconds, and next time the rest; PARTS="info smoke", OUT=folder, AGAIN=1, DRY_RUN=1
+	$(GPU_PYTHON) benchmarks/gpu.py $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)") $(if $(BUDGET),--budget-seconds $(BUDGET)) $(if $(AGAIN),--again) $(if $(DRY_RUN),--dry-run)
+
+matrix: ## kernels, graphs and engine with several torch, 10 GB to download; VERSIONS="2.11 newest" picks, ARGS=--help
+	$(PYTHON) tools/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") --jobs $(JOBS) $(ARGS)
 
 docs: .venv/installed-dev ## the API pages, from the docstrings, into docs/api
 	$(BIN)/pdoc --output-directory docs/api fewstep fewstep_kernels

@@ -3,6 +3,7 @@
 Formulas are shared functions of `triton.jit`; an op is a thin kernel over them, and `denoise_step` composes them all.
 """
 
+from fewstep_kernels.fused import interpreter
 from fewstep_kernels.fused.guidance import cfg_combine
 from fewstep_kernels.fused.noising import add_noise, normal
 from fewstep_kernels.fused.norms import group_norm_silu
@@ -20,3 +21,5 @@ __all__ = [
     "posterior_update",
     "step_statistics",
 ]
+
+interpreter.mend()

@@ -148,9 +148,9 @@ def cfg_combine_launches(
         "uncond_stride": uncond_stride,
         "w_stride": w.stride(0),
     }
-    block, num_warps = reduction_block(size, cond, uncond)
+    block, num_warps, registers = reduction_block(n)
     rescale = shared | {"phi_ptr": phi, "phi_stride": phi.stride(0)}
-    first = Launch(_rescale_kernel, (len(m),), rescale, {"BLOCK": block}, num_warps)
+    first = Launch(_rescale_kernel, (len(m),), rescale, {"BLOCK": block}, num_warps, registers=registers)
     block = block_of(cond, uncond)
     combine = shared | {"m_ptr": m, "m_stride": m_stride}
     return first, Launch(_cfg_combine_kernel, grid_of(block, cond=cond), combine, {"BLOCK": block})

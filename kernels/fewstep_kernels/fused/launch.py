@@ -9,7 +9,6 @@ U-Net's output, just written and small enough for the L2 cache: at 3x256x256, C 
 
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 THREADS = 128
+REGISTERS = 65536  # of an SM, and so of a program
 MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # along the axes of a CUDA grid: so the batch, which may be long, is first
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 Strides = tuple[int, ...]
@@ -36,6 +36,7 @@ class Launch:
         num_warps: warps of a program.
         awaits: arguments that the launch before it on the stream writes. Where there are any it may begin while that
             one runs (programmatic dependent launch), and waits before it reads them and before it writes anything.
+        registers: of a thread, at most; None leaves it to the compiler, which may spill to fit more programs on an SM.
     """
 
     kernel: Any
@@ -44,6 +45,7 @@ class Launch:
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = THREADS // 32
     awaits: tuple[str, ...] = ()
+    registers: int | None = None
 
     def __post_init__(self) -> None:
         if any(programs > most for programs, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
@@ -62,7 +64,7 @@ class Launch:
         No contraction to fused multiply-adds: what a formula rounds to then depends on the formula alone, not on the
         variant of the kernel that a sample's batch mates call for.
         """
-        given = {"num_warps": self.num_warps, "enable_fp_fusion": False}
+        given = {"num_warps": self.num_warps, "maxnreg": self.registers, "enable_fp_fusion": False}
         return given | {"launch_pdl": True} if self.awaits else given
 
 
@@ -87,15 +89,15 @@ def grid_of(block: int, **tensor: Tensor) -> tuple[int, int]:
     return len(given), triton.cdiv(elements, block)
 
 
-def reduction_block(size: Sequence[int], *tensors: Tensor) -> tuple[int, int]:
-    """Elements of a tile, up to 4096, and warps of a program that reads a whole sample: `size` is from `walk`.
+def reduction_block(n: int) -> tuple[int, int, int]:
+    """Elements of a tile, warps and a thread's registers, for a program that reads a whole sample of n elements.
 
-    As `block_of` in one dimension. In more, four elements a thread: the divisions that place eight of them would spill
-    from the 64 registers that each of 1024 threads may have.
+    Eight elements a thread, and at most 512 threads: the 64 registers that each of 1024 could have are too few for some
+    versions of Triton. And they are told of all 128, or some spill so that two programs fit an SM.
     """
-    run = 16 // min(tensor.element_size() for tensor in tensors) if len(size) == 1 else 4
-    block = min(max(triton.next_power_of_2(math.prod(size)), 32 * run), 4096)
-    return block, block // (32 * run)
+    block = min(max(triton.next_power_of_2(n), 256), 4096)
+    num_warps = block // 256
+    return block, num_warps, min(REGISTERS // (32 * num_warps), 255)
 
 
 def walk(*tensors: Tensor, any_order: bool = False) -> tuple[tuple[int, ...], list[Strides]]:

@@ -127,7 +127,7 @@ def step_statistics_launch(
     n = math.prod(x.shape[1:])
     m = model_output[:, : x.shape[1]]
     size, (m_stride, gradient_stride) = walk(m, x if gradient is None else gradient)
-    block, num_warps = reduction_block(size, model_output)
+    block, num_warps, registers = reduction_block(n)
     arguments = {
         "statistics_ptr": statistics,
         "x_ptr": x,
@@ -142,7 +142,7 @@ def step_statistics_launch(
         "gradient_stride": gradient_stride,
     }
     constants = {"GUIDED": len(model_output) > len(x), "BLOCK": block}
-    return Launch(_step_statistics_kernel, (len(x),), arguments, constants, num_warps)
+    return Launch(_step_statistics_kernel, (len(x),), arguments, constants, num_warps, registers=registers)
 
 
 def step_statistics(
