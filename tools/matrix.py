@@ -145,6 +145,7 @@ class Matrix:
             row.notes.append(str(reason))
         finally:
             if job.venv is None and not (keep and (venv / "resolved.json").exists()):
+                print(f"   removing {venv.name}", flush=True)
                 shutil.rmtree(venv, ignore_errors=True)
         self.results.keep(row)
         return row
