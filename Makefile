@@ -41,9 +41,9 @@ gpu-kit: .venv/installed-dev ## what `make gpu` would compile, built here with n
 
 # Needs no install, only torch and what docs/gpu.md names: a machine lent for its GPU may have no registry in reach.
 gpu: export PYTHONPATH := engine:kernels$(if $(PYTHONPATH),:$(PYTHONPATH))
-gpu: GPU_PYTHON := $(firstword $(wildcard $(BIN)/python) $(PYTHON))
-gpu: ## what needs an NVIDIA GPU, part by part; PARTS="info kernels" picks, OUT=folder, DRY_RUN=1 walks it on a CPU
-	$(GPU_PYTHON) benchmarks/gpu.py $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)") $(if $(DRY_RUN),--dry-run)
+gpu: GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
+gpu: ## what needs an NVIDIA GPU, as much as fits BUDGET=540 seconds, and next time the rest; PARTS="info smoke", OUT=folder, AGAIN=1, DRY_RUN=1
+	$(GPU_PYTHON) benchmarks/gpu.py $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)") $(if $(BUDGET),--budget-seconds $(BUDGET)) $(if $(AGAIN),--again) $(if $(DRY_RUN),--dry-run)
 
 matrix: ## kernels, graphs and engine with several torch, 10 GB to download; VERSIONS="2.11 newest" picks, ARGS=--help
 	$(PYTHON) tools/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") --jobs $(JOBS) $(ARGS)

@@ -30,6 +30,8 @@ from attention_contenders import OURS, TORCH, Contender, NotHereError, contender
 from measure import Report, Spread, captured, describe, in_turn, relative_error, script_options, timed
 from torch import Tensor
 
+from fewstep_kernels.measured import EXACT_WIDTHS
+
 SECONDS = 35.0  # after so long no further case begins
 ROUNDS, CASE_SECONDS = 25, 1.0
 GRAPH_SECONDS, MOST_CALLS = 2e-3, 20
@@ -68,6 +70,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield f"{head}  {mine['of_torch']:.2f} x torch, {theirs['us'] / mine['us']:.2f} x {theirs['contender']}"
 
 
+def repeated(attend: Callable[[], object], device: torch.device) -> tuple[Callable[[], object], int]:
+    """What is timed, and how many calls it is: a graph's replay, or on a CPU one call."""
+    if device.type != "cuda":
+        return attend, 1
+    one = timed(attend, device, seconds=0.0).median
+    calls = max(1, min(MOST_CALLS, round(GRAPH_SECONDS / one)))
+    return captured(attend, calls).replay, calls
+
+
 class Bench:
     """All cases on one device."""
 
@@ -79,6 +90,7 @@ class Bench:
             "bfloat16_operations_per_second": self.ceilings.operations,
             "exponentials_per_second": self.ceilings.exponentials,
             "copy_bytes_per_second": self.ceilings.bytes,
+            "exact_widths": EXACT_WIDTHS,
         }
 
     def run(self) -> int:
@@ -168,19 +180,11 @@ class Bench:
             name = entry.contender.name
             if "status" not in entry.row:
                 try:
-                    works[name], calls[name] = self.work(entry.attend)
+                    works[name], calls[name] = repeated(entry.attend, self.device)
                 except Exception as failure:
                     self.fail(case, entry, failure)
         found = in_turn(works, self.device, 2 if self.dry_run else ROUNDS, CASE_SECONDS)
         return {name: Spread.of([each / calls[name] for each in times]) for name, times in found.items()}
-
-    def work(self, attend: Callable[[], object]) -> tuple[Callable[[], object], int]:
-        """What is timed, and how many calls it is: a graph's replay, or on a CPU one call."""
-        if self.device.type != "cuda":
-            return attend, 1
-        one = timed(attend, self.device, seconds=0.0).median
-        calls = max(1, min(MOST_CALLS, round(GRAPH_SECONDS / one)))
-        return captured(attend, calls).replay, calls
 
     def fail(self, case: Case, entry: Entry, failure: Exception) -> None:
         """Note what a contender raised; from ours that is a fault."""

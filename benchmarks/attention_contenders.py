@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import torch
 from attention_cases import Case
@@ -16,7 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewstep_kernels import _ext, lay_out
 from fewstep_kernels.attention import own_attention, torch_attention
+from fewstep_kernels.attention_call import prepare, refusal
 from fewstep_kernels.laid_out import keys_and_values
+from fewstep_kernels.measured import EXACT_WIDTHS
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -60,7 +64,10 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
     found = [Contender(TORCH, torch_attention)]
     if case.is_cross:
         found.append(Contender(f"{TORCH}, laid out", torch_attention, laid_out=True))
-    if attend := own(device):
+    attend = own(device)
+    if attend and (why_not := head_dim_refusal(device, case.D)):
+        found.append(Contender(OURS, absent(why_not), is_ours=True))
+    elif attend:
         found.append(Contender(OURS, attend, is_ours=True))
         if older := own_sm80(device):
             found.append(Contender(f"{OURS}, sm_80", older, is_ours=True))
@@ -75,6 +82,20 @@ def own_refusal(device: torch.device) -> str | None:
     if device.type == "cuda":
         return _ext.device_refusal(torch.cuda.current_device())
     return None if shutil.which("g++") else "the emulator needs g++"
+
+
+def head_dim_refusal(device: torch.device, D: int) -> str | None:
+    """Why the hand-written kernels cannot run here at this head dim; the emulator has all."""
+    return _ext.head_dim_refusal(D) if device.type == "cuda" else None
+
+
+def absent(why_not: str) -> Attend:
+    """What says so when it is called."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise NotHereError(why_not)
+
+    return attend
 
 
 def own(device: torch.device) -> Attend | None:
@@ -92,12 +113,37 @@ def own_sm80(device: torch.device) -> Attend | None:
     return (lambda q, k, v: own_attention(q, k, v, arch=80)) if newer else None
 
 
-def emulated(arch: int) -> Attend:
-    """A kernel in the emulator, which the tests have."""
+def simulation() -> Any:
+    """The emulator, which the tests have."""
     if str(TESTS) not in sys.path:
         sys.path.append(str(TESTS))
-    simulate = importlib.import_module("simulation").simulate
-    return lambda q, k, v: simulate(q, k, v, arch=arch)[0]
+    return importlib.import_module("simulation")
+
+
+def emulated(arch: int, design: str = "") -> Attend:
+    """A kernel in the emulator; in the design that the library chooses unless one is named."""
+    simulate = simulation().simulate
+    return lambda q, k, v: simulate(q, k, v, arch=arch, design=design or chosen_design())[0]
+
+
+def chosen_design() -> str:
+    """What the library asks of a kernel that is not named."""
+    return "exact" if EXACT_WIDTHS else "padded"
+
+
+def by_module(module: ModuleType, arch: int, design: str = "") -> Attend:
+    """A kernel of another build than the library's, on the current stream."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if why_not := refusal(q, k, v):
+            raise ValueError(why_not)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
+        stream = torch.cuda.current_stream(q.device).cuda_stream
+        module.attention_fwd(*prepare(q, k, v, out, design=design or chosen_design()), multiprocessors, arch, stream)
+        return out
+
+    return attend
 
 
 def pinned(backend: SDPBackend) -> Attend:

@@ -11,6 +11,8 @@ import torch
 from attention_contenders import Attend, own, own_refusal, own_sm80
 from measure import NOT_RUN, ROOT
 
+from fewstep_kernels import _ext
+
 sys.path.append(str(ROOT / "csrc"))
 import ninja_build
 
@@ -31,9 +33,15 @@ def shapes(device: torch.device) -> list[tuple[int, int, int]]:
     return [(2, 67, 77), (2, 67, 100), (2, 67, 201), (2 * processors + 1, 67, 201)]
 
 
+def head_dims(device: torch.device) -> tuple[int, ...]:
+    """Those that the module was built with; the emulator has all."""
+    module = _ext.extension().module if device.type == "cuda" else None
+    return ninja_build.HEAD_DIMS if module is None else (*module.head_dims(),)
+
+
 def exercise(device: torch.device) -> None:
     """Run them all."""
-    variants = [(D, torch.bfloat16) for D in (*ninja_build.HEAD_DIMS, ODD_HEAD_DIM)]
+    variants = [(D, torch.bfloat16) for D in (*head_dims(device), ODD_HEAD_DIM)]
     for attend in kernels(device):
         for D, dtype in (*variants, (HALF_HEAD_DIM, torch.float16)):
             for H, Lq, Lk in shapes(device):

@@ -299,6 +299,7 @@ class Report:
     passed: int = 0
     failed: int = 0
     not_run: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)  # the checks that failed
 
     def check(self, what: str, holds: bool) -> bool:
         """Count a check, and say so if it fails."""
@@ -306,6 +307,7 @@ class Report:
         self.failed += not holds
         if not holds:
             print(f"WRONG: {what}")
+            self.wrong.append(what[:300])
         return holds
 
     def save(self) -> None:
@@ -316,6 +318,7 @@ class Report:
             "about": self.about,
             "checks": {"passed": self.passed, "failed": self.failed},
             "not_run": self.not_run,
+            "wrong": self.wrong,
             "rows": self.rows,
         }
         with AtomicFiles() as files:

@@ -28,6 +28,7 @@ from ninja_build import (
     TYPES,
     VARIANTS,
     WITH_SM90,
+    WITH_SWEEP,
     BuildError,
     Ninja,
     compiler,
@@ -52,7 +53,7 @@ spec.loader.exec_module(module)
 """
 CALL = """
 try:
-    module.attention_fwd([0] * 4, [[0] * 3] * 4, [0] * 5, False, 1.0, 1, 80, 0)
+    module.attention_fwd([0] * 4, [[0] * 3] * 4, [0] * 5, False, 1.0, "", 1, 80, 0)
 except ValueError as error:
     assert "must not be null" in str(error), error
 else:
@@ -81,16 +82,18 @@ class Module:
     name: str  # of its folder
     types: tuple[str, ...] = TYPES
     flags: tuple[str, ...] = ()  # of its kernels
+    sweep: bool = False  # with the designs that are there to be measured
 
     @property
     def macros(self) -> tuple[str, ...]:
         """What built.h says beside the head dims."""
-        return () if "half" in self.types else (BFLOAT16_ONLY,)
+        return (*(() if "half" in self.types else (BFLOAT16_ONLY,)), *((WITH_SWEEP,) if self.sweep else ()))
 
 
 LIBRARY = Module("library")
 SMOKE = Module("smoke", ("bfloat16",), (f"-DFEWSTEP_SPIN_LIMIT={SPIN_LIMIT}",))  # a hang ends, and is named
-MODULES = {module.name: module for module in (LIBRARY, SMOKE)}
+SWEEP = Module("sweep", ("bfloat16",), sweep=True)
+MODULES = {module.name: module for module in (LIBRARY, SMOKE, SWEEP)}
 
 
 def nvcc() -> str | None:
@@ -150,7 +153,9 @@ def cuda_objects(plan: Ninja, module: Module, archs: Sequence[str], dims: Sequen
     macros = [*([WITH_SM90] if "sm90" in kernels else []), *module.macros]
     made = [plan.edge("driver.o", "compile_sm80", [CSRC / "driver.cu"])]
     made.append(dispatch_object(plan, "compile_sm80", dims, *macros))
-    return made + variant_objects(plan, {kernel: f"compile_{kernel}" for kernel in kernels}, dims, module.types)
+    return made + variant_objects(
+        plan, {kernel: f"compile_{kernel}" for kernel in kernels}, dims, module.types, module.sweep
+    )
 
 
 def build_objects(folder: Path, module: Module = LIBRARY) -> list[Path]:

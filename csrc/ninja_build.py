@@ -6,6 +6,7 @@ as the workers of pytest-xdist, from building at once.
 
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 CSRC = Path(__file__).resolve().parent
 HEAD_DIMS = (32, 40, 64, 80, 96, 128, 160, 192, 256)
@@ -21,13 +23,24 @@ TYPES = ("bfloat16", "half")
 EMULATOR = tuple(sorted(f"simt/emulator/{each.name}" for each in (CSRC / "simt/emulator").glob("*.cpp")))
 DISPATCH = "attention/attention.cu"
 VARIANTS = {"sm80": "attention/sm80/variant.cu", "sm90": "attention/sm90/variant.cu"}
+DESIGNS = CSRC / "attention/sm90/designs.h"
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
 # An uninitialised local is a pattern and not, by chance, zero; no product and sum in one rounding, so that two
 # machines find the same bits.
 HOST = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS)
 POISON = "-ftrivial-auto-var-init=pattern"
 WITH_SM90 = "FEWSTEP_SM90"  # in built.h: the kernel for Hopper is there too
+WITH_SWEEP = "FEWSTEP_SWEEP"  # in built.h: designs of it that are there to be measured
 BFLOAT16_ONLY = "FEWSTEP_BFLOAT16_ONLY"  # in built.h: no variant of float16 is there
+
+
+class Planted(NamedTuple):
+    """A bug for the tests to find: what stands in a file of csrc instead of a text that is in it once."""
+
+    file: str
+    correct: str
+    wrong: str
+    design: str = "Exact"  # of the kernel of sm_90, as designs.h calls the type
 
 
 class BuildError(Exception):
@@ -100,9 +113,18 @@ def python_flags(include: str) -> list[str]:
     return [f"-I{pybind11.get_include()}", f"-I{include}"]
 
 
-def variant_flags(head_dim: int, kind: str) -> list[str]:
+def designs(kernel: str, head_dim: int, kind: str, sweep: bool = False, source: Path = DESIGNS) -> list[str]:
+    """The designs of a kernel, as designs.h calls the types; with `sweep` those that are only there to be measured."""
+    if kernel != "sm90":
+        return ["Exact"]
+    swept = re.findall(r"^  DESIGN\((\d+), (\w+)\)", source.read_text(), re.M) if sweep and kind == "bfloat16" else []
+    padded = [] if head_dim % 64 == 0 else ["Padded"]
+    return ["Exact", *padded, *(design for of, design in swept if int(of) == head_dim)]
+
+
+def variant_flags(head_dim: int, kind: str, design: str = "Exact") -> list[str]:
     """What makes a variant.cu one variant."""
-    return [f"-DVARIANT_HEAD_DIM={head_dim}", f"-DVARIANT_TYPE={kind}"]
+    return [f"-DVARIANT_HEAD_DIM={head_dim}", f"-DVARIANT_TYPE={kind}", f"-DVARIANT_DESIGN={design}"]
 
 
 def dispatch_object(plan: Ninja, rule: str, head_dims: Sequence[int], *macros: str) -> str:
@@ -119,13 +141,23 @@ def dispatch_object(plan: Ninja, rule: str, head_dims: Sequence[int], *macros: s
 
 
 def variant_objects(
-    plan: Ninja, rules: dict[str, str], head_dims: Sequence[int] = HEAD_DIMS, types: Sequence[str] = TYPES
+    plan: Ninja,
+    rules: dict[str, str],
+    head_dims: Sequence[int] = HEAD_DIMS,
+    types: Sequence[str] = TYPES,
+    sweep: bool = False,
 ) -> list[str]:
-    """Every variant of each kernel in `rules`, by its rule."""
+    """Every variant of each kernel in `rules`, by its rule; one of a smaller head dim or another design is another."""
     return [
-        plan.edge(f"{kernel}_d{head_dim}_{kind}.o", rule, [CSRC / VARIANTS[kernel]], variant_flags(head_dim, kind))
-        for kernel, rule in rules.items() for head_dim in head_dims for kind in types
+        plan.edge(variant_name(*each), rules[each[0]], [CSRC / VARIANTS[each[0]]], variant_flags(*each[1:]))
+        for kernel in rules for head_dim in head_dims for kind in types
+        for each in [(kernel, head_dim, kind, design) for design in designs(kernel, head_dim, kind, sweep)]
     ]  # fmt: skip
+
+
+def variant_name(kernel: str, head_dim: int, kind: str, design: str = "Exact") -> str:
+    """The object file of a variant."""
+    return f"{kernel}_d{head_dim}_{kind}{'' if design == 'Exact' else f'_{design}'}.o"
 
 
 @contextmanager
@@ -165,8 +197,8 @@ def build_emulator(folder: Path) -> Path:
     """Build _sim in `folder`, or find it built; gives back the module's file."""
     with locked(folder):
         plan = Ninja(folder, "emulator.ninja")
-        objects = [*_emulator_objects(plan), dispatch_object(plan, "compile", HEAD_DIMS, WITH_SM90)]
-        objects += variant_objects(plan, dict.fromkeys(VARIANTS, "compile"))
+        objects = [*_emulator_objects(plan), dispatch_object(plan, "compile", HEAD_DIMS, WITH_SM90, WITH_SWEEP)]
+        objects += variant_objects(plan, dict.fromkeys(VARIANTS, "compile"), sweep=True)
         module = plan.edge("_sim.so", "link", objects)
         plan.run(jobs())
     return folder / module
@@ -184,44 +216,46 @@ def build_kernels(folder: Path, source: Path) -> Path:
     return folder / module
 
 
-def build_mutants(folder: Path, mutants: dict[str, tuple[str, str, str]], head_dim: int) -> dict[str, Path]:
-    """Build _sim once for each planted bug: name -> (file in csrc, text that is in it once, what stands there instead).
+def build_mutants(folder: Path, mutants: dict[str, Planted], head_dim: int) -> dict[str, Path]:
+    """Build _sim once for each planted bug.
 
-    Of the kernel that has the file only one head dim is compiled for each, in bfloat16; where both have it, of both.
-    The rest is shared, and with `build_emulator` in this folder.
+    Of the kernel that has the file only one variant is compiled for each, of the bug's design and in bfloat16; where
+    both kernels have it, one of each. The rest is shared, and with `build_emulator` in this folder.
     """
     made: dict[str, Path] = {}
-    compiled: set[str] = set()
     with locked(folder):
         plan = Ninja(folder, "mutants.ninja")
         shared = _emulator_objects(plan)
-        shared.append(dispatch_object(plan, "compile", [head_dim], BFLOAT16_ONLY, WITH_SM90))
-        flags = variant_flags(head_dim, "bfloat16")
+        shared.append(dispatch_object(plan, "compile", [head_dim], BFLOAT16_ONLY, WITH_SM90, WITH_SWEEP))
+        whole = variant_objects(plan, dict.fromkeys(VARIANTS, "compile"), [head_dim], ["bfloat16"], sweep=True)
         for name, mutant in mutants.items():
-            _plant(folder / name, *mutant)
-            variants = []
+            _plant(folder / name, mutant)
+            rest, changed = dict.fromkeys(whole), []
             for kernel, source in VARIANTS.items():
-                changed = kernel in mutant[0] or not any(other in mutant[0] for other in VARIANTS)
-                root, stem = (folder / name, name) if changed else (CSRC, "as_it_is")
-                variants.append(f"{stem}_{kernel}.o")
-                if variants[-1] not in compiled:
-                    compiled.add(plan.edge(variants[-1], "compile", [root / source], flags))
-            made[name] = folder / plan.edge(f"{name}.so", "link", [*shared, *variants])
+                if kernel not in mutant.file and any(other in mutant.file for other in VARIANTS):
+                    continue
+                design = mutant.design if kernel == "sm90" else "Exact"
+                flags = variant_flags(head_dim, "bfloat16", design)
+                del rest[variant_name(kernel, head_dim, "bfloat16", design)]
+                changed.append(plan.edge(f"{name}_{kernel}.o", "compile", [folder / name / source], flags))
+            # The linker takes the first of a function that several have.
+            made[name] = folder / plan.edge(f"{name}.so", "link", [*changed, *shared, *rest])
         plan.run(jobs())
     return made
 
 
-def _plant(folder: Path, file: str, correct: str, wrong: str) -> None:
+def _plant(folder: Path, mutant: Planted) -> None:
     """A copy of the sources with one change; files that are as they should be keep their time."""
     for source in CSRC.rglob("*.*"):
         if source.suffix not in (".h", ".cu", ".cpp"):
             continue
         name = source.relative_to(CSRC)
         text, copy = source.read_text(), folder / name
-        if name == Path(file):
-            if text.count(correct) != 1:
-                raise BuildError(f"{file} has {correct!r} {text.count(correct)} times; allowed: once")
-            text = text.replace(correct, wrong)
+        if name == Path(mutant.file):
+            if text.count(mutant.correct) != 1:
+                times = f"{text.count(mutant.correct)} times"
+                raise BuildError(f"{mutant.file} has {mutant.correct!r} {times}; allowed: once")
+            text = text.replace(mutant.correct, mutant.wrong)
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_if_different(copy, text)
 

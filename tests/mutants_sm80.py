@@ -1,4 +1,9 @@
-"""Bugs to plant in the attention kernel, one at a time: each is a change of a few characters that compiles."""
+"""Bugs to plant in the attention kernel of sm_80, one at a time: each is a change of a few characters that compiles.
+
+Each says what it is and what must catch it: a word of the emulator's, of which csrc/simt/README.md has a table, or
+"numbers": the emulator saw nothing wrong, and the result is more than twice as far from float64 as torch's. What is
+planted in softmax.h is planted in the kernel of sm_90a as well.
+"""
 
 from typing import NamedTuple
 
@@ -19,13 +24,14 @@ SECOND_WAIT = """    simt::cp_async_wait<1>();
 
 
 class Mutant(NamedTuple):
-    """A planted bug, and what must catch it: the first word of the emulator's message, or "numbers"."""
+    """A planted bug, and what must catch it: how the emulator's message begins, or "numbers"."""
 
     bug: str
     caught_by: str
     file: str
     correct: str
     wrong: str
+    design: str = "Exact"  # of the kernel of sm_90a, as designs.h calls the type
 
 
 MUTANTS = {
@@ -76,12 +82,13 @@ MUTANTS = {
     ),
     "half_a_warp_shuffles": Mutant(
         "half of the lanes skip a shuffle",
-        "deadlock", SOFTMAX, "    max = quad_max(max);", "    if (simt::thread_index() % 32 < 16) max = quad_max(max);",
+        "deadlock", SOFTMAX, "  return quad_max(max);",
+        "  return simt::thread_index() % 32 < 16 ? quad_max(max) : max;",
     ),
     "lanes_part_ways": Mutant(
         "half of the lanes take another shuffle",
-        "divergence", SOFTMAX, "    max = quad_max(max);",
-        "    max = simt::thread_index() % 32 < 16 ? quad_max(max) : quad_sum(max);",
+        "divergence", SOFTMAX, "  return quad_max(max);",
+        "  return simt::thread_index() % 32 < 16 ? quad_max(max) : quad_sum(max);",
     ),
     "columns_not_filled": Mutant(
         "the columns that pad the queries are not set to zero",

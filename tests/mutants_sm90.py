@@ -1,4 +1,7 @@
-"""Bugs to plant in the attention kernel of sm_90a: each is a change of a few characters that compiles."""
+"""Bugs to plant in the attention kernel of sm_90a: each is a change of a few characters that compiles.
+
+What each is and what must catch it stands beside it; mutants_sm80.py tells in which words.
+"""
 
 from mutants_sm80 import Mutant
 
@@ -6,15 +9,15 @@ BLOCK, PRODUCE, CONSUME = (f"attention/sm90/{name}.h" for name in ("block", "pro
 MULTIPLY, STORE, SHAPE = (f"attention/sm90/{name}.h" for name in ("multiply", "store", "shape"))
 MAPS, KERNEL, WORK = (f"attention/sm90/{name}.h" for name in ("maps", "kernel", "work"))
 
-NEXT_KEYS = """    for (int j = 1; j < work.key_tiles; j++) {
-      simt::mbarrier_wait(memory.keys_full + at_keys.stage, at_keys.parity);
+NEXT_KEYS = """    simt::mbarrier_wait(memory.keys_full + at_keys.stage, at_keys.parity);
+    Turns<S>::take(consumer);
 """
 RELEASE_KEYS = """    simt::wgmma_wait<0>(s);
     release(memory.keys_empty + at_keys.stage);
 """
-RELEASE_VALUES = """      simt::wgmma_wait<0>(o);
-      release(memory.values_empty + at_values.stage);
-      at_values = next;
+RELEASE_VALUES = """    simt::wgmma_wait<0>(o);
+    release(memory.values_empty + at_values.stage);
+    at_values = next;
 """
 
 MUTANTS = {
@@ -24,12 +27,12 @@ MUTANTS = {
     ),
     "values_not_awaited": Mutant(
         "no wait for the barrier of the next tile of values",
-        "race", CONSUME, "      simt::mbarrier_wait(memory.values_full + next.stage, next.parity);\n", "",
+        "race", CONSUME, "    simt::mbarrier_wait(memory.values_full + next.stage, next.parity);\n", "",
     ),
     "wrong_parity_of_arrival": Mutant(
         "a consumer waits for the phase before",
-        "deadlock", CONSUME, "      simt::mbarrier_wait(memory.values_full + next.stage, next.parity);",
-        "      simt::mbarrier_wait(memory.values_full + next.stage, next.parity ^ 1);",
+        "deadlock", CONSUME, "simt::mbarrier_wait(memory.values_full + next.stage, next.parity);",
+        "simt::mbarrier_wait(memory.values_full + next.stage, next.parity ^ 1);",
     ),
     "wrong_parity_of_room": Mutant(
         "the producer waits for the phase to come",
@@ -124,22 +127,22 @@ MUTANTS = {
     ),
     "logits_read_too_early": Mutant(
         "the softmax does not wait for the product with the keys",
-        "unfinished products", CONSUME, "      simt::wgmma_wait<1>(s);\n", "",
+        "unfinished products", CONSUME, "    simt::wgmma_wait<1>(s);\n", "",
     ),
     "p_overwritten_in_flight": Mutant(
         "the next p is written while the product with the last still reads it",
-        "in flight", CONSUME, "      // Here and not where",
-        "      pack_fragment<T>(p[0], s, 0);\n      // Here and not where",
+        "in flight", CONSUME, "    // Here and not where",
+        "    pack_fragment<T>(made[0], s, 0);\n    // Here and not where",
     ),
     "values_released_too_early": Mutant(
         "values are given back before the products with them are awaited",
         "race", CONSUME, RELEASE_VALUES, RELEASE_VALUES.replace(
-            "simt::wgmma_wait<0>(o);\n      release(memory.values_empty + at_values.stage);",
-            "release(memory.values_empty + at_values.stage);\n      simt::wgmma_wait<0>(o);"),
+            "simt::wgmma_wait<0>(o);\n    release(memory.values_empty + at_values.stage);",
+            "release(memory.values_empty + at_values.stage);\n    simt::wgmma_wait<0>(o);"),
     ),
     "values_not_rescaled": Mutant(
         "what was accumulated under a smaller maximum stays",
-        "numbers", CONSUME, "      rescale(o, correction);\n", "",
+        "numbers", CONSUME, "    if (changed) rescale(o, correction);\n", "",
     ),
     "turn_passed_to_itself": Mutant(
         "a consumer passes the turn to itself",
@@ -151,7 +154,7 @@ MUTANTS = {
     ),
     "too_many_registers": Mutant(
         "the consumers take more registers than the producer gave",
-        "deadlock", SHAPE, "kConsumers == 1 ? 232 : 240;", "kConsumers == 1 ? 240 : 248;",
+        "deadlock", KERNEL, "take_registers<S::kConsumerRegisters>", "take_registers<S::kConsumerRegisters + 8>",
     ),
     "consumer_leaves_early": Mutant(
         "a consumer leaves before its last tile",
@@ -180,7 +183,7 @@ MUTANTS = {
     ),
     "rows_of_the_first_warp": Mutant(
         "every warp stores to the rows of the first",
-        "race", STORE, "tile.first_row + consumer * kRows + warp * kWarpRows,", "tile.first_row + consumer * kRows,",
+        "race", STORE, "first_row + warp * kWarpRows,", "first_row,",
     ),
     "store_not_clipped": Mutant(
         "the map of the result has more rows than the result",

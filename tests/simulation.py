@@ -69,6 +69,7 @@ def simulate(
     module: Any = None,
     multiprocessors: int = FEW,
     arch: int = 80,
+    design: str = "",
     seed: int = 0,
     shared_limit: int | None = None,
 ) -> tuple[Tensor, dict[str, int]]:
@@ -79,8 +80,40 @@ def simulate(
     out = torch.full(q.shape, torch.nan, dtype=q.dtype)
     ranges = [*(extent(each, False) for each in (q, k, v)), extent(out, True)]
     limit = SHARED_LIMITS[arch] if shared_limit is None else shared_limit
-    did = module.attention_fwd(*prepare(q, k, v, out, scale), multiprocessors, arch, ranges, seed, limit)
+    did = module.attention_fwd(*prepare(q, k, v, out, scale, design), multiprocessors, arch, ranges, seed, limit)
     return out, did
+
+
+def layouts(D: int, Lk: int = 130) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """q, k and v of equal values in different places; NaN lies wherever none of them is."""
+    q, k, v = tensors(70, Lk, D, torch.bfloat16)
+    B, Lq, H, _ = q.shape
+
+    def buffer(*shape: int) -> Tensor:
+        return torch.full(shape, torch.nan, dtype=q.dtype)
+
+    packed = buffer(B, k.shape[1], 3, H, D)
+    packed[:, :Lq, 0], packed[:, :, 1], packed[:, :, 2] = q, k, v
+    padded = buffer(3, B, k.shape[1] + 3, H, D + 8)
+    padded[0, :, 2 : Lq + 2, :, :D], padded[1, :, 2:-1, :, :D], padded[2, :, 2:-1, :, :D] = q, k, v
+    q_rows, k_rows, v_rows = (each.reshape(B, -1, H * D) for each in (q, k, v))
+    return {
+        "contiguous": (q, k, v),
+        "heads before tokens": tuple(each.transpose(1, 2).contiguous().transpose(1, 2) for each in (q, k, v)),
+        "packed qkv": (packed[:, :Lq, 0], packed[:, :, 1], packed[:, :, 2]),
+        "padded on every side": (padded[0, :, 2 : Lq + 2, :, :D], padded[1, :, 2:-1, :, :D], padded[2, :, 2:-1, :, :D]),
+        "heads within channels": tuple(each.unflatten(-1, (H, D)) for each in (q_rows, k_rows, v_rows)),
+    }
+
+
+def rising(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits that grow from the last key to the first, the order in which sm_90a's kernel takes tiles of them.
+
+    Those of every other query grow by a lot, to 2^180, the rest by little.
+    """
+    grown = torch.linspace(8, 0.01, k.shape[1])[:, None, None].to(k.dtype)
+    much = torch.where(torch.arange(q.shape[1]) % 2 == 0, 4.0, 0.25)[:, None, None].to(q.dtype)
+    return q.abs() * much, k.abs() * grown
 
 
 def of_torch(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:

@@ -83,7 +83,7 @@ class Product(NamedTuple):
 
 
 def _products() -> Iterator[Product]:
-    for columns in (32, 40, 48, 64, 80, 96, 128, 160, 192, 256):  # all that there are
+    for columns in (32, 40, 48, 64, 80, 96, 128, 144, 160, 176, 192, 256):  # all that there are
         yield Product(f"depth along rows, {columns}", False, columns, accumulate=columns != 80)
         yield Product(f"columns along rows, {columns}", True, columns, b_leading=8192)
     for move in (32, 64, 96):

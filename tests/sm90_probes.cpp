@@ -249,7 +249,7 @@ Multiply find(bool registers, int columns, std::integer_sequence<int, kColumns..
 
 static void run_multiply(bool registers, bool is_half, int columns, Address image, int bytes,
                          const std::array<int, 7>& at, bool accumulate, Address out, std::uint64_t seed) {
-  using Built = std::integer_sequence<int, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256>;
+  using Built = std::integer_sequence<int, 32, 40, 48, 64, 80, 96, 128, 144, 160, 176, 192, 256>;
   const Multiply kernel = is_half ? find<simt::half>(registers, columns, Built{})
                                   : find<simt::bfloat16>(registers, columns, Built{});
   const Operands operands{at[0], at[1], at[2], at[3], at[4], at[5], at[6]};

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from fewstep_kernels import _ext, attention, reference
-from fewstep_kernels.attention import AHEAD, Ahead, ahead, cuda_attention, forced, own_attention
+from fewstep_kernels.ahead import Ahead, ahead
+from fewstep_kernels.attention import cuda_attention, forced, own_attention
 from fewstep_kernels.attention_call import Call, check_attention, prepare, refusal
+from fewstep_kernels.measured import AHEAD
 from simulation import ROOT, SHARED_LIMITS, emulator, errors, extent, simulate, tensors
 
 CHOICE = sys.modules[cuda_attention.__module__]

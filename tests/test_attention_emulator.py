@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simulation import FEW, MANY, emulator, judge, simulate, tensors
+from simulation import FEW, MANY, emulator, judge, layouts, simulate, tensors
 
 EXACT = (32, 40, 64, 80, 96, 128, 160, 192, 256)  # head dims with a variant of their own
 LARGER = (8, 24, 48, 72, 88, 104, 136, 168, 248)  # served by the nearest above
@@ -52,28 +52,6 @@ def test_a_head_dim_without_a_variant_runs_in_the_nearest_above(run: Run, D: int
     for queries, keys in ((7, 77), (65, 130)):
         q, k, v = tensors(queries, keys, D, dtype)
         judge(run(q, k, v, multiprocessors=MANY)[0], q, k, v)
-
-
-def layouts(D: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """q, k and v of equal values in different places; NaN lies wherever none of them is."""
-    q, k, v = tensors(70, 130, D, torch.bfloat16)
-    B, Lq, H, _ = q.shape
-
-    def buffer(*shape: int) -> Tensor:
-        return torch.full(shape, torch.nan, dtype=q.dtype)
-
-    packed = buffer(B, k.shape[1], 3, H, D)
-    packed[:, :Lq, 0], packed[:, :, 1], packed[:, :, 2] = q, k, v
-    padded = buffer(3, B, k.shape[1] + 3, H, D + 8)
-    padded[0, :, 2 : Lq + 2, :, :D], padded[1, :, 2:-1, :, :D], padded[2, :, 2:-1, :, :D] = q, k, v
-    q_rows, k_rows, v_rows = (each.reshape(B, -1, H * D) for each in (q, k, v))
-    return {
-        "contiguous": (q, k, v),
-        "heads before tokens": tuple(each.transpose(1, 2).contiguous().transpose(1, 2) for each in (q, k, v)),
-        "packed qkv": (packed[:, :Lq, 0], packed[:, :, 1], packed[:, :, 2]),
-        "padded on every side": (padded[0, :, 2 : Lq + 2, :, :D], padded[1, :, 2:-1, :, :D], padded[2, :, 2:-1, :, :D]),
-        "heads within channels": tuple(each.unflatten(-1, (H, D)) for each in (q_rows, k_rows, v_rows)),
-    }
 
 
 @pytest.mark.parametrize("D", [40, 64, 160])
@@ -225,6 +203,13 @@ def test_more_shared_memory_than_a_device_has_is_refused() -> None:
 )
 def test_the_kernels_check_what_they_are_given_themselves(change: dict[str, object], message: str) -> None:
     pointers, strides = [4096] * 4, [[560, 80, 40]] * 4
-    given = {"pointers": pointers, "strides": strides, "sizes": [2, 2, 7, 7, 40], "is_half": False, "scale": 1.0}
+    given = {
+        "pointers": pointers,
+        "strides": strides,
+        "sizes": [2, 2, 7, 7, 40],
+        "is_half": False,
+        "scale": 1.0,
+        "design": "",
+    }
     with pytest.raises(ValueError, match=message):
         emulator().attention_fwd(*(given | change).values(), 1, 80, [], 0, 0)

@@ -148,6 +148,14 @@ def test_cross_attention_is_given_laid_out_as_well(monkeypatch: pytest.MonkeyPat
     assert given[1].stride() == (2 * 2 * 77 * 40, 40, 77 * 40, 1)
 
 
+def test_a_head_dim_that_is_not_built_is_not_run_and_no_fault(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(others, "head_dim_refusal", lambda device, D: f"no kernel for {D}")
+    ours = next(each for each in others.contenders(CASE, torch.device("cpu")) if each.is_ours)
+    code, rows, report = run(ours)
+    assert (code, report.passed, report.failed) == (77, 0, 0)
+    assert rows["ours"]["status"] == "not run: no kernel for 40"
+
+
 def test_the_older_kernel_is_asked_for_by_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(others, "own_attention", lambda q, k, v, arch: asked.append(arch))

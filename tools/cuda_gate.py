@@ -6,8 +6,9 @@ First it builds fewstep_kernels._C as `make build` does, by setup.py, and import
 link or load ends the gate. Then it compiles every variant by itself.
 
 A row fails where a kernel spills registers or has a stack, asks for more shared memory than its devices give a block
-(all from sm_80 on; of sm_90a's, Hopper), does without tensor cores, or waits for each wgmma before the next. Rows are
-kept in build/cuda_gate under a hash of all they depend on.
+(all from sm_80 on; of sm_90a's, Hopper), does without tensor cores, waits for each wgmma before the next, or starts
+with other registers than those that setmaxnreg's sums count on. Rows are kept in build/cuda_gate under a hash of all
+they depend on.
 """
 
 import argparse
@@ -24,11 +25,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
 from cuda_build import nvcc  # noqa: E402
-from ninja_build import CSRC, HEAD_DIMS, TYPES, VARIANTS, variant_flags  # noqa: E402
+from ninja_build import CSRC, DESIGNS, HEAD_DIMS, TYPES, VARIANTS, designs, variant_flags  # noqa: E402
 
 PROCESSES = 2
 USAGE = re.compile(
@@ -37,7 +39,8 @@ USAGE = re.compile(
     r"Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
-SHAPE = re.compile(r"ShapeILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")  # in a mangled name: its four numbers
+# In a mangled name: four numbers, and a design of sm_90a.
+SHAPE = re.compile(r"ShapeILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E(?:NS\w?_\d+([A-Z]\w*?)E)?")
 SERIALIZED = re.compile(r"wgmma.* serialized .*function '?(?P<name>\w+)")  # ptxas gave up: each product is waited for
 FUNCTION = re.compile(r"Function : (\w+)")
 
@@ -58,6 +61,30 @@ KERNELS = {  # 101376: what a block may have on sm_86, sm_89 and sm_120
 }
 
 
+class Variant(NamedTuple):
+    """What one run of nvcc makes."""
+
+    kernel: str
+    head_dim: int
+    kind: str
+    design: str
+
+    @property
+    def name(self) -> str:
+        """Without the kernel; the default design goes without saying."""
+        return f"d{self.head_dim} {self.kind}" + ("" if self.design == "Exact" else f" {self.design}")
+
+
+def variants(csrc: Path) -> list[Variant]:
+    """All of them, in order, with those that are only there to be measured."""
+    source = csrc / DESIGNS.relative_to(CSRC)
+    return [
+        Variant(kernel, head_dim, kind, design)
+        for kernel in KERNELS for head_dim in HEAD_DIMS for kind in TYPES
+        for design in designs(kernel, head_dim, kind, sweep=True, source=source)
+    ]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Row:
     """What one kernel compiled to."""
@@ -71,6 +98,7 @@ class Row:
     shared: int  # bytes a block, at most
     mma: int  # instructions of the tensor cores: HMMA, or HGMMA on sm_90a
     serialized: bool = False  # wgmma: each product is waited for before the next
+    start: int = 0  # registers that the sums of setmaxnreg count on; 0: the kernel does without it
 
     @property
     def faults(self) -> list[str]:
@@ -80,6 +108,8 @@ class Row:
         found += [f"a stack of {self.stack} bytes"] if self.stack else []
         found += [f"{self.shared} bytes of shared memory, over {of.max_shared}"] if self.shared > of.max_shared else []
         found += ["wgmma is serialized"] if self.serialized else []
+        if self.start not in (0, self.registers):
+            found.append(f"{self.registers} registers where setmaxnreg counts on {self.start}: it would wait for ever")
         return found + ([] if self.mma else [f"no {of.instruction.split('.')[0]}"])
 
 
@@ -117,43 +147,56 @@ def mma_counts(cubin: Path, instruction: str) -> dict[str, int]:
     return {name: body.count(instruction) for name, body in zip(functions[::2], functions[1::2], strict=True)}
 
 
-def shared_bytes(csrc: Path, kernel: str, shapes: list[tuple[str, ...]], scratch: Path) -> list[int]:
-    """What shape.h makes of each shape, as a program of the host's compiler prints it."""
-    source, program = scratch / "shared.cpp", scratch / "shared"
-    calls = "".join(f'std::printf("%zu\\n", Shape<{",".join(shape)}>::kSharedBytes);' for shape in shapes)
+def sizes(csrc: Path, kernel: str, shapes: list[tuple[str, ...]], scratch: Path) -> list[tuple[int, int]]:
+    """Shared memory and start registers of each shape, as a program of the host's compiler prints them."""
+    source, program = scratch / "sizes.cpp", scratch / "sizes"
+    start = "Shape<{}>::kStartRegisters" if kernel == "sm90" else "0"
+    calls = "".join(
+        f'std::printf("%zu %d\\n", Shape<{of}>::kSharedBytes, {start.format(of)});'
+        for of in (",".join(filter(None, shape)) for shape in shapes)
+    )
     head = f'#include <cstdio>\n#include "{csrc}/attention/{kernel}/shape.h"\nusing namespace attention::{kernel};\n'
     source.write_text(f"{head}int main() {{ {calls} }}\n")
     run(os.environ.get("CXX", "g++"), "-std=c++17", source, "-o", program)
-    return [int(line) for line in run(program).split()]
+    shared, registers = zip(*(map(int, line.split()) for line in run(program).splitlines()), strict=True)
+    return list(zip(shared, registers, strict=True))
 
 
-def measure(csrc: Path, name: str, head_dim: int, kind: str) -> list[Row]:
+def compiled(csrc: Path, variant: Variant, cubin: Path, *more: str) -> str:
+    """Compile a variant, with more flags if there are any, and give back what ptxas printed."""
+    kernel, head_dim, kind, design = variant
+    arch = KERNELS[kernel].arch
+    flags = ["-std=c++17", "-O3", "-gencode", f"arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v", "-cubin"]
+    flags += [*variant_flags(head_dim, kind, design), *more]
+    return run(nvcc() or "nvcc", *flags, csrc / VARIANTS[kernel], "-o", cubin)
+
+
+def measure(csrc: Path, variant: Variant) -> list[Row]:
     """Compile one variant of a kernel and read what came of each of its shapes."""
-    kernel = KERNELS[name]
+    kernel = KERNELS[variant.kernel]
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         cubin = scratch / "variant.cubin"
-        target = f"arch=compute_{kernel.arch},code=sm_{kernel.arch}"
-        flags = ["-std=c++17", "-O3", "-gencode", target, "-Xptxas", "-v", "-cubin", *variant_flags(head_dim, kind)]
-        printed = run(nvcc() or "nvcc", *flags, csrc / VARIANTS[name], "-o", cubin)
+        printed = compiled(csrc, variant, cubin)
         used = [each.groupdict() for each in USAGE.finditer(printed)]
         serialized = {each["name"] for each in SERIALIZED.finditer(printed)}
         mma = mma_counts(cubin, kernel.instruction)
         shapes = [SHAPE.search(each["name"]).groups() for each in used]
-        shared = shared_bytes(csrc, name, shapes, scratch)
+        found = sizes(csrc, variant.kernel, shapes, scratch)
     return [
         Row(
-            variant=f"d{head_dim} {kind}",
-            kernel=kernel.shape.format(*shape[1:]),
+            variant=variant.name,
+            kernel=kernel.shape.format(*shape[1:4]),
             arch=kernel.arch,
             registers=int(each["registers"]),
             stack=int(each["stack"]),
             spills=int(each["stores"]) + int(each["loads"]),
-            shared=size,
+            shared=shared,
             mma=mma[each["name"]],
             serialized=each["name"] in serialized,
+            start=start,
         )
-        for each, shape, size in zip(used, shapes, shared, strict=True)
+        for each, shape, (shared, start) in zip(used, shapes, found, strict=True)
     ]
 
 
@@ -164,12 +207,12 @@ def everything(csrc: Path) -> str:
     return repr([(path.name, path.read_text()) for path in sources]) + run(nvcc() or "nvcc", "--version")
 
 
-def cached(csrc: Path, cache: Path, variant: tuple[str, int, str]) -> list[Row]:
+def cached(csrc: Path, cache: Path, variant: Variant) -> list[Row]:
     """The rows of a variant: measured, or what was measured before."""
     path = cache / f"{hashlib.sha256(repr((variant, everything(csrc))).encode()).hexdigest()}.json"
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps([asdict(row) for row in measure(csrc, *variant)]))
+        part.write_text(json.dumps([asdict(row) for row in measure(csrc, variant)]))
         part.replace(path)
     return [Row(**row) for row in json.loads(path.read_text())]
 
@@ -177,12 +220,9 @@ def cached(csrc: Path, cache: Path, variant: tuple[str, int, str]) -> list[Row]:
 def rows(csrc: Path, only: str, cache: Path) -> Iterator[Row]:
     """Every shape of every variant of both kernels, in order; what is not in the cache is compiled."""
     cache.mkdir(parents=True, exist_ok=True)
-    variants = [
-        (kernel, head_dim, kind) for kernel in KERNELS for head_dim in HEAD_DIMS for kind in TYPES
-        if only in f"{kernel} d{head_dim} {kind}"
-    ]  # fmt: skip
+    wanted = [each for each in variants(csrc) if only in f"{each.kernel} {each.name}"]
     with ThreadPoolExecutor(PROCESSES) as pool:
-        for found in pool.map(lambda variant: cached(csrc, cache, variant), variants):
+        for found in pool.map(lambda variant: cached(csrc, cache, variant), wanted):
             yield from found
 
 

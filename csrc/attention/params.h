@@ -18,6 +18,7 @@ struct Params {
   float scale;          // of the logits: positive
   int multiprocessors;  // of the device: with few tiles, smaller ones fill it
   int arch;             // of the device, as 80: 90 has kernels of its own
+  int promotion = 128;  // bytes that a miss of TMA's brings to L2: 0, 128 or 256
 };
 
 }  // namespace attention

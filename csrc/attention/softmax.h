@@ -25,13 +25,27 @@ DEVICE float quad_sum(float x) {
   return x + simt::shuffle_xor(x, 2);
 }
 
-// Columns `valid` and beyond are keys that do not exist.
-template <int kTiles>
+// Columns `valid` and beyond are keys that do not exist; none of them is in a tile before kFrom.
+template <int kFrom = 0, int kTiles>
 DEVICE void mask_keys(float (&s)[kTiles][4], int valid) {
   const int column = 2 * (simt::thread_index() % 4);
-  UNROLL_FOR (int n = 0; n < kTiles; n++)
+  UNROLL_FOR (int n = kFrom; n < kTiles; n++)
     UNROLL_FOR (int i = 0; i < 4; i++)
       if (8 * n + column + i % 2 >= valid) s[n][i] = simt::minus_infinity();
+}
+
+// The largest logit of a row, or what it was.
+template <int kTiles>
+DEVICE float row_max(const float (&s)[kTiles][4], int r, float max) {
+  UNROLL_FOR (int n = 0; n < kTiles; n++)
+    max = simt::maximum(max, simt::maximum(s[n][2 * r], s[n][2 * r + 1]));
+  return quad_max(max);
+}
+
+// What exponents are counted from. A row whose every logit is minus infinity so far: minus infinity less
+// itself would be NaN.
+DEVICE float base_of(float max, float scale_log2) {
+  return max == simt::minus_infinity() ? 0.0f : max * scale_log2;
 }
 
 // Online softmax (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3),
@@ -43,12 +57,8 @@ DEVICE void mask_keys(float (&s)[kTiles][4], int valid) {
 template <bool kFirst, int kTiles>
 DEVICE void softmax_tile(float (&s)[kTiles][4], RowState& state, float (&correction)[2], float scale_log2) {
   UNROLL_FOR (int r = 0; r < 2; r++) {
-    float max = kFirst ? simt::minus_infinity() : state.max[r];
-    UNROLL_FOR (int n = 0; n < kTiles; n++)
-      max = simt::maximum(max, simt::maximum(s[n][2 * r], s[n][2 * r + 1]));
-    max = quad_max(max);
-    // A row whose every logit is minus infinity so far: minus infinity less itself would be NaN.
-    const float base = max == simt::minus_infinity() ? 0.0f : max * scale_log2;
+    const float max = row_max(s, r, kFirst ? simt::minus_infinity() : state.max[r]);
+    const float base = base_of(max, scale_log2);
     correction[r] = kFirst ? 1.0f : simt::exp2_approx(state.max[r] * scale_log2 - base);
     state.sum[r] *= correction[r];
     state.max[r] = max;

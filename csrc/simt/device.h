@@ -9,6 +9,9 @@
 #include <cstdint>
 
 #include "status.h"
+#ifdef FEWSTEP_SPIN_LIMIT
+#include "spin_limit.h"
+#endif
 
 #define KERNEL static __global__
 #define DEVICE __device__ __forceinline__
@@ -101,6 +104,8 @@ DEVICE void mma_m16n8k16<half>(float (&c)[4], const std::uint32_t (&a)[4], std::
 }
 
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+// Whether it is so for any lane; the compiler knows that all get the same answer.
+DEVICE bool any_of_warp(bool is_so) { return __any_sync(0xffffffffu, is_so); }
 
 // Two floats as 16-bit values in one word, `low` in the low half.
 template <class T>
@@ -125,11 +130,32 @@ DEVICE float exp2_approx(float x) {
 }
 DEVICE float reciprocal(float x) { return __frcp_rn(x); }
 DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
+DEVICE float maximum_or_nan(float a, float b) {
+  float c;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+}
 DEVICE float minus_infinity() { return __int_as_float(0xff800000); }
+DEVICE std::uint32_t bits_of(float x) { return __float_as_uint(x); }
+DEVICE float float_of(std::uint32_t bits) { return __uint_as_float(bits); }
+
+// The compiler computes x before this, and not where it is first needed.
+DEVICE void compute_now(float& x) { asm volatile("" : "+f"(x)); }
+// The same where ptxas would put it off: it takes for possible that `never` holds, and x is stored.
+DEVICE void compute_now(const std::uint32_t (&x)[4], bool never) {
+  asm volatile(
+      "{ .reg .pred never; setp.ne.b32 never, %4, 0; @never st.shared.v4.b32 [%5], {%0, %1, %2, %3}; }" ::"r"(
+          x[0]),
+      "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(static_cast<int>(never)), "r"(0)
+      : "memory");
+}
 
 template <class... Parameters, class... Arguments>
 Status launch(void (*kernel)(Parameters...), long blocks, int threads, std::size_t shared_bytes,
               Stream stream, Arguments... arguments) {
+#ifdef FEWSTEP_SPIN_LIMIT
+  report_spins();
+#endif
   cudaError_t error =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(shared_bytes));

@@ -33,9 +33,12 @@ inline Status encode(TensorMap& map, const TensorView& view) {
   const cuuint64_t sizes[] = {view.sizes[0], view.sizes[1], view.sizes[2], view.sizes[3]};
   const cuuint64_t strides[] = {view.strides[0], view.strides[1], view.strides[2]};
   const cuuint32_t box[] = {view.box[0], view.box[1], view.box[2], view.box[3]}, steps[] = {1, 1, 1, 1};
+  const CUtensorMapL2promotion promotion = view.promotion == 256   ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B
+                                           : view.promotion == 128 ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B
+                                                                   : CU_TENSOR_MAP_L2_PROMOTION_NONE;
   const CUresult result = encoder(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 4, view.data, sizes, strides, box,
-                                  steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                  CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                                  steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
+                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) return {cudaErrorInvalidValue, "cuTensorMapEncodeTiled refuses a tensor"};
   return {0, nullptr};
 }
@@ -62,8 +65,12 @@ DEVICE void mbarrier_arrive_expect(Mbarrier* barrier, int bytes) {
                : "memory");
 }
 // Waits for the end of the phase of this parity: 0 for the first, 1 for the second, 0 for the third. A
-// barrier that has just been made counts as one whose phase of parity 1 has ended.
-DEVICE void mbarrier_wait(Mbarrier* barrier, int parity) {
+// barrier that has just been made counts as one whose phase of parity 1 has ended. For ever, unless the file
+// was compiled with -DFEWSTEP_SPIN_LIMIT: spin_limit.h.
+DEVICE void mbarrier_wait(Mbarrier* barrier, int parity, [[maybe_unused]] int line = __builtin_LINE()) {
+#ifdef FEWSTEP_SPIN_LIMIT
+  int tries = 0;
+#endif
   std::uint32_t ended;
   do {
     asm volatile(
@@ -72,6 +79,9 @@ DEVICE void mbarrier_wait(Mbarrier* barrier, int parity) {
         : "=r"(ended)
         : "r"(shared_address(barrier)), "r"(parity)
         : "memory");
+#ifdef FEWSTEP_SPIN_LIMIT
+    if (!ended && ++tries >= FEWSTEP_SPIN_LIMIT) give_up(shared_address(barrier), parity, line);
+#endif
   } while (!ended);
 }
 

@@ -2,6 +2,7 @@
 // checked.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -150,6 +151,18 @@ DEVICE float shuffle_xor(float value, int mask, Site site = Site::here()) {
   return mine.received;
 }
 
+DEVICE bool any_of_warp(bool is_so, Site site = Site::here()) {
+  struct Lane {
+    bool is_so, any;
+  } mine{is_so, false};
+  emulator::Block::running().collective("vote.any", mine, site, [](Lane** lanes) {
+    const bool any =
+        std::any_of(lanes, lanes + emulator::kWarp, [](const Lane* lane) { return lane->is_so; });
+    for (int l = 0; l < emulator::kWarp; l++) lanes[l]->any = any;
+  });
+  return mine.any;
+}
+
 template <class T>
 DEVICE std::uint32_t pack(float low, float high) {
   return emulator::to_16_bits<T>(low).bits | std::uint32_t{emulator::to_16_bits<T>(high).bits} << 16;
@@ -158,7 +171,13 @@ DEVICE std::uint32_t pack(float low, float high) {
 DEVICE float exp2_approx(float x) { return std::exp2(x); }
 DEVICE float reciprocal(float x) { return 1.0f / x; }
 DEVICE float maximum(float a, float b) { return std::fmax(a, b); }
+DEVICE float maximum_or_nan(float a, float b) { return std::isnan(a) || std::isnan(b) ? NAN : maximum(a, b); }
 DEVICE float minus_infinity() { return -INFINITY; }
+DEVICE std::uint32_t bits_of(float x) { return emulator::to_bits(x); }
+DEVICE float float_of(std::uint32_t bits) { return emulator::from_bits(bits); }
+
+DEVICE void compute_now(float&) {}
+DEVICE void compute_now(const std::uint32_t (&)[4], bool) {}
 
 template <class... Parameters, class... Arguments>
 Status launch(void (*kernel)(Parameters...), long blocks, int threads, std::size_t shared_bytes, Stream,

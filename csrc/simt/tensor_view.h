@@ -13,6 +13,7 @@ struct TensorView {
   std::uint64_t sizes[4];    // elements, 1 or more
   std::uint64_t strides[3];  // bytes, of dims 1 to 3: multiples of 16
   std::uint32_t box[4];      // elements, up to 256 each; box[0] is 64
+  int promotion = 128;       // bytes that a miss brings to L2: 0, 128 or 256
 };
 
 }  // namespace simt

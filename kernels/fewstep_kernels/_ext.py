@@ -62,6 +62,12 @@ def head_dim_refusal(D: int) -> str | None:
     )
 
 
+def designs(D: int) -> list[str]:
+    """The designs of sm_90's kernel that the CUDA module has for a head dim, the default first; none without it."""
+    module, _ = extension()
+    return [] if module is None else list(module.designs(D))
+
+
 def attention_fwd(call: Call, device: torch.device, arch: int | None = None) -> None:
     """Put a call on the current stream of its device; `arch` 80 takes the kernels of sm_80 on a newer one as well."""
     module, why_not = extension()

@@ -1,36 +1,15 @@
 """Attention for U-Nets: torch's own, the hand-written kernels of csrc/, and the choice between them."""
 
 import os
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fewstep_kernels import _ext
+from fewstep_kernels.ahead import ahead
 from fewstep_kernels.attention_call import check_attention, prepare, refusal
-
-
-class Ahead(NamedTuple):
-    """Where the hand-written kernel was measured to be right and ahead of torch's own."""
-
-    arch: tuple[int, int]
-    head_dim: int
-    queries: tuple[int, int]  # from, to
-    keys: tuple[int, int]
-    result: str  # the file in benchmarks/results that shows it
-
-
-AHEAD: tuple[Ahead, ...] = ()  # nothing is measured yet
-
-
-def ahead(table: tuple[Ahead, ...], arch: tuple[int, int], D: int, Lq: int, Lk: int) -> Ahead | None:
-    """The entry of a table that covers a shape on an architecture, if there is one."""
-    for entry in table:
-        lengths = entry.queries[0] <= Lq <= entry.queries[1] and entry.keys[0] <= Lk <= entry.keys[1]
-        if (entry.arch, entry.head_dim) == (arch, D) and lengths:
-            return entry
-    return None
+from fewstep_kernels.measured import AHEAD, EXACT_WIDTHS
 
 
 def torch_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
@@ -44,13 +23,16 @@ def torch_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None)
     return functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).contiguous()
 
 
-def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, arch: int | None = None) -> Tensor:
+def own_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, arch: int | None = None, design: str = ""
+) -> Tensor:
     """`reference.attention` by the hand-written kernel, on the current stream.
 
-    `arch` is the device's unless given; 80 takes the kernel of sm_80 where there is a newer one.
+    `arch` is the device's unless given; 80 takes the kernel of sm_80 where there is a newer one. `design` is one of
+    `_ext.designs`, or what `measured.EXACT_WIDTHS` says.
 
     Raises:
-        TypeError, ValueError: the tensors do not belong together, or the kernel does not take them.
+        TypeError, ValueError: the tensors do not belong together, the kernel does not take them, or has no such design.
         RuntimeError: the CUDA module is not there, or does not serve the device.
     """
     check_attention(q, k, v)
@@ -61,7 +43,8 @@ def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *
     if why_not := refusal(q, k, v, scale):
         raise ValueError(f"attention: {why_not}")
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _ext.attention_fwd(prepare(q, k, v, out, scale), q.device, arch)
+    design = design or ("exact" if EXACT_WIDTHS else "padded")
+    _ext.attention_fwd(prepare(q, k, v, out, scale, design), q.device, arch)
     return out
 
 
@@ -71,8 +54,10 @@ def cuda_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) 
     FEWSTEP_ATTENTION=ours takes the hand-written kernel wherever it can run, FEWSTEP_ATTENTION=torch nowhere.
     """
     check_attention(q, k, v)
-    own = _wanted(q, k) and _device_refusal(q) is None and refusal(q, k, v, scale) is None
-    return own_attention(q, k, v, scale) if own else torch_attention(q, k, v, scale)
+    design = _wanted(q, k)
+    if design is None or refusal(q, k, v, scale) is not None:
+        return torch_attention(q, k, v, scale)
+    return own_attention(q, k, v, scale, design=design)
 
 
 def forced() -> str | None:
@@ -83,14 +68,15 @@ def forced() -> str | None:
     return value or None
 
 
-def _wanted(q: Tensor, k: Tensor) -> bool:
+def _wanted(q: Tensor, k: Tensor) -> str | None:
+    """The design of the hand-written kernel that is to run, "" for its default; None: torch's own is."""
     choice = forced()
-    if choice is not None:
-        return choice == "ours"
-    if not AHEAD:
-        return False
-    arch = torch.cuda.get_device_capability(q.device)
-    return ahead(AHEAD, arch, q.shape[3], q.shape[1], k.shape[1]) is not None
+    if choice == "torch" or (choice is None and not AHEAD) or _device_refusal(q) is not None:
+        return None
+    entry = ahead(AHEAD, torch.cuda.get_device_capability(q.device), q.shape[3], q.shape[1], k.shape[1])
+    if entry is not None:
+        return entry.design
+    return "" if choice == "ours" else None
 
 
 def _device_refusal(q: Tensor) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 DTYPES = (torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
 CHUNK = 8  # elements: what a thread copies at once
-MAX_BLOCKS = 2**31 - 1
+MAX_BLOCKS = 2**30 - 1
 FEWEST_ROWS = 16  # queries of a block, or more
 MAX_ROWS = 2**30 - 1
 
@@ -22,6 +22,7 @@ class Call(NamedTuple):
     sizes: list[int]  # B, H, Lq, Lk, D
     is_half: bool
     scale: float
+    design: str  # of the kernel of sm_90; empty: its default
 
 
 def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
@@ -78,6 +79,7 @@ def prepare(
     v: Tensor,  # [B, Lk, H, D]
     out: Tensor,  # [B, Lq, H, D]
     scale: float | None = None,  # 1 / sqrt(D) unless given
+    design: str = "",
 ) -> Call:
     """The call for arguments that `refusal` lets pass."""
     B, Lq, H, D = q.shape
@@ -88,6 +90,7 @@ def prepare(
         sizes=[B, H, Lq, k.shape[1], D],
         is_half=q.dtype == torch.float16,
         scale=_scale(q, scale),
+        design=design,
     )
 
 

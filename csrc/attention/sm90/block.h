@@ -10,22 +10,22 @@ namespace attention::sm90 {
 // consumer says so.
 template <class T, class S>
 struct Memory {
-  T* queries;  // [consumers][panels][64][64]; o is staged there
+  T* queries;  // [buffers][panels][64][64], one for each consumer or two for the one; o is staged there
   T* keys;     // [stages][panels][keys][64]
   T* values;
   simt::Mbarrier *keys_full, *keys_empty, *values_full, *values_empty;  // [stages]
-  simt::Mbarrier *queries_full, *queries_empty;                         // [consumers]
+  simt::Mbarrier *queries_full, *queries_empty;                         // [buffers]
 
   DEVICE explicit Memory(unsigned char* shared)
       : queries(reinterpret_cast<T*>(shared)),
-        keys(queries + S::kConsumers * S::kQueryTile),
+        keys(queries + S::kQueryBuffers * S::kQueryTile),
         values(keys + S::kStages * S::kKeyStage),
         keys_full(reinterpret_cast<simt::Mbarrier*>(shared + S::kTileBytes)),
         keys_empty(keys_full + S::kStages),
         values_full(keys_empty + S::kStages),
         values_empty(values_full + S::kStages),
         queries_full(values_empty + S::kStages),
-        queries_empty(queries_full + S::kConsumers) {}
+        queries_empty(queries_full + S::kQueryBuffers) {}
 
   // By the first thread alone, before anything else.
   DEVICE void make_barriers() const {
@@ -35,7 +35,7 @@ struct Memory {
       simt::mbarrier_init(values_full + i, 1);
       simt::mbarrier_init(values_empty + i, S::kConsumers * kWarps);
     }
-    for (int i = 0; i < S::kConsumers; i++) {
+    for (int i = 0; i < S::kQueryBuffers; i++) {
       simt::mbarrier_init(queries_full + i, 1);
       simt::mbarrier_init(queries_empty + i, kWarps);
     }

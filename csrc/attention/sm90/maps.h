@@ -31,6 +31,7 @@ inline simt::Status map_view(Map& map, const View& view, const Params& params, i
       {std::uint64_t(params.head_dim), std::uint64_t(rows), std::uint64_t(heads), std::uint64_t(batch)},
       {bytes(view.row_stride, rows), bytes(view.head_stride, heads), bytes(view.batch_stride, batch)},
       {kPanel, std::uint32_t(box_rows), 1, 1},
+      params.promotion,
   };
   return simt::encode(map.tensor, tensor);
 }

@@ -26,14 +26,15 @@ DEVICE void multiply_keys(float (&s)[S::kKeyTiles][4], const T* queries, const T
   simt::wgmma_commit();
 }
 
-// o += p v: 16 keys at a time. The columns of v are along its rows (PTX's MN-major).
+// o += p v: 16 keys at a time. The columns of v are along its rows (PTX's MN-major); those beyond the head
+// dim, which a padded design multiplies too, are zero.
 template <class S, class T>
-DEVICE void multiply_values(float (&o)[S::kColumnTiles][4], std::uint32_t (&p)[S::kKeySteps][4],
+DEVICE void multiply_values(float (&o)[S::kWidthTiles][4], std::uint32_t (&p)[S::kKeySteps][4],
                             const T* values) {
   const std::uint64_t v = simt::matrix_descriptor(values, S::kKeys * kRowBytes, kGroupBytes);
   simt::wgmma_fence(o, p);
   UNROLL_FOR (int step = 0; step < S::kKeySteps; step++)
-    simt::wgmma_registers<T, S::kHeadDim>(o, p[step], v + step * 16 * kRowBytes / kUnit);
+    simt::wgmma_registers<T, S::kWidth>(o, p[step], v + step * 16 * kRowBytes / kUnit);
   simt::wgmma_commit();
 }
 

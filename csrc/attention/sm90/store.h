@@ -10,17 +10,18 @@
 
 namespace attention::sm90 {
 
-// Each warp puts down its 16 rows, swizzled as TMA wants them, and sends them off panel by panel.
+// Each warp puts down its 16 rows over `queries`, swizzled as TMA wants them, and sends them off panel by
+// panel, as rows from `first_row` on; `empty` hears when they have been read.
 template <class S, class T>
-DEVICE void store_rows(const Map& map, const Tile& tile, int consumer, const Memory<T, S>& memory,
-                       float (&o)[S::kColumnTiles][4], RowState& state) {
+DEVICE void store_rows(const Map& map, const Tile& tile, int first_row, T* queries, simt::Mbarrier* empty,
+                       float (&o)[S::kWidthTiles][4], RowState& state) {
   constexpr int kWarpRows = kRows / kWarps, kChunk = 8, kChunks = kPanel / kChunk;
   const int lane = simt::thread_index() % kWarp, warp = simt::thread_index() % kWarpgroup / kWarp;
   const float inverse[2] = {simt::reciprocal(quad_sum(state.sum[0])),
                             simt::reciprocal(quad_sum(state.sum[1]))};
   rescale(o, inverse);
 
-  T* const own = memory.queries + consumer * S::kQueryTile + warp * kWarpRows * kPanel;
+  T* const own = queries + warp * kWarpRows * kPanel;
   const auto chunk = [&](int n) {  // of the row that this lane names, columns 8n to 8n + 7
     const int row = lane % 16;
     return own + n / kChunks * kRows * kPanel + row * kPanel + ((n % kChunks) ^ (row % 8)) * kChunk;
@@ -40,11 +41,11 @@ DEVICE void store_rows(const Map& map, const Tile& tile, int consumer, const Mem
   simt::sync_warp();
   if (lane == 0) {
     UNROLL_FOR (int panel = 0; panel < S::kPanels; panel++)
-      simt::tma_store(&map.tensor, panel * kPanel, tile.first_row + consumer * kRows + warp * kWarpRows,
-                      tile.head * map.head_step, tile.batch * map.batch_step, own + panel * kRows * kPanel);
+      simt::tma_store(&map.tensor, panel * kPanel, first_row + warp * kWarpRows, tile.head * map.head_step,
+                      tile.batch * map.batch_step, own + panel * kRows * kPanel);
     simt::tma_store_commit();
     simt::tma_store_wait_read<0>();
-    simt::mbarrier_arrive(memory.queries_empty + consumer);
+    simt::mbarrier_arrive(empty);
   }
 }
 

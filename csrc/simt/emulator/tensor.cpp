@@ -19,6 +19,8 @@ Status encode(TensorMap& map, const TensorView& view) {
     if (size < 1 || size > kMaxBox) return refuse("a box's sizes must be 1 to 256");
   if (view.box[0] * emulator::kElement != emulator::kRow)
     return refuse("a box's rows must be 128 bytes, those of the swizzle");
+  if (view.promotion != 0 && view.promotion != 128 && view.promotion != 256)
+    return refuse("a miss brings 0, 128 or 256 bytes to L2");
   map.view = view;
   map.encoded = true;
   return {0, nullptr};
