@@ -196,6 +196,13 @@ def test_what_is_done_is_skipped_until_the_code_or_the_version_changes(
     assert stage.tested() == 1
 
 
+def test_a_tree_that_changes_meanwhile_proves_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = iter(["planned", "begun", "ended"])
+    monkeypatch.setattr(matrix, "source_digest", lambda tests: next(digests))
+    assert stage("--versions", "2.11") == 3
+    assert stage.rows()["2.11.0"]["notes"] == ["the tree changed while it was tested"]
+
+
 def test_too_small_a_disk_is_refused_before_anything_is_installed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,7 +123,7 @@ class Matrix:
     def test(self, job: Job, keep: bool) -> Row:
         """Make the venv if there is none, test in it, remove it if it was made, and keep the result."""
         row = job.row
-        row.date = time.strftime("%Y-%m-%d")
+        row.date, row.source = time.strftime("%Y-%m-%d"), source_digest(self.tests)
         log = self.folder / f"{row.key.replace(' ', '-')}.log"
         log.unlink(missing_ok=True)
         venv = job.venv or self.folder / f"venv-{row.key.replace(' ', '-')}"
@@ -137,6 +137,8 @@ class Matrix:
             self.run_tests(python, row, log)
             self.run_gate(python, row, log)
             row.seconds = round(time.monotonic() - started, 1)
+            if source_digest(self.tests) != row.source:
+                raise NotRun("the tree changed while it was tested")
             row.status = FAILED if row.failed or row.at_fault or row.notes else PROVEN
             if row.status == PROVEN and not (row.passed and row.compiled):
                 row.status = NOT_RUN
