@@ -98,6 +98,6 @@ def test_a_result_that_is_not_finite_ends_the_exercise(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("asked", "count"), [([], 2), (["--attention"], 1)])
 def test_the_walk_without_the_tool_runs_the_exercises_asked_for(tmp_path: Path, asked: list[str], count: int) -> None:
     pytest.importorskip("triton")
-    assert sanitizer.main(["--dry-run", *asked, "--out", str(tmp_path / "sanitizer")]) == 0
+    assert sanitizer.main(["--dry-run", "--seconds=600", *asked, "--out", str(tmp_path / "sanitizer")]) == 0
     report = json.loads((tmp_path / "sanitizer.json").read_text())
     assert report["checks"] == {"passed": count, "failed": 0}
