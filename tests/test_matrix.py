@@ -252,6 +252,23 @@ def test_a_run_that_is_stopped_tidies_up_and_goes_on_from_there(stage: Stage) ->
     assert stage.tested() == 1
 
 
+def test_a_result_is_kept_before_its_venv_is_removed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = shutil.rmtree
+
+    def stopped(path: Path, **options: Any) -> None:
+        if path.name == "venv-2.11-on-3.12" and path.exists():
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", stopped)
+    assert stage("--versions", "2.11") == 130
+    assert stage.rows()["2.11.0"]["status"] == "PROVEN"
+    monkeypatch.undo()
+    assert stage("--versions", "2.11") == 0
+    assert stage.tested() == 0
+    assert stage.left() == {"lock", "matrix.json"}
+
+
 def test_bad_arguments_are_named(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         stage("--versions", "2.13.0")
