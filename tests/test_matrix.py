@@ -196,6 +196,13 @@ def test_what_is_done_is_skipped_until_the_code_or_the_version_changes(
     assert stage.tested() == 1
 
 
+def test_a_tree_that_changes_meanwhile_proves_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = iter(["planned", "begun", "ended"])
+    monkeypatch.setattr(matrix, "source_digest", lambda tests: next(digests))
+    assert stage("--versions", "2.11") == 3
+    assert stage.rows()["2.11.0"]["notes"] == ["the tree changed while it was tested"]
+
+
 def test_too_small_a_disk_is_refused_before_anything_is_installed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +250,23 @@ def test_a_run_that_is_stopped_tidies_up_and_goes_on_from_there(stage: Stage) ->
     assert stage.left() == {"lock", "matrix.json"}
     assert stage("--versions", "2.10 2.11") == 0
     assert stage.tested() == 1
+
+
+def test_a_result_is_kept_before_its_venv_is_removed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = shutil.rmtree
+
+    def stopped(path: Path, **options: Any) -> None:
+        if path.name == "venv-2.11-on-3.12" and path.exists():
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", stopped)
+    assert stage("--versions", "2.11") == 130
+    assert stage.rows()["2.11.0"]["status"] == "PROVEN"
+    monkeypatch.undo()
+    assert stage("--versions", "2.11") == 0
+    assert stage.tested() == 0
+    assert stage.left() == {"lock", "matrix.json"}
 
 
 def test_bad_arguments_are_named(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,34 +120,45 @@ class Matrix:
             jobs += [] if earlier else [Job(row, venv=venv.absolute())]
         return finished, jobs
 
-    def test(self, job: Job, keep: bool) -> Row:
-        """Make the venv if there is none, test in it, remove it if it was made, and keep the result."""
+    def test(self, job: Job, keep: bool) -> None:
+        """Test one version, keep the result, and then remove the venv if it was made for this."""
         row = job.row
-        row.date = time.strftime("%Y-%m-%d")
-        log = self.folder / f"{row.key.replace(' ', '-')}.log"
+        name = row.key.replace(" ", "-")
+        log = self.folder / f"{name}.log"
         log.unlink(missing_ok=True)
-        venv = job.venv or self.folder / f"venv-{row.key.replace(' ', '-')}"
+        venv = job.venv or self.folder / f"venv-{name}"
         try:
-            python = venv / "bin" / "python"
-            if job.resolved:
-                python = install(self.python, venv, job.resolved, self.folder, log)
-            found = versions(python)
-            row.torch, row.triton, row.numpy = (found[name] for name in ("torch", "triton", "numpy"))
-            started = time.monotonic()
-            self.run_tests(python, row, log)
-            self.run_gate(python, row, log)
-            row.seconds = round(time.monotonic() - started, 1)
-            row.status = FAILED if row.failed or row.at_fault or row.notes else PROVEN
-            if row.status == PROVEN and not (row.passed and row.compiled):
-                row.status = NOT_RUN
-                row.notes.append("no test ran" if not row.passed else "no kernel was compiled")
-        except NotRun as reason:
-            row.notes.append(str(reason))
+            try:
+                python = venv / "bin" / "python"
+                if job.resolved:
+                    python = install(self.python, venv, job.resolved, self.folder, log)
+                self.examine(python, row, log)
+            except NotRun as reason:
+                row.notes.append(str(reason))
+            self.results.keep(row)
         finally:
             if job.venv is None and not (keep and (venv / "resolved.json").exists()):
+                print(f"   removing {venv.name}", flush=True)
+                (venv / "resolved.json").unlink(missing_ok=True)  # first: what is half-removed must not be used again
                 shutil.rmtree(venv, ignore_errors=True)
-        self.results.keep(row)
-        return row
+
+    def examine(self, python: Path, row: Row, log: Path) -> None:
+        """Run the tests and the gate in a venv, and give the row its status."""
+        row.date, row.source = time.strftime("%Y-%m-%d"), source_digest(self.tests)
+        found = versions(python)
+        row.torch, row.triton, row.numpy = (found[name] for name in ("torch", "triton", "numpy"))
+        started = time.monotonic()
+        self.run_tests(python, row, log)
+        self.run_gate(python, row, log)
+        row.seconds = round(time.monotonic() - started, 1)
+        if source_digest(self.tests) != row.source:
+            raise NotRun("the tree changed while it was tested")
+        if row.failed or row.at_fault or row.notes:
+            row.status = FAILED
+        elif not row.passed or not row.compiled:
+            raise NotRun("no kernel was compiled" if row.passed else "no test ran")
+        else:
+            row.status = PROVEN
 
     def run_tests(self, python: Path, row: Row, log: Path) -> None:
         """pytest in the venv, counted from its report; no GPU is in sight, so that every venv tests the same."""
@@ -281,13 +292,14 @@ def fits(jobs: Sequence[Job], folder: Path, keep: bool) -> bool:
 
 def report(matrix: Matrix, finished: list[Row], jobs: Sequence[Job], keep: bool) -> int:
     """Test what is to be tested, then the table; stopped in between, the table of what there is."""
-    rows = list(finished)
-    for row in rows:
+    for row in finished:
         matrix.results.keep(row)
+    rows = list(finished)
     try:
         for number, job in enumerate(jobs, 1):
             print(f"\n== torch {job.row.key}, {number} of {len(jobs)}", flush=True)
-            rows.append(matrix.test(job, keep))
+            rows.append(job.row)
+            matrix.test(job, keep)
     finally:
         print(f"\n{table(rows)}\nresults: {matrix.results.path}", flush=True)
     return exit_code(rows)

@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13")
 
-# GB to download and GB installed, measured for Linux on x86-64; a version that is not named is taken for the largest.
-SIZES = {"2.10": (4.1, 8.0), "2.11": (2.5, 4.8), "2.13": (2.5, 5.0), "2.14": (3.0, 5.0)}
-CPU_SIZE = (0.6, 1.5)
+# GB to download and GB installed by a CUDA build for Linux on x86-64, rounded up; what is not named may cost the most.
+SIZES = {"2.10": (4.2, 8.0), "2.11": (2.9, 5.2), "2.14": (3.2, 6.0)}
+CPU_SIZE = (0.6, 2.0)
 TRITON = {"2.10": "3.6.0", "2.11": "3.6.0", "2.12": "3.7.0", "2.13": "3.7.1", "2.14": "3.8.0"}  # CPU builds pin none
 TESTS_NEED = ("pytest", "pytest-xdist", "hypothesis")
 ASK = """
