@@ -26,6 +26,7 @@ from fewstep.bench.machine import describe_machine
 from fewstep.files import AtomicFiles
 from fewstep.run.graphs import Capturer, CudaCapturer
 from fewstep_kernels import reference
+from fewstep_kernels.operands import by_arguments
 
 NOT_RUN = 77  # the exit code of a script that could not run here
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,7 +225,8 @@ def put_kernels_in_place(device_type: str) -> InPlace:
         if torch._C._dispatch_has_kernel_for_dispatch_key(f"fewstep::{name}", key):
             origin[name] = "registered"
         elif name in written:
-            library.impl(name, written[name], key)
+            implementation = by_arguments(written[name]) if name == "denoise_step" else written[name]
+            library.impl(name, implementation, key)
             origin[name] = "put in place here"
         else:
             origin[name] = "twin"

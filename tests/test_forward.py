@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewstep import forward, schedules
+from fewstep import schedules
+from fewstep.diffusion import forward
 from fewstep.diffusion.schedules import Schedule
 from fewstep.errors import ArgumentError
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fewstep import schedules
 from fewstep.diffusion.levels import Levels, make_levels, spaced_timesteps
+from fewstep.diffusion.schedules import karras_sigmas
 from fewstep.errors import ArgumentError
 
 LINEAR = schedules.linear()
@@ -115,7 +116,7 @@ def test_sigmas_told_to_an_edm_and_to_a_consistency_model(kind: str) -> None:
 @pytest.mark.parametrize("schedule", [LINEAR, schedules.flow(), schedules.karras()], ids=["vp", "flow", "ve"])
 def test_karras_sigmas_on_a_schedule_take_its_coordinates_and_times(schedule: schedules.Schedule) -> None:
     levels = Levels.karras(6, 0.05, 10.0, time=schedule)
-    assert levels.sigmas[:-1] == pytest.approx(schedules.karras_sigmas(6, 0.05, 10.0), rel=1e-12)
+    assert levels.sigmas[:-1] == pytest.approx(karras_sigmas(6, 0.05, 10.0), rel=1e-12)
     assert schedule.t_to_sigma(levels.t) == pytest.approx(levels.sigmas[:-1], rel=1e-6)
     assert levels.kind == schedule.kind
     total = {"vp": levels.signal_scale**2 + levels.noise_scale**2, "flow": levels.signal_scale + levels.noise_scale}

@@ -159,9 +159,9 @@ def test_ddpm_covariance_converges_at_order_1_without_any_sampling(variance: str
     many = [4 * calls for calls in CALLS]
     for calls in many:
         levels = Levels.spaced(schedules.cosine(6400, max_beta=0.9), calls, "trailing")
-        levels = list(zip(levels.signal_scale.tolist(), levels.noise_scale.tolist(), strict=True))
-        maps = [exact_denoiser_map(gaussian, *level) for level in levels[:-1]]
-        signal, noise = levels[0]
+        scales = list(zip(levels.signal_scale.tolist(), levels.noise_scale.tolist(), strict=True))
+        maps = [exact_denoiser_map(gaussian, *level) for level in scales[:-1]]
+        signal, noise = scales[0]
         start = signal**2 * gaussian.covariance + noise**2 * EYE
         mean, covariance = affine_moments(ddpm(levels, "x_0", variance), maps, signal * gaussian.mean, start)
         assert float((mean - gaussian.mean).abs().max()) < 1e-10

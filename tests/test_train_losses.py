@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from fewstep import forward, schedules
+from fewstep import schedules
+from fewstep.diffusion import forward
 from fewstep.diffusion.likelihood import discretised_log_likelihood
 from fewstep.errors import ArgumentError
 from fewstep.train.ema import Ema

@@ -1,5 +1,6 @@
 """The operands of a step, written once: the schema of the op is made from them, and every implementation takes them."""
 
+from collections.abc import Callable
 from typing import NamedTuple, get_type_hints
 
 from torch import Tensor
@@ -34,6 +35,11 @@ WRITTEN = ("x", "x_in", "history", "preview")
 TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool"}
 HINTS = get_type_hints(StepOperands)
 TENSORS = tuple(name for name in StepOperands._fields if HINTS[name] is not bool)
+
+
+def by_arguments(implementation: Callable[[StepOperands], None]) -> Callable[..., None]:
+    """An implementation of the op, called as its schema has it: with the operands one by one."""
+    return lambda *arguments, **named: implementation(StepOperands(*arguments, **named))
 
 
 def schema(name: str) -> str:

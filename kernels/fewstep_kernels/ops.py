@@ -17,7 +17,7 @@ from fewstep_kernels.attention import cuda_attention, torch_attention
 from fewstep_kernels.attention_call import check_attention
 from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, torch_attention_laid_out
 from fewstep_kernels.norms import torch_group_norm_silu
-from fewstep_kernels.operands import StepOperands, schema
+from fewstep_kernels.operands import StepOperands, by_arguments, schema
 
 _LIBRARY = torch.library.Library("fewstep", "DEF")
 
@@ -27,23 +27,17 @@ def _register(
     definition: Callable[..., Any],
     fake: Callable[..., Any],
     fused: bool = True,
-    operands: Callable[..., Any] | None = None,  # what an implementation takes in place of the schema's arguments
+    takes_operands: bool = False,  # an implementation takes StepOperands, where the schema has them one by one
 ) -> None:
     """Define an op. Every device runs the twin, but CUDA the fused kernel of the same name, where there is one."""
     name = text.split("(", 1)[0]
+    kernel = _fused(name, definition)
     _LIBRARY.define(text)
-    _LIBRARY.impl(name, _taking(operands, definition), "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, by_arguments(definition) if takes_operands else definition, "CompositeExplicitAutograd")
     if fused and find_spec("triton") is not None:
-        _LIBRARY.impl(name, _taking(operands, _fused(name, definition)), "CUDA")
+        _LIBRARY.impl(name, by_arguments(kernel) if takes_operands else kernel, "CUDA")
     torch.library.register_fake(f"fewstep::{name}", fake, lib=_LIBRARY)
     getattr(torch.ops.fewstep, name).default.__doc__ = definition.__doc__
-
-
-def _taking(operands: Callable[..., Any] | None, implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """The implementation, called with a schema's arguments."""
-    if operands is None:
-        return implementation
-    return lambda *arguments, **options: implementation(operands(*arguments, **options))
 
 
 def _fused(name: str, definition: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,7 +102,7 @@ _register(
     reference.step_statistics,
     _nothing,
 )
-_register(schema("denoise_step"), reference.denoise_step, _nothing, operands=StepOperands)
+_register(schema("denoise_step"), reference.denoise_step, _nothing, takes_operands=True)
 _register(
     "group_norm_silu(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? shift_before=None, "
     "Tensor? scale=None, Tensor? shift=None, bool silu=True, Tensor? residual=None) -> Tensor",
