@@ -34,7 +34,7 @@ from fewstep_kernels.measured import EXACT_WIDTHS
 
 SECONDS = 35.0  # after so long no further case begins
 ROUNDS, CASE_SECONDS = 25, 1.0
-GRAPH_SECONDS, MOST_CALLS = 2e-3, 20
+GRAPH_SECONDS, MAX_CALLS = 2e-3, 20
 BASELINES_MAY_ERR = 1e-2  # relative L2; bfloat16 gives 2e-3 to 5e-3
 
 
@@ -75,7 +75,7 @@ def repeated(attend: Callable[[], object], device: torch.device) -> tuple[Callab
     if device.type != "cuda":
         return attend, 1
     one = timed(attend, device, seconds=0.0).median
-    calls = max(1, min(MOST_CALLS, round(GRAPH_SECONDS / one)))
+    calls = max(1, min(MAX_CALLS, round(GRAPH_SECONDS / one)))
     return captured(attend, calls).replay, calls
 
 

@@ -34,7 +34,7 @@ import fewstep_kernels
 TOOLS = ("memcheck", "racecheck", "synccheck")
 SECONDS = 80.0  # for all of them together
 ALONE_SECONDS = 30.0  # for an exercise without a tool
-MOST_AT_ONCE = 4
+MAX_AT_ONCE = 4
 FOUND = 86  # the exit code asked of the tool where it finds something
 REFUSED = re.compile(
     r"Device not supported|Failed to initialize|not supported on this|Unable to (?:start|attach|find).*"
@@ -158,7 +158,7 @@ def judge(report: Report, path: str, names: Sequence[str], end: float) -> None:
         return under(tool, path, EXERCISES[name].command, end - time.monotonic())
 
     runs = [(name, tool) for name in names for tool in EXERCISES[name].tools]
-    with ThreadPoolExecutor(max(1, min(MOST_AT_ONCE, (os.cpu_count() or 1) // 2))) as pool:
+    with ThreadPoolExecutor(max(1, min(MAX_AT_ONCE, (os.cpu_count() or 1) // 2))) as pool:
         for (name, tool), (found, why) in zip(runs, pool.map(one, runs), strict=True):
             report.rows.append({"kernels": name, "tool": tool, "verdict": found, "why": why})
             if found == NOTHING:

@@ -131,7 +131,7 @@ def test_the_tree_stays_small() -> None:
     assert sum(path.stat().st_size for path in tracked()) < 40 * 2**20
 
 
-MOST_PARAMETERS = 12
+MAX_PARAMETERS = 12
 # What still takes more: a kernel of Triton's and a verb of the command line apart, nothing else should.
 CROWDED = {"Engine.__init__", "Engine.sample", "config_from_adm", "build_request", "carry_out"}
 
@@ -143,7 +143,7 @@ def crowded(source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and "triton.jit" not in map(ast.unparse, node.decorator_list):
             names = [each.arg for each in node.args.posonlyargs + node.args.args + node.args.kwonlyargs]
-            if len([name for name in names if name not in ("self", "cls")]) > MOST_PARAMETERS:
+            if len([name for name in names if name not in ("self", "cls")]) > MAX_PARAMETERS:
                 yield f"{owner[id(node)]}.{node.name}" if id(node) in owner else node.name
 
 

@@ -10,7 +10,7 @@ DTYPES = (torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
 CHUNK = 8  # elements: what a thread copies at once
 MAX_BLOCKS = 2**30 - 1
-FEWEST_ROWS = 16  # queries of a block, or more
+MIN_ROWS = 16  # queries of a block, or more
 MAX_ROWS = 2**30 - 1
 
 
@@ -66,7 +66,7 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> str 
             return f"{name} has rows that are not aligned to 16 bytes"
     if 0 in q.shape or k.shape[1] == 0:
         return f"q is {list(q.shape)} and k {list(k.shape)}: there is nothing to attend to"
-    if max(Lq, k.shape[1]) > MAX_ROWS or B * H * -(-Lq // FEWEST_ROWS) > MAX_BLOCKS:
+    if max(Lq, k.shape[1]) > MAX_ROWS or B * H * -(-Lq // MIN_ROWS) > MAX_BLOCKS:
         return f"q is {list(q.shape)} and k {list(k.shape)}: too much for the 32-bit indices of blocks and rows"
     if not (factor > 0 and math.isfinite(factor)):
         return f"the scale {factor} is not positive and finite"

@@ -13,6 +13,7 @@ from fewstep.bench.loops import LOOPS, Draw
 from fewstep.bench.subject import Subject
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import make_plan
+from fewstep.models.layouts.diffusers_scheduler import PREDICTION_TYPES
 
 ENGINE, EAGER, DIFFUSERS, BARE = "engine", "eager", "diffusers", "bare"
 CONTENDERS = {
@@ -102,7 +103,7 @@ def diffusers_pipeline(subject: Subject, sampler: str) -> Any:
             num_train_timesteps=len(schedule),
             trained_betas=schedule.betas.tolist(),
             clip_sample=False,
-            prediction_type={"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}[subject.engine.prediction],
+            prediction_type={ours: theirs for theirs, ours in PREDICTION_TYPES.items()}[subject.engine.prediction],
             timestep_spacing="trailing",
         ),
     )

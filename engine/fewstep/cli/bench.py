@@ -21,7 +21,7 @@ EXAMPLES = examples(
     "A model of your own, at 1 and 4 steps:",
     "  fewstep bench .models/mine --steps 1,4 --batch 1",
 )
-MOST_STEPS, MOST_BATCH, MOST_REPEATS = 1000, 256, 1000
+MAX_STEPS, MAX_BATCH, MAX_REPEATS = 1000, 256, 1000
 
 
 def bench(
@@ -56,10 +56,10 @@ def bench(
         for name in FILES:
             check_writable(out / name)
     settings = Settings(
-        steps=_counts("steps", steps, MOST_STEPS),
-        batches=_counts("batch", batch, MOST_BATCH),
+        steps=_counts("steps", steps, MAX_STEPS),
+        batches=_counts("batch", batch, MAX_BATCH),
         samplers=None if sampler is None else [name.strip() for name in sampler.split(",")],
-        repeats=_checked("repeats", repeats, MOST_REPEATS),
+        repeats=_checked("repeats", repeats, MAX_REPEATS),
         cold=cold,
     )
     subject = _subject(model, preset, device, threads, max(settings.batches))

@@ -9,7 +9,7 @@ import typer
 from fewstep.cli import options
 from fewstep.cli.evaluate_view import page
 from fewstep.cli.machine import check_device, dtype_of, set_threads
-from fewstep.cli.shared import MOST_SEED, emit, emit_fields, examples, progress, whole_numbers, write_out
+from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, progress, whole_numbers, write_out
 from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ EXAMPLES = examples(
     "The variational bound on 64 held-out digits, term by term:",
     "  fewstep evaluate MODEL --steps 50 --n 500 --bpd",
 )
-FEWEST, MOST = 10, 5000  # half of the real digits are 5,000
-MOST_STEPS, MOST_BATCH, MOST_BOUND = 100_000, 1024, 2000
+MIN_N, MAX_N = 10, 5000  # half of the real digits are 5,000
+MAX_STEPS, MAX_BATCH, MAX_BOUND = 100_000, 1024, 2000
 
 
 def evaluate(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model folder.")] = None,
-    n: Annotated[int, typer.Option("--n", "-n", help="Samples at each number of steps.")] = MOST,
+    n: Annotated[int, typer.Option("--n", "-n", help="Samples at each number of steps.")] = MAX_N,
     steps: Annotated[str, typer.Option(help="Model calls a sample.")] = "1,2,4,8,50",
     sampler: options.Sampler = None,
     guidance_scale: options.GuidanceScale = None,
@@ -70,11 +70,11 @@ def evaluate(
         return
     if model is None:
         raise ArgumentError("model", None, "a model folder")
-    _checked("n", n, FEWEST, MOST)
-    _checked("seed", seed, 0, MOST_SEED - MOST)
-    _checked("batch", batch, 1, MOST_BATCH)
-    _checked("bpd_images", bpd_images, 2, MOST_BOUND)
-    counts = [_checked("steps", value, 1, MOST_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
+    _checked("n", n, MIN_N, MAX_N)
+    _checked("seed", seed, 0, MAX_SEED - MAX_N)
+    _checked("batch", batch, 1, MAX_BATCH)
+    _checked("bpd_images", bpd_images, 2, MAX_BOUND)
+    counts = [_checked("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
 
     from fewstep.engine import Engine
     from fewstep.evaluate.features import BUNDLED, fingerprint, load_classifier
@@ -147,7 +147,7 @@ def _train(model: str | None, out: Path | None, seed: int, *, quiet: bool, as_js
         raise ArgumentError("model", model, "nothing beside --train-classifier")
     if out is None:
         raise ArgumentError("out", None, "a folder for the classifier")
-    _checked("seed", seed, 0, MOST_SEED)
+    _checked("seed", seed, 0, MAX_SEED)
     for name in (train_classifier.WEIGHTS_FILE, train_classifier.CARD_FILE):
         check_writable(out / name)
     with progress("epochs", quiet=quiet or as_json) as advance:

@@ -8,8 +8,7 @@ from fewstep.cli import options
 from fewstep.cli.machine import check_device, dtype_of, set_threads
 from fewstep.cli.pictures import read_picture
 from fewstep.cli.shared import (
-    MOST_SAMPLES,
-    MOST_SEED,
+    MAX_SEED,
     emit,
     emit_fields,
     examples,
@@ -18,6 +17,7 @@ from fewstep.cli.shared import (
     whole_numbers,
 )
 from fewstep.errors import ArgumentError
+from fewstep.request.request import MAX_SAMPLES
 
 if TYPE_CHECKING:
     from fewstep.results import Samples
@@ -116,12 +116,12 @@ def _per_sample(
     """How many samples, and the label and seed of each; None leaves them to the engine."""
     if seed is not None and seeds is not None:
         raise ArgumentError("seed", seed, "either --seed or --seeds")
-    if n is not None and not 1 <= n <= MOST_SAMPLES:
-        raise ArgumentError("n", n, f"an integer from 1 to {MOST_SAMPLES}")
+    if n is not None and not 1 <= n <= MAX_SAMPLES:
+        raise ArgumentError("n", n, f"an integer from 1 to {MAX_SAMPLES}")
     seed_list = None if seeds is None else whole_numbers("seeds", seeds)
     count = n or max(len(labels or [0]), len(seed_list or [0]))
     if seed is not None:
-        if not 0 <= seed <= MOST_SEED - count + 1:
+        if not 0 <= seed <= MAX_SEED - count + 1:
             raise ArgumentError("seed", seed, "an integer from 0 to 2^64 - 1")
         seed_list = [seed + index for index in range(count)]
     return count, _spread("labels", labels, count), _spread("seeds", seed_list, count)

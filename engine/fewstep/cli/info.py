@@ -35,7 +35,7 @@ REPEATED = (  # the parameters that are options of generate
     "colormap",
     "columns",
 )
-MOST_SHOWN = 16  # a schedule of custom betas has a thousand
+MAX_SHOWN = 16  # a schedule of custom betas has a thousand
 DEFAULTS = {"--dtype": "float32"}  # not the guidance scale: a model may have another than 1
 
 
@@ -224,7 +224,7 @@ def _shown(value: object) -> str:
         if value.keys() == {"value", "why"}:
             return f"{value['value']}: {value['why']}"
         return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
-    if isinstance(value, list) and len(value) > MOST_SHOWN:
+    if isinstance(value, list) and len(value) > MAX_SHOWN:
         return f"{len(value)} values"
     if isinstance(value, list):
         between = "\n" if any(isinstance(item, str) for item in value) else " x "

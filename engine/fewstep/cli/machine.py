@@ -8,7 +8,7 @@ from fewstep.errors import ArgumentError
 if TYPE_CHECKING:
     import torch
 
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 
 
 def check_device(device: str | None) -> None:
@@ -35,8 +35,8 @@ def set_threads(threads: int | None) -> None:
     """So many CPU threads from here on; None leaves torch's choice."""
     if threads is None:
         return
-    if not 1 <= threads <= MOST_THREADS:
-        raise ArgumentError("threads", threads, f"an integer from 1 to {MOST_THREADS}")
+    if not 1 <= threads <= MAX_THREADS:
+        raise ArgumentError("threads", threads, f"an integer from 1 to {MAX_THREADS}")
     import torch
 
     torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-MOST_PIXELS = 64 * 1024**2  # decoded, 256 MB; a small file can claim far more
+MAX_PIXELS = 64 * 1024**2  # decoded, 256 MB; a small file can claim far more
 
 
 def read_picture(argument: str, path: Path, height: int, width: int) -> "Image":
@@ -21,13 +21,13 @@ def read_picture(argument: str, path: Path, height: int, width: int) -> "Image":
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    allowed = f"a PNG, JPEG or WebP file of at most {MOST_PIXELS} pixels"
+    allowed = f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is tighter
             picture = Image.open(path, formats=FORMATS)
         with picture:
-            if picture.width * picture.height > MOST_PIXELS:
+            if picture.width * picture.height > MAX_PIXELS:
                 raise ArgumentError(argument, f"{path} of {picture.width}x{picture.height} pixels", allowed)
             picture.load()
             upright = ImageOps.exif_transpose(picture)

@@ -15,9 +15,9 @@ import typer
 
 from fewstep.errors import ArgumentError, UntrainedPlanWarning
 from fewstep.files import output_error
+from fewstep.request.request import MAX_SAMPLES
 
-MOST_SAMPLES = 10_000
-MOST_SEED = 2**64 - 1
+MAX_SEED = 2**64 - 1
 
 
 def examples(*lines: str) -> str:
@@ -126,8 +126,8 @@ def numbers(argument: str, text: str) -> list[float]:
             values += _range(part) if ":" in part else [_finite(part)]
         except ValueError:
             raise ArgumentError(argument, part.strip() or text, allowed) from None
-        if len(values) > MOST_SAMPLES:
-            raise ArgumentError(argument, text, f"at most {MOST_SAMPLES} values")
+        if len(values) > MAX_SAMPLES:
+            raise ArgumentError(argument, text, f"at most {MAX_SAMPLES} values")
     return values
 
 
@@ -135,7 +135,7 @@ def whole_numbers(argument: str, text: str) -> list[int]:
     """`numbers`, all of them integers from 0 to 2^64 - 1."""
     values = numbers(argument, text)
     for value in values:
-        if not isinstance(value, int) or not 0 <= value <= MOST_SEED:
+        if not isinstance(value, int) or not 0 <= value <= MAX_SEED:
             raise ArgumentError(argument, value, "whole numbers from 0 like 0,1,2 or a range like 0:15:16")
     return [int(value) for value in values]
 
@@ -143,7 +143,7 @@ def whole_numbers(argument: str, text: str) -> list[int]:
 def _range(part: str) -> list[float]:
     start_text, stop_text, count_text = part.split(":")
     start, stop, count = _finite(start_text), _finite(stop_text), int(count_text)
-    if not 1 <= count <= MOST_SAMPLES:
+    if not 1 <= count <= MAX_SAMPLES:
         raise ValueError
     if count == 1:
         return [start]

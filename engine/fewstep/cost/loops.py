@@ -11,6 +11,7 @@ from torch import Tensor
 from fewstep.cost.counter import DEVICE, Call, Cost, CostCounter
 from fewstep.cost.subjects import Opaque, Subject, unet_2d
 from fewstep.diffusion.plan import Plan
+from fewstep.models.layouts.diffusers_scheduler import PREDICTION_TYPES
 from fewstep.run.buffers import Signature, StaticBuffers, table_capacity
 from fewstep.run.denoiser import ModuleDenoiser, label_argument_of
 from fewstep.run.loop import sample_loop
@@ -18,7 +19,7 @@ from fewstep.run.loop import sample_loop
 BETWEEN, NETWORK = "between", "network"
 DTYPE = torch.float32
 
-PREDICTIONS = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
+PREDICTION_TYPE = {ours: theirs for theirs, ours in PREDICTION_TYPES.items()}
 SCHEDULERS = {  # by sampler and kind of schedule
     ("ddim", "vp"): "DDIMScheduler",
     ("ddpm", "vp"): "DDPMScheduler",
@@ -129,7 +130,7 @@ def scheduler_for(subject: Subject, plan: Plan) -> Any:
     """diffusers' scheduler of a plan's sampler and a subject's schedule, without clipping; None where it has none."""
     schedule = subject.schedule
     name = SCHEDULERS.get((plan.sampler, schedule.kind))
-    if name is None or (schedule.kind == "vp" and subject.prediction not in PREDICTIONS):
+    if name is None or (schedule.kind == "vp" and subject.prediction not in PREDICTION_TYPE):
         return None
     import diffusers
 
@@ -139,7 +140,7 @@ def scheduler_for(subject: Subject, plan: Plan) -> Any:
         return scheduler(**common)
     if schedule.kind == "ve":
         return scheduler(**common, clip_denoised=False)
-    common |= {"trained_betas": schedule.betas.tolist(), "prediction_type": PREDICTIONS[subject.prediction]}
+    common |= {"trained_betas": schedule.betas.tolist(), "prediction_type": PREDICTION_TYPE[subject.prediction]}
     if plan.sampler != "euler":
         common["clip_sample"] = False
     if plan.learned_variance:

@@ -17,7 +17,7 @@ from fewstep.errors import ArgumentError
 from fewstep.version import __version__
 
 FORMAT = 1
-MOST_STEPS, MOST_SAMPLES = 1000, 1024
+MAX_STEPS, MAX_BATCH = 1000, 1024
 GUIDANCE_SCALE, GUIDANCE_RESCALE = 7.5, 0.7  # which numbers they are does not matter here
 NO_DIFFUSERS = "not installed: pip install 'fewstep[diffusers]'"
 
@@ -85,8 +85,8 @@ def report(subjects: Sequence[Subject], steps: int = 4, batch: int = 1, guidance
         ArgumentError: an argument out of bounds, guidance asked of a subject that takes none, or steps that no
             sampler can do.
     """
-    integer("steps", steps, 1, MOST_STEPS)
-    integer("batch", batch, 1, MOST_SAMPLES)
+    integer("steps", steps, 1, MAX_STEPS)
+    integer("batch", batch, 1, MAX_BATCH)
     if guidance_scale is not None:
         number("guidance_scale", guidance_scale, -1e6, 1e6)
         if guidance_scale not in (0, 1):

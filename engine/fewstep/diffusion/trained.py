@@ -12,7 +12,7 @@ from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError, UntrainedPlanWarning
 
-MOST_STEPS = 100_000
+MAX_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Trained:
             raise ArgumentError("trained.sampler", self.sampler, "the name of a sampler")
         if not isinstance(self.steps, tuple | list) or not self.steps:
             raise ArgumentError("trained.steps", self.steps, "a list of one or more numbers of steps")
-        counts = {integer("trained.steps", count, 1, MOST_STEPS) for count in self.steps}
+        counts = {integer("trained.steps", count, 1, MAX_STEPS) for count in self.steps}
         object.__setattr__(self, "steps", tuple(sorted(counts)))
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ from fewstep.evaluate.precision_recall import Manifold, precision, recall
 from fewstep.evaluate.real import SPLITS, Digits, split_halves
 from fewstep.evaluate.sliced_wasserstein import sliced_wasserstein
 
-FEWEST = 10  # with fewer a covariance says nothing
+MIN_SAMPLES = 10  # with fewer a covariance says nothing
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Judge:
         everything, held_out = digits.all, digits.held_out
         pixels, seen = everything.images.flatten(1), look(classifier, everything.images)
         splits = [split_halves(digits, seed) for seed in range(SPLITS)]
-        integer("n", n, FEWEST, len(splits[0].floor), ", at most half of the real digits")
+        integer("n", n, MIN_SAMPLES, len(splits[0].floor), ", at most half of the real digits")
         self._references = [Compared(pixels[half], seen.features[half]) for half in (s.reference for s in splits)]
         self._train = digits.train.images.flatten(1)
         self._unseen, _ = nearest(held_out.images.flatten(1), self._train)

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final
 
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import SAMPLERS, make_plan
 from fewstep.diffusion.schedules import from_config
-from fewstep.diffusion.trained import MOST_STEPS, trained_from_config
+from fewstep.diffusion.trained import MAX_STEPS, trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.fields import Fields, shown
 from fewstep.models.net.config import MAX_CLASSES, UNetConfig
@@ -16,7 +16,7 @@ from fewstep.request.guidance_input import guidance_from_config
 
 FORMAT: Final = 1
 FAMILIES: Final = ("ddpm", "adm")
-PREDICTIONS: Final = ("eps", "x_0", "v", "flow", "score", "consistency")
+PREDICTED: Final = tuple(dict.fromkeys(each for sampler in SAMPLERS.values() for each in sampler.predictions))
 MAX_SIZE: Final = 16_384
 MAX_GUIDANCE: Final = 1e6
 
@@ -69,7 +69,7 @@ def _checked(read: Fields) -> dict[str, Any]:
         "unet": UNetConfig.from_dict(read.child("unet").data, read.at("unet")),
         "shape": read.integers("shape", 1, MAX_SIZE),
         "schedule": dict(read.child("schedule").data),
-        "prediction": read.choice("prediction", PREDICTIONS),
+        "prediction": read.choice("prediction", PREDICTED),
         "plan": _plan(read.child("plan")),
         "labels": _labels(read.child("labels")) if read.has("labels") else None,
         "guidance": _guidance(read.child("guidance")) if read.has("guidance") else None,
@@ -88,7 +88,7 @@ def _checked(read: Fields) -> dict[str, Any]:
 
 def _plan(read: Fields) -> dict[str, Any]:
     read.text("sampler", max_length=100)
-    read.integer("steps", 1, MOST_STEPS)
+    read.integer("steps", 1, MAX_STEPS)
     for name in ("schedule", "prediction"):
         if name in read.data:
             raise read.error(name, "belongs beside the plan, not in it")
@@ -119,7 +119,7 @@ def _guidance(read: Fields) -> dict[str, Any]:
 
 
 def _trained(read: Fields) -> dict[str, Any]:
-    values = {"sampler": read.text("sampler", max_length=100), "steps": list(read.integers("steps", 1, MOST_STEPS))}
+    values = {"sampler": read.text("sampler", max_length=100), "steps": list(read.integers("steps", 1, MAX_STEPS))}
     read.finish()
     return values
 

@@ -17,7 +17,7 @@ from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
 
 ARGUMENT: Final = "guidance"  # the module's, and the name in `conditioning`
-MOST: Final = 1e9
+MAX_SCALE: Final = 1e9
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GuidanceInput:
     default: float
 
     def __post_init__(self) -> None:
-        low, high = (number(f"guidance.{name}", getattr(self, name), -MOST, MOST) for name in ("min", "max"))
+        low, high = (number(f"guidance.{name}", getattr(self, name), -MAX_SCALE, MAX_SCALE) for name in ("min", "max"))
         if low >= high:
             raise ArgumentError("guidance", f"min {low:g} and max {high:g}", "a min below the max")
         number("guidance.default", self.default, low, high)

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from fewstep.checks import integer, number
+from fewstep.diffusion.forward import PREDICTIONS
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.errors import ArgumentError
 from fewstep.fields import Fields
 from fewstep.models.net.config import UNetConfig
 
-PREDICTIONS: Final = ("eps", "x_0", "v", "flow")
+TRAINED: Final = tuple(each for each in PREDICTIONS if each != "score")  # which is eps, scaled
 DTYPES: Final = ("float32", "bfloat16")
 DECAYS: Final = ("cosine", "constant")
-MOST_STEPS: Final = 100_000_000
-MOST_TOML_BYTES: Final = 1 << 20
+MAX_STEPS: Final = 100_000_000
+MAX_TOML_BYTES: Final = 1 << 20
 
 Config = TypeVar("Config", bound="FitConfig")
 
@@ -44,8 +45,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         check = Checks(self)
         for name, low in (("steps", 1), ("batch", 1), ("warmup", 0), ("log_every", 1), ("checkpoint_every", 1)):
-            check.integer(name, low, MOST_STEPS)
-        check.integer("sheet_every", 0, MOST_STEPS)
+            check.integer(name, low, MAX_STEPS)
+        check.integer("sheet_every", 0, MAX_STEPS)
         check.integer("keep", 1, 1000)
         check.integer("seed", 0, 2**64 - 1)
         check.number("learning_rate", 0, 10, open_low=True)
@@ -75,8 +76,8 @@ class FitConfig:
     def from_toml(cls: type[Config], path: Path, base: Config | None = None) -> Config:
         """As `from_dict`, from a file; errors start with its name."""
         try:
-            if path.stat().st_size > MOST_TOML_BYTES:
-                raise ArgumentError("config", str(path), f"a TOML file of at most {MOST_TOML_BYTES:,} bytes")
+            if path.stat().st_size > MAX_TOML_BYTES:
+                raise ArgumentError("config", str(path), f"a TOML file of at most {MAX_TOML_BYTES:,} bytes")
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ArgumentError("config", str(path), f"a TOML file; {(error.strerror or str(error)).lower()}") from None
@@ -111,7 +112,7 @@ class TrainConfig(FitConfig):
             check.text(name)
         if self.size is not None:
             check.integer("size", 1, 2048)
-        check.choice("prediction", PREDICTIONS)
+        check.choice("prediction", TRAINED)
         check.number("min_snr_gamma", 0, 1e6)
         check.flag("learned_range")
         check.number("vlb_weight", 0, 1e6)

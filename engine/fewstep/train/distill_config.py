@@ -10,7 +10,7 @@ from fewstep.train.progressive import WEIGHTINGS
 
 METHODS: Final = ("progressive", "consistency")
 GRID: Final = 50  # of the teacher's steps that a consistency student is trained on
-MOST_MODEL_STEPS: Final = 1000
+MAX_MODEL_STEPS: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class DistillConfig(FitConfig):
             check.text(name)
         check.choice("method", METHODS)
         check.choice("weighting", WEIGHTINGS)
-        check.integer("student_steps", 1, MOST_MODEL_STEPS)
+        check.integer("student_steps", 1, MAX_MODEL_STEPS)
         if self.teacher_steps is not None:
-            check.integer("teacher_steps", 1, MOST_MODEL_STEPS)
+            check.integer("teacher_steps", 1, MAX_MODEL_STEPS)
         check.number("huber_c", 0, 100, open_low=True)
         if self.size is not None:
             check.integer("size", 1, 2048)

@@ -22,7 +22,7 @@ from fewstep.train.log import LossLog, plot_losses
 
 PLOT_FILE: Final = "loss.png"
 SHEETS: Final = "samples"
-PER_CLASS, MOST_ROWS, UNLABELLED = 8, 10, 64  # of a sheet
+PER_CLASS, MAX_ROWS, UNLABELLED = 8, 10, 64  # of a sheet
 
 
 def begin(out: Path, resume: bool, say: Callable[[str], None]) -> Checkpoint | None:
@@ -87,7 +87,7 @@ class Sheets:
         listener: Callable[[nn.Module, int], None],
     ) -> None:
         self.spec, self.out, self.title, self.device, self.listener = spec, out, title, device, listener
-        rows = min(classes or 0, MOST_ROWS)
+        rows = min(classes or 0, MAX_ROWS)
         self.labels = [label for label in range(rows) for _ in range(PER_CLASS)] or None
         self.count = len(self.labels or range(UNLABELLED))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 THREADS = 128
 REGISTERS = 65536  # of an SM, and so of a program
-MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # along the axes of a CUDA grid: so the batch, which may be long, is first
+MAX_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # along the axes of a CUDA grid: so the batch, which may be long, is first
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 Strides = tuple[int, ...]
 
@@ -30,7 +30,7 @@ class Launch:
 
     Attributes:
         kernel: a function decorated with triton.jit.
-        grid: programs along each axis, at most MOST_PROGRAMS.
+        grid: programs along each axis, at most MAX_PROGRAMS.
         arguments: the kernel's by name: tensors, None for one that is not there, sizes, tuples of sizes or strides.
         constants: the arguments it is compiled for.
         num_warps: warps of a program.
@@ -48,8 +48,8 @@ class Launch:
     registers: int | None = None
 
     def __post_init__(self) -> None:
-        if any(programs > most for programs, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
-            raise ValueError(f"grid of {self.kernel.__name__}: got {self.grid}; allowed: at most {MOST_PROGRAMS}")
+        if any(programs > most for programs, most in zip(self.grid, MAX_PROGRAMS, strict=False)):
+            raise ValueError(f"grid of {self.kernel.__name__}: got {self.grid}; allowed: at most {MAX_PROGRAMS}")
 
     def run(self) -> None:
         """Enqueue it on the current stream of its tensors' device."""
@@ -83,9 +83,9 @@ def grid_of(block: int, **tensor: Tensor) -> tuple[int, int]:
     """Programs over the samples of one tensor, given by its name, and over the elements of a sample."""
     ((name, given),) = tensor.items()
     elements = math.prod(given.shape[1:])
-    if elements > MOST_PROGRAMS[1] * block:
+    if elements > MAX_PROGRAMS[1] * block:
         sample = list(given.shape[1:])
-        raise ValueError(f"{name}: got a sample of {sample}; allowed: at most {MOST_PROGRAMS[1] * block} elements")
+        raise ValueError(f"{name}: got a sample of {sample}; allowed: at most {MAX_PROGRAMS[1] * block} elements")
     return len(given), triton.cdiv(elements, block)
 
 

@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from fewstep_kernels.fused.launch import FLOATS, MOST_PROGRAMS, Launch, has_dependent_launches
+from fewstep_kernels.fused.launch import FLOATS, MAX_PROGRAMS, Launch, has_dependent_launches
 
 
 @triton.jit
@@ -310,8 +310,8 @@ def group_norm_silu_launches(
         return []
     channels_last = C > 1 and x.is_contiguous(memory_format=torch.channels_last)
     cut = settings(C, H * W, groups, x.element_size(), channels_last)
-    if cut.programs > MOST_PROGRAMS[2]:
-        raise ValueError(f"groups: got {groups}; allowed: at most {MOST_PROGRAMS[2] * cut.groups} at {C} channels")
+    if cut.programs > MAX_PROGRAMS[2]:
+        raise ValueError(f"groups: got {groups}; allowed: at most {MAX_PROGRAMS[2] * cut.groups} at {C} channels")
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if scale is None or shift is None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from fewstep.diffusion.schedules import MAX_SIGMA, MAX_TIMESTEPS
 from fewstep.fields import Fields
 
-PREDICTIONS: Final = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+PREDICTION_TYPES: Final = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 VARIANCES: Final = {
     "fixed_small": "fixed_small",
     "fixed_small_log": "fixed_small",  # the same standard deviation, by way of its logarithm
@@ -51,7 +51,7 @@ def sampling_from_scheduler(data: Any, where: str) -> Sampling:
     if kind == "CMStochasticIterativeScheduler":
         return _consistency(read)
     schedule = _schedule(read)
-    prediction = PREDICTIONS[read.choice("prediction_type", tuple(PREDICTIONS), "epsilon")]
+    prediction = PREDICTION_TYPES[read.choice("prediction_type", tuple(PREDICTION_TYPES), "epsilon")]
     if kind in OTHERS:
         note = f"{kind} is read for its noise schedule alone; the plan is ddim"
         return Sampling(schedule, prediction, {"sampler": "ddim", "steps": DDIM_STEPS}, (note,))
