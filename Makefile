@@ -48,7 +48,7 @@ gpu: ## what needs an NVIDIA GPU, as much as fits BUDGET=540 seconds, and next t
 matrix: ## kernels, graphs and engine with several torch, 10 GB to download; VERSIONS="2.11 newest" picks, ARGS=--help
 	$(PYTHON) tools/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") --jobs $(JOBS) $(ARGS)
 
-docs: PUBLIC := fewstep fewstep.schedules fewstep.samplers fewstep.models fewstep.train fewstep.evaluate fewstep.bench fewstep_kernels
+docs: PUBLIC := fewstep fewstep.models fewstep.train fewstep.evaluate fewstep.bench fewstep_kernels
 docs: .venv/installed-dev ## the API pages, from the docstrings, into docs/api
 	$(BIN)/pdoc --docformat google --output-directory docs/api $(PUBLIC)
 
