@@ -19,8 +19,9 @@ demo-terrain: .models/terrain ## convert another one-step model, draw 16 terrain
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-test-long: gpu-kit ## longer proof: a new kit, and all that `make gpu` does walked on a CPU with it
-	$(MAKE) gpu DRY_RUN=1
+test-long: gpu-kit ## longer proof: tests that build for a while, a new kit, all that `make gpu` does walked on a CPU with it
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m long
+	$(MAKE) gpu DRY_RUN=1 AGAIN=1
 
 check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: Triton's, and where there is nvcc CUDA's, built and imported
 	$(BIN)/ruff check

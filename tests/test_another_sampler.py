@@ -65,6 +65,7 @@ def test_it_samples_and_the_help_names_it(tree: Path) -> None:
     assert "dummy" in done.stdout
 
 
+@pytest.mark.long
 def test_the_tests_that_depend_on_the_list_hold(tree: Path) -> None:
     files = [f"tests/{name}" for name in DEPENDS]
     done = run(tree, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={tree}", "-k", QUICK, *files)

@@ -15,6 +15,7 @@ sys.path.append(str(ROOT / "csrc"))
 build: Any = importlib.import_module("cuda_build")
 kit: Any = importlib.import_module("kit")
 maker: Any = load("gpu_kit", ROOT / "tools" / "gpu_kit.py")
+pytestmark = pytest.mark.long
 LINKED = f"_C{build.this_python().suffix}"
 
 

@@ -70,6 +70,7 @@ def wanted() -> set[str]:
     return {name for name in found if Path(name).suffix and "__pycache__" not in name and not name.endswith(".so")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["build_wheel", "build_editable"])
 def test_with_nvcc_the_module_is_built_and_loads(kind: str, tree: Path, tmp_path: Path) -> None:
     """Of one head dim, for sm_80; the second install finds the objects of the first."""
