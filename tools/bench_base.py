@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BASE, PRESENT = "base", "present"
 SUBJECTS = (  # what is benched unless options are given: a network of some size, and one so small that the rest shows
     ("--sampler", "ddim", "--steps", "4", "--batch", "1,4"),
-    ("digits/4-step", "--steps", "1,4", "--batch", "1,8"),
+    ("digits/teacher", "--sampler", "ddim", "--steps", "1,4", "--batch", "1,8"),
 )
 REPEATS = 5  # of a process
 COLUMNS = {"engine, ms": "median_ms", "loop, us a step": "loop_median_us", "set-up, us": "setup_us"}
