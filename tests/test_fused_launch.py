@@ -27,7 +27,7 @@ def norm_launches(batch: int, channels: int, height: int, width: int, groups: in
 
 
 def launches(batch: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Launch]:
-    """Every kernel in every form that is compiled ahead of time, for so many samples, each with two U-Net rows."""
+    """Every kernel in every form that is compiled ahead of time, for so many samples, each with two lanes."""
     found: dict[str, Launch] = {}
     monkeypatch.setattr(variants, "SAMPLES", batch)
     monkeypatch.setattr(variants, "LANES", 2 * batch)

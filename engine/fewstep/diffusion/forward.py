@@ -32,7 +32,7 @@ def x_0_coefficients(prediction: str, signal: Scale, noise: Scale) -> tuple[Scal
     eps and score say nothing about x_0 where signal = 0 (zero terminal SNR): ArgumentError.
     """
     if prediction in ("eps", "score") and bool((signal == 0).any()):
-        allowed = "x_0, v or flow where no signal is left (zero terminal SNR), or a path that starts later"
+        allowed = "x_0, v or flow where no signal is left (zero terminal SNR), or levels that start later"
         raise ArgumentError("prediction", prediction, allowed)
     if prediction == "eps":
         return 1 / signal, -noise / signal
