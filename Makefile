@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-terrain test test-long check bench build gpu gpu-kit matrix docs clean
+.PHONY: help demo demo-terrain quick test test-long check bench images build gpu gpu-kit matrix docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
@@ -18,6 +18,11 @@ demo-terrain: .models/terrain ## convert another one-step model, draw 16 terrain
 
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+
+quick: .venv/installed-dev ## for between two edits, under a minute: ruff, mypy and the tests of less than a second each
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) -m "not gpu and not long and not slow"
 
 test-long: gpu-kit ## longer proof: tests that build for a while, a new kit, all that `make gpu` does walked on a CPU with it
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m long
@@ -33,6 +38,9 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: T
 
 bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'; BASE=revision: beside that one
 	$(BIN)/$(if $(BASE),python tools/bench_base.py $(BASE) $(if $(ARGS),--bench='$(ARGS)'),fewstep bench $(ARGS))
+
+images: .venv/installed-dev ## what the examples sample, beside those of BASE=revision, bitwise; options by ARGS='--tests PATTERN'
+	$(BIN)/python tools/images_base.py $(BASE) $(ARGS)
 
 build: .venv/installed-dev ## compile csrc/ in place with nvcc, which needs no GPU; FEWSTEP_CUDA_ARCHS="80;90a" and FEWSTEP_HEAD_DIMS=all pick
 	FEWSTEP_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace

@@ -117,7 +117,7 @@ def simulation() -> Any:
     """The emulator, which the tests have."""
     if str(TESTS) not in sys.path:
         sys.path.append(str(TESTS))
-    return importlib.import_module("simulation")
+    return importlib.import_module("support.simulation")
 
 
 def emulated(arch: int, design: str = "") -> Attend:

@@ -41,8 +41,8 @@ def ready(name: str, capability: tuple[int, int], place: Path | None) -> Path:
 
 def emulator() -> Path:
     """The emulator and its probes."""
-    simulation: Any = importlib.import_module("simulation")
-    importlib.import_module("sm90_cases").probes()
+    simulation: Any = importlib.import_module("support.simulation")
+    importlib.import_module("support.sm90_cases").probes()
     return Path(simulation.emulator().__file__)
 
 

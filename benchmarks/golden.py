@@ -1,4 +1,4 @@
-"""What sm_90's instructions do to bytes: each probe of tests/sm90_probes.cpp on the GPU, beside the emulator's answer.
+"""What sm_90's instructions do to bytes: each probe of tests/csrc/sm90_probes.cpp on the GPU, beside the emulator.
 
     python benchmarks/golden.py --out build/golden   on a GPU of sm_90, with the kit, or with nvcc and g++
     python benchmarks/golden.py --dry-run            on a CPU: the emulator in both places
@@ -29,7 +29,7 @@ PANEL = 64  # columns of a row of 128 bytes
 HOPPER = (9, 0)
 
 sys.path.append(str(TESTS))
-cases: Any = importlib.import_module("sm90_cases")
+cases: Any = importlib.import_module("support.sm90_cases")
 
 
 def emulated() -> Iterator[tuple[str, NDArray[Any]]]:

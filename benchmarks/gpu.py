@@ -44,9 +44,10 @@ def gpu_tests(name: str, seconds: float, *patterns: str, workers: int = 1, dry: 
     return Command(name, seconds, patterns, pytest=True, workers=workers, dry=dry)
 
 
-KERNEL_TESTS = ("tests/test_fused_*.py", "tests/test_kernel_*.py")
-GRAPH_TESTS = ("tests/test_graphs*.py", "tests/test_manifest.py")
-ATTENTION_TESTS = ("tests/test_attention_*.py",)
+KERNEL_TESTS = ("tests/kernels/test_fused_*.py", "tests/kernels/test_kernel_*.py")
+GRAPH_TESTS = ("tests/run/test_graphs*.py", "tests/request/test_manifest.py")
+ATTENTION_TESTS = ("tests/csrc/test_attention_*.py", "tests/kernels/test_attention_*.py")
+MARKED = re.compile(r"mark\.gpu|def test_\w+\([^)]*\bdevice: str")  # by itself, or by the fixture of tests/conftest.py
 WORKERS = 8  # kernels are compiled before they run, one after another in each process
 SMALL = ("-k", "not tile and not 63x21")  # `make test` interprets the others too
 OF_ATTENTION = ("csrc", "kernels")
@@ -57,8 +58,8 @@ ASK_SECONDS = 120  # for torch's first look at the GPU
 def other_gpu_tests(root: Path = ROOT) -> tuple[str, ...]:
     """Files with gpu-marked tests that no part below names: so that no such test is left out."""
     taken = {path for pattern in KERNEL_TESTS + GRAPH_TESTS + ATTENTION_TESTS for path in root.glob(pattern)}
-    marked = (path for path in sorted(root.glob("tests/test_*.py")) if "mark.gpu" in path.read_text())
-    here = root / "tests/test_gpu_script.py"  # speaks of the mark, and needs no GPU
+    marked = (path for path in sorted(root.glob("tests/**/test_*.py")) if MARKED.search(path.read_text()))
+    here = root / "tests/benchmarks/test_gpu_script.py"  # speaks of the mark, and needs no GPU
     return tuple(path.relative_to(root).as_posix() for path in marked if path not in taken and path != here)
 
 

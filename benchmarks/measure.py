@@ -253,7 +253,7 @@ def capturer_for(device: torch.device) -> Capturer:
     if device.type == "cuda":
         return CudaCapturer(device)
     sys.path.append(str(TESTS))
-    return importlib.import_module("recorder").RecorderCapturer()
+    return importlib.import_module("support.recorder").RecorderCapturer()
 
 
 def script_options(

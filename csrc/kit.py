@@ -3,7 +3,7 @@
 manifest.json                        the digest of the sources, and what could not be made
 <module>/objects/*.o                 what nvcc made of csrc, which knows no Python
 <module>/_C<suffix>                  the module for one Python
-probes/sm90_probes<suffix>           tests/sm90_probes.cpp for one Python
+probes/sm90_probes<suffix>           tests/csrc/sm90_probes.cpp for one Python
 sm90_emulator.npz                    the emulator's answers to the probes
 libcudart_static.a                   CUDA's runtime
 """
@@ -22,7 +22,7 @@ from ninja_build import CSRC, BuildError, locked
 
 ROOT = CSRC.parent
 ARCHIVE = ROOT / "build" / "gpu-kit.tar.xz"
-PROBES = ROOT / "tests" / "sm90_probes.cpp"
+PROBES = ROOT / "tests" / "csrc" / "sm90_probes.cpp"
 ANSWERS = "sm90_emulator.npz"
 RUNTIME = "libcudart_static.a"
 
@@ -32,7 +32,7 @@ def digest(root: Path = ROOT) -> str:
     sources = [path for path in (root / "csrc").rglob("*.*") if path.suffix in {".h", ".cu", ".cpp"}]
     sources += [root / "csrc" / name for name in ("ninja_build.py", "cuda_build.py")]
     found = hashlib.sha256()
-    for path in sorted([*sources, *(root / "tests").glob("*sm90_*.*")]):
+    for path in sorted([*sources, *(root / "tests").rglob("*sm90_*.*")]):
         found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
 

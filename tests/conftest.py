@@ -20,6 +20,12 @@ settings.register_profile("fewstep", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("fewstep")
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Once on a CPU, and once on a GPU by `make gpu`."""
+    return str(request.param)
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A session whose every test was skipped has proven nothing: it fails as an empty one does."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

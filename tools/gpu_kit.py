@@ -72,7 +72,7 @@ def pythons() -> tuple[list[cuda_build.Python], list[str]]:
 
 def emulator_answers() -> bytes:
     """What the emulator says to each probe, as an .npz."""
-    cases: Any = importlib.import_module("sm90_cases")
+    cases: Any = importlib.import_module("support.sm90_cases")
     data = io.BytesIO()
     np.savez_compressed(data, **{name: ask().numpy() for name, ask in cases.answers(cases.probes(1))})
     return data.getvalue()

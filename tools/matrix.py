@@ -47,16 +47,16 @@ from matrix_venv import (
 
 VERSIONS = "2.10 2.11 2.13 newest"
 TESTS = (
-    "tests/test_fused_*.py",
-    "tests/test_kernel_*.py",
-    "tests/test_attention_choice.py",
-    "tests/test_attention_laid_out.py",
-    "tests/test_graphs*.py",
-    "tests/test_manifest.py",
-    "tests/test_engine*.py",
-    "tests/test_loop_properties.py",
-    "tests/test_batch_invariance.py",
-    "tests/test_host_step.py",
+    "tests/kernels/test_fused_*.py",
+    "tests/kernels/test_kernel_*.py",
+    "tests/kernels/test_attention_choice.py",
+    "tests/kernels/test_attention_laid_out.py",
+    "tests/run/test_graphs*.py",
+    "tests/request/test_manifest.py",
+    "tests/engine/test_engine*.py",
+    "tests/run/test_loop_properties.py",
+    "tests/run/test_batch_invariance.py",
+    "tests/kernels/test_host_step.py",
 )
 SPARE = 1.0  # GB of the disk that are left alone
 GATE = re.compile(r"compile gate: (\d+) rows, (\d+) at fault")

@@ -91,7 +91,8 @@ def source_digest(tests: Sequence[str]) -> str:
     """Of all in the tree that a result depends on: the code, the tests that run and what stands beside them."""
     digest = hashlib.sha256()
     own = ("pyproject.toml", "tools/compile_gate.py", "tools/ptx.py", "engine/**/*.py", "kernels/**/*.py", "csrc/**/*")
-    found = {path for pattern in (*own, *tests, "tests/[!t]*.py", "tests/t[!e]*.py") for path in ROOT.glob(pattern)}
+    beside = ("tests/conftest.py", "tests/support/*.py")
+    found = {path for pattern in (*own, *tests, *beside) for path in ROOT.glob(pattern)}
     for path in sorted(found):
         if path.suffix in {".py", ".toml", ".cu", ".cuh", ".cpp", ".h"}:
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())

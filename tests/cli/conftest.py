@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cli_case import CONFIG, Ran, Run, tiny_model
 from fewstep.cli import main
+from support.cli_case import CONFIG, Ran, Run, tiny_model
 
 
 @pytest.fixture(autouse=True)

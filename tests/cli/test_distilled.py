@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli_case import CONFIG, Run, tiny_model
 from fewstep.results import read_parameters
+from support.cli_case import CONFIG, Run, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cli_case import Run, fails_with, names
 from fewstep.engine import Engine
+from support.cli_case import Run, fails_with, names
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import fewstep
-from cli_case import Run, names, pixels
 from fewstep.results import read_parameters
+from support.cli_case import Run, names, pixels
 
 
 def test_a_sheet_and_single_pictures(run: Run, heights: Path, tmp_path: Path) -> None:

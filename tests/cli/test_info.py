@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 import fewstep
-from cli_case import CONFIG, SPEC, Run
 from fewstep.cli.shared import emit_fields, numbers, whole_numbers
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError
 from fewstep.models.net.unet import UNet
 from fewstep.models.spec import ModelSpec
+from support.cli_case import CONFIG, SPEC, Run
 
 
 def test_info_tells_versions_devices_and_why_each_fallback(run: Run) -> None:

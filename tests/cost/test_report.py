@@ -1,0 +1,181 @@
+"""`fewstep info --cost`: the report, its page, and how a wrong request fails."""
+
+import builtins
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep import cost, schedules
+from fewstep.cli import main
+from fewstep.cli.cost import page
+from fewstep.cost import report
+from fewstep.cost.loops import SCHEDULERS
+from fewstep.cost.report import versions
+from fewstep.cost.subjects import sd_latents
+from fewstep.diffusion.samplers import SAMPLERS
+from fewstep.errors import ArgumentError
+from fewstep.models.load import save_model
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet
+from fewstep.models.spec import ModelSpec
+from support.tree import ROOT
+
+SAMPLED = tuple(name for name, sampler in SAMPLERS.items() if "vp" in sampler.kinds)
+GUIDANCE = ("none", "guided", "guided, rescaled")
+
+CONFIG = UNetConfig(
+    in_channels=1,
+    out_channels=2,
+    channels=(8, 16),
+    layers=1,
+    down_attention=(False, True),
+    up_attention=(False, True),
+    down=("conv",),
+    up=("conv",),
+    groups=4,
+    mid_attention_groups=4,
+)
+PLAN = {"sampler": "ddpm", "steps": 2, "variance": "learned_range"}
+SPEC = ModelSpec("tiny", "adm", CONFIG, (1, 16, 16), {"name": "linear", "num_timesteps": 1000}, "eps", PLAN)
+CLASSES = replace(SPEC, unet=replace(CONFIG, num_classes=11), labels={"kind": "classes", "count": 10, "null": 10})
+
+
+def test_every_sampler_is_in_the_report_and_the_engine_is_ahead_in_each_row() -> None:
+    pytest.importorskip("diffusers")
+    for part in report([make() for make in cost.PRESETS.values()]).subjects:
+        expected = GUIDANCE if part.subject.guided else GUIDANCE[:1]
+        assert {(row.sampler, row.guidance) for row in part.rows} == {(s, g) for s in SAMPLED for g in expected}
+        for row in part.rows:
+            if (row.sampler, part.subject.schedule.kind) not in SCHEDULERS:
+                assert row.diffusers is None
+                continue
+            assert row.diffusers is not None
+            assert sum(c.launches for c in row.engine.between) == 4 * (2 + (row.guidance == "guided, rescaled"))
+            assert sum(c.bytes for c in row.engine.between) * 2 < sum(c.bytes for c in row.diffusers.between)
+            assert sum(c.syncs for c in row.diffusers.between) > 0
+
+
+def test_a_sampler_that_cannot_do_the_steps_is_left_out_with_the_reason() -> None:
+    (part,) = report([sd_latents()], steps=100, guidance_scale=1).subjects
+    assert list(part.left_out) == ["lcm"]
+    assert "50" in part.left_out["lcm"]
+    assert {row.sampler for row in part.rows} == set(SAMPLED) - {"lcm"}
+
+
+def test_the_committed_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    committed = (ROOT / "docs/cost.md").read_text()
+    if not all(f"{name} {version}" in committed for name, version in versions().items()) or len(versions()) < 3:
+        pytest.skip("other versions than the page was counted with")
+    assert main(["info", "--cost"]) == 0
+    assert capsys.readouterr().out == committed, "fewstep info --cost > docs/cost.md"
+
+
+def saved(folder: Path, spec: ModelSpec) -> str:
+    save_model(folder, UNet(spec.unet), spec)
+    return str(folder)
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["info", *arguments, "--cost", "--json"]) == 0
+    parsed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return parsed
+
+
+@pytest.mark.parametrize("spec", [SPEC, CLASSES], ids=["no labels", "classes with a null"])
+def test_json_tells_all_that_was_counted(spec: ModelSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("diffusers")
+    result = told(capsys, saved(tmp_path / "m", spec), "--steps", "2", "--batch", "3")
+    assert {name: result[name] for name in ("format", "steps", "batch", "dtype", "lacks_diffusers")} == {
+        "format": 1, "steps": 2, "batch": 3, "dtype": "float32", "lacks_diffusers": None,
+    }  # fmt: skip
+    assert result["versions"] == versions()
+    (subject,) = result["subjects"]
+    assert set(subject) == {"name", "title", "shape", "rows", "left_out"}
+    assert subject["shape"] == [1, 16, 16]
+    guidance = GUIDANCE[:1] if spec.labels is None else GUIDANCE
+    assert [(row["sampler"], row["guidance"]) for row in subject["rows"]] == [
+        (sampler, g) for sampler in SAMPLED for g in guidance
+    ]
+    for row in subject["rows"]:
+        ours, theirs = row["engine"], row["diffusers"]
+        assert set(row) == {"sampler", "guidance", "engine", "diffusers"}
+        assert set(ours) == set(theirs) == {"between", "network", "ops"}
+        assert set(ours["between"]) == {"launches", "bytes", "syncs", "per_step"}
+        assert ours["between"]["launches"] == 2 + (row["guidance"] == "guided, rescaled")
+        assert sum(theirs["between"]["per_step"]) == 2 * theirs["between"]["launches"]
+        assert ours["network"]["launches"] > 20
+        assert theirs["network"] is None
+
+
+def test_options_choose_what_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved(tmp_path / "m", CLASSES)
+    for scale, expected in {"1": {"none"}, "0": {"none"}, "3.5": set(GUIDANCE[1:])}.items():
+        (subject,) = told(capsys, folder, "--guidance-scale", scale)["subjects"]
+        assert {row["guidance"] for row in subject["rows"]} == expected
+    names = [subject["name"] for subject in told(capsys, "--guidance-scale", "3")["subjects"]]
+    assert names == ["sd-latents"]
+
+
+def test_the_page_shows_both_sides_and_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("diffusers")
+    assert main(["info", saved(tmp_path / "m", CLASSES), "--cost", "--batch", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:2] == "| "]
+    assert rows[0][2:4] == ["launches: engine", "diffusers"]
+    assert {len(row) for row in rows} == {8}
+    assert [row[2] for row in rows[1:4]] == ["2", "2", "3"]
+    assert [row[:4] for row in rows if row[:2] == ["ddim", "none"]] == [["ddim", "none", "2", "9"]]
+    assert "The network, 2 rows: " in out
+    assert "The network, 4 rows: " in out
+
+
+def test_without_diffusers_the_engine_is_counted_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importing = builtins.__import__
+
+    def without(name: str, *others: Any, **more: Any) -> Any:
+        if name.split(".")[0] == "diffusers":
+            raise ImportError(name)
+        return importing(name, *others, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    counted_alone = report([sd_latents()])
+    assert {row.diffusers for row in counted_alone.subjects[0].rows} == {None}
+    lines = page(counted_alone).splitlines()
+    assert "diffusers: not installed: pip install 'fewstep[diffusers]'" in lines
+    assert counted_alone.to_dict()["lacks_diffusers"] == "not installed: pip install 'fewstep[diffusers]'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "4"], "steps: got 4; allowed: nothing without --cost"),
+        (["--guidance-scale", "2"], "guidance_scale: got 2.0; allowed: nothing without --cost"),
+        (["--cost", "--steps", "0"], "steps: got 0; allowed: an integer from 1 to 1000"),
+        (["--cost", "--batch", "0"], "batch: got 0; allowed: an integer from 1 to 1024"),
+        (["--cost", "--guidance-scale", "nan"], "guidance_scale: got nan; allowed: a number in [-1e+06, 1e+06]"),
+        (["no/model", "--cost"], "no/model: no such folder; in the box: digits"),
+        (
+            ["FOLDER", "--cost", "--guidance-scale", "3"],
+            "guidance_scale: got 3.0; allowed: 1: there is no null label to guide from",
+        ),
+    ],
+    ids=["steps alone", "scale alone", "no steps", "no samples", "not a number", "no folder", "nothing to guide from"],
+)
+def test_a_wrong_request_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(tmp_path / "m", SPEC)
+    assert main(["info", *(folder if word == "FOLDER" else word for word in arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: {message}\n")
+
+
+def test_report_refuses_steps_that_no_sampler_can_do() -> None:
+    with pytest.raises(ArgumentError, match="steps"):
+        report([replace(sd_latents(), schedule=schedules.linear(4))], steps=9)

@@ -1,0 +1,450 @@
+"""Whole loops against diffusers' schedulers: same model, same noise, every sampler.
+
+diffusers keeps its tables in float32. Each comparison is made twice:
+
+float64     diffusers' own code with every float32 in it read as float64, and our own schedules. The two programs then
+            compute the same real numbers and must agree to 1e-8.
+as shipped  diffusers untouched, and our schedule built from its float32 alphas_cumprod. What is left is diffusers'
+            float32 arithmetic, within `rounding_bound`.
+
+The last tests name what diffusers does that we do not.
+"""
+
+import importlib
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fewstep import schedules
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import Clip, make_plan
+from fewstep.diffusion.schedules import Schedule
+from support.plan_interpreter import run_in_engine, run_plan
+
+TOLERANCE = 1e-8
+SHAPE = (2, 3, 4, 5)
+STEPS = (4, 8, 20)
+PREDICTIONS = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
+CLIPS: dict[str, tuple[Clip | None, dict[str, Any]]] = {
+    "no clip": (None, {"clip_sample": False}),
+    "clip": (Clip(0.8), {"clip_sample": True, "clip_sample_range": 0.8}),
+    "dynamic threshold": (
+        Clip(1.5, 0.9),
+        {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.5},
+    ),
+}
+MODULES = {
+    "DDPMScheduler": "scheduling_ddpm",
+    "DDIMScheduler": "scheduling_ddim",
+    "EulerDiscreteScheduler": "scheduling_euler_discrete",
+    "FlowMatchEulerDiscreteScheduler": "scheduling_flow_match_euler_discrete",
+    "LCMScheduler": "scheduling_lcm",
+    "CMStochasticIterativeScheduler": "scheduling_consistency_models",
+}
+
+
+class Wide:
+    """A module in which float32 means float64."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, "float64" if name == "float32" else name)
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """diffusers' schedulers with float64 tables and arithmetic."""
+    for name in MODULES.values():
+        module = importlib.import_module(f"diffusers.schedulers.{name}")
+        monkeypatch.setattr(module, "torch", Wide(torch))
+        monkeypatch.setattr(module, "np", Wide(np), raising=False)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def draw(count: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def dummy_model(outputs: int = SHAPE[1]) -> Callable[[Tensor, float], Tensor]:
+    """A smooth bounded function of x_in and t that mixes channels."""
+    generator = torch.Generator().manual_seed(7)
+    mix = torch.randn(outputs, SHAPE[1], generator=generator, dtype=torch.float64)
+
+    def model(x_in: Tensor, t: float) -> Tensor:
+        return torch.tanh(torch.einsum("oc,bchw->bohw", mix, x_in) + math.sin(t / 100)) * 1.2
+
+    return model
+
+
+def run_diffusers(
+    scheduler: Any,
+    model: Callable[[Tensor, float], Tensor],
+    noise: list[Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    **step: Any,
+) -> tuple[Tensor, list[float]]:
+    """The pipeline's loop: final x and the timesteps; noise[0] is where it starts, noise[1 + i] belongs to call i."""
+    module = importlib.import_module(f"diffusers.schedulers.{MODULES[type(scheduler).__name__]}")
+    call = 0
+    monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: noise[1 + call], raising=False)
+    x = noise[0] * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    for call, t in enumerate(scheduler.timesteps):  # noqa: B007 (randn_tensor reads it)
+        x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        x = scheduler.step(model(x_in.double(), float(t)), t, x, return_dict=False, **step)[0]
+    return x.double(), [float(t) for t in scheduler.timesteps]
+
+
+def run_ours(plan: Plan, model: Callable[[Tensor, float], Tensor], noise: list[Tensor]) -> Tensor:
+    """Through `Engine.sample`, held to the plan read by plain float64 code."""
+    ours = run_in_engine(plan, model, noise)
+    read = run_plan(plan, model, plan.init_scale * noise[0], noise[1:])
+    assert difference(ours, read) <= 1e-10 * max(1.0, float(read.abs().max()))
+    return ours
+
+
+def rounding_bound(plan: Plan) -> float:
+    """What diffusers' float32 coefficients may do to a run.
+
+    A coefficient there is the result of about four float32 operations, each off by at most 2^-24 of its value; the
+    two of a sum make 4 * 2^-23 a call. Where x_0 is not clipped, k_m carries that into x_0: 157 at the noisy end.
+    """
+    gain = 1.0 if np.isfinite(plan.column("clip")).all() else max(1.0, float(np.abs(plan.column("k_m")).max()))
+    return 4 * 2**-23 * len(plan) * gain
+
+
+def noise_for(steps: int, last: float = 0.0) -> list[Tensor]:
+    """Noise for the start and each call; that of the last call is zero, as diffusers may draw it where we do not."""
+    noise = draw(steps + 1)
+    noise[-1] = last * noise[-1]
+    return noise
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    print(f"largest difference {(largest := float((ours - theirs).abs().max())):.1e}")
+    return largest
+
+
+CASES = [
+    pytest.param(steps, prediction, clip, spacing, id=f"{steps} steps, {prediction}, {clip}, {spacing}")
+    for steps, prediction, clip, spacing in itertools.product(STEPS, PREDICTIONS, CLIPS, ("leading", "trailing"))
+]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+@pytest.mark.parametrize(("steps", "prediction", "clip", "spacing"), CASES)
+def test_ddpm_is_diffusers_ddpm(
+    steps: int, prediction: str, clip: str, spacing: str, variance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, settings = CLIPS[clip]
+    scheduler = diffusers.DDPMScheduler(
+        prediction_type=PREDICTIONS[prediction], variance_type=variance, timestep_spacing=spacing, **settings
+    )
+    scheduler.set_timesteps(steps)
+    model, noise = dummy_model(6 if variance == "learned_range" else 3), noise_for(steps)
+    theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
+
+    plan = make_plan("ddpm", schedules.linear(), steps, prediction, spacing, variance=variance, clip=limit)
+    assert plan.levels.t.tolist() == timesteps
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("steps", "prediction", "clip", "spacing"), CASES)
+def test_ddim_is_diffusers_ddim(
+    steps: int, prediction: str, clip: str, spacing: str, eta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, settings = CLIPS[clip]
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear", prediction_type=PREDICTIONS[prediction], timestep_spacing=spacing, **settings
+    )
+    scheduler.set_timesteps(steps)
+    model, noise = dummy_model(), noise_for(steps)
+    theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch, eta=eta)
+
+    schedule = schedules.scaled_linear(1000, 1e-4, 0.02)
+    plan = make_plan("ddim", schedule, steps, prediction, spacing, eta=eta, clip=limit)
+    assert plan.levels.t.tolist() == timesteps
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_ddim_that_ends_at_the_first_level_is_set_alpha_to_one_false(
+    steps: int, prediction: str, offset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = diffusers.DDIMScheduler(
+        set_alpha_to_one=False,
+        steps_offset=offset,
+        clip_sample=False,
+        prediction_type=PREDICTIONS[prediction],
+    )
+    scheduler.set_timesteps(steps)
+    model, noise = dummy_model(), noise_for(steps)
+    theirs, _ = run_diffusers(scheduler, model, noise, monkeypatch)
+    plan = make_plan("ddim", schedules.linear(), steps, prediction, "leading", offset=offset, final="first")
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_ddim_with_clipped_direction_is_use_clipped_model_output(
+    prediction: str, eta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = diffusers.DDIMScheduler(clip_sample=True, prediction_type=PREDICTIONS[prediction])
+    scheduler.set_timesteps(8)
+    model, noise = dummy_model(), noise_for(8)
+    theirs, _ = run_diffusers(scheduler, model, noise, monkeypatch, eta=eta, use_clipped_model_output=True)
+    options = {"eta": eta, "clip": 1.0, "clipped_direction": True}
+    plan = make_plan("ddim", schedules.linear(), 8, prediction, "leading", **options)
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_ddim_reaches_zero_terminal_snr_as_diffusers_does(eta: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """v prediction at alphas_cumprod = 0, trailing: no NaN on either side."""
+    scheduler = diffusers.DDIMScheduler(
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    scheduler.set_timesteps(8)
+    model, noise = dummy_model(), noise_for(8)
+    theirs, _ = run_diffusers(scheduler, model, noise, monkeypatch, eta=eta)
+    plan = make_plan("ddim", schedules.linear().rescale_zero_terminal_snr(), 8, "v", eta=eta)
+    assert plan.levels.signal_scale[0] == 0
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "karras", "exponential"])
+def test_euler_is_diffusers_euler(steps: int, prediction: str, spacing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its linspace timesteps are not rounded, and sigma is interpolated linearly between levels."""
+    sigmas = {f"use_{spacing}_sigmas": True} if spacing in ("karras", "exponential") else {"timestep_spacing": spacing}
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_schedule="scaled_linear", prediction_type=PREDICTIONS[prediction], **sigmas
+    )
+    scheduler.set_timesteps(steps)
+    model, noise = dummy_model(), noise_for(steps)
+    theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
+
+    plan = make_plan("euler", schedules.scaled_linear(1000, 1e-4, 0.02), steps, prediction, spacing)
+    assert plan.init_scale == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-12)
+    assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_euler_on_a_flow_is_diffusers_flow_match_euler(
+    steps: int, shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers is given the unshifted times 1, 1 - 1/N, ..; its own default spaces them between shifted ends."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=list(1 - np.arange(steps) / steps))
+    model, noise = dummy_model(), noise_for(steps)
+    theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
+
+    plan = make_plan("euler", schedules.flow(1000, shift), steps, "flow")
+    assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("steps", [1, *STEPS])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_lcm_is_diffusers_lcm(
+    steps: int, prediction: str, clip: str, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, settings = CLIPS[clip]
+    scheduler = diffusers.LCMScheduler(prediction_type=PREDICTIONS[prediction], **settings)
+    scheduler.set_timesteps(steps, strength=strength)
+    model, noise = dummy_model(), noise_for(steps, last=1.0)
+    theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
+
+    plan = make_plan("lcm", schedules.scaled_linear(), steps, prediction, strength=strength, clip=limit)
+    assert plan.levels.t.tolist() == timesteps
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("steps", [1, 2, *STEPS])
+@pytest.mark.parametrize("clip", [None, Clip(1.0)], ids=["no clip", "clip"])
+def test_consistency_is_diffusers_cm_stochastic_iterative(
+    steps: int, clip: Clip | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = diffusers.CMStochasticIterativeScheduler(clip_denoised=clip is not None)
+    scheduler.set_timesteps(steps)
+    model, noise = dummy_model(), noise_for(steps, last=1.0)
+    theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
+
+    plan = make_plan("consistency", schedules.karras(), steps, clip=clip)
+    assert plan.init_scale == scheduler.init_noise_sigma
+    assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+AS_SHIPPED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "ddpm fixed_small": ("DDPMScheduler", {"variance_type": "fixed_small"}, {}, {"variance": "fixed_small"}),
+    "ddpm fixed_large": ("DDPMScheduler", {"variance_type": "fixed_large"}, {}, {"variance": "fixed_large"}),
+    "ddpm learned_range": ("DDPMScheduler", {"variance_type": "learned_range"}, {}, {"variance": "learned_range"}),
+    "ddim": ("DDIMScheduler", {}, {"eta": 0.5}, {"eta": 0.5}),
+    "euler": ("EulerDiscreteScheduler", {}, {}, {}),
+    "lcm": ("LCMScheduler", {}, {}, {"spacing": "lcm"}),
+}
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("case", AS_SHIPPED)
+def test_diffusers_as_shipped_differs_by_its_float32_rounding(
+    case: str, steps: int, prediction: str, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, settings, step, options = AS_SHIPPED[case]
+    limit, clip_settings = CLIPS[clip]
+    if name == "EulerDiscreteScheduler":  # it never clips
+        limit, clip_settings = None, {}
+    options = {"spacing": "trailing"} | options
+    if options["spacing"] == "trailing":
+        settings = settings | {"timestep_spacing": "trailing"}
+    scheduler = getattr(diffusers, name)(prediction_type=PREDICTIONS[prediction], **settings, **clip_settings)
+    scheduler.set_timesteps(steps)
+    assert scheduler.alphas_cumprod.dtype == torch.float32
+    model, noise = dummy_model(6 if case == "ddpm learned_range" else 3), noise_for(steps)
+    theirs, _ = run_diffusers(scheduler, model, noise, monkeypatch, **step)
+
+    schedule = schedules.from_alphas_cumprod(scheduler.alphas_cumprod.double().numpy())
+    plan = make_plan(case.split()[0], schedule, steps, prediction, clip=limit, **options)
+    assert difference(run_ours(plan, model, noise), theirs) < rounding_bound(plan)
+
+
+@pytest.mark.parametrize("steps", [1, 2, *STEPS])
+def test_diffusers_cm_as_shipped_differs_by_its_float32_rounding(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = diffusers.CMStochasticIterativeScheduler()
+    scheduler.set_timesteps(steps)
+    model, noise = dummy_model(), noise_for(steps)
+    theirs, _ = run_diffusers(scheduler, model, noise, monkeypatch)
+    plan = make_plan("consistency", schedules.karras(), steps)
+    assert difference(run_ours(plan, model, noise), theirs) < rounding_bound(plan)
+
+
+SCHEDULES: dict[str, tuple[Schedule, dict[str, Any]]] = {
+    "linear": (schedules.linear(), {"beta_schedule": "linear"}),
+    "scaled linear": (schedules.scaled_linear(1000, 1e-4, 0.02), {"beta_schedule": "scaled_linear"}),
+    "cosine": (schedules.cosine(), {"beta_schedule": "squaredcos_cap_v2"}),
+    "sigmoid": (schedules.sigmoid(), {"beta_schedule": "sigmoid"}),
+    "custom betas": (
+        schedules.from_betas(np.linspace(0.001, 0.1, 200)),
+        {"trained_betas": np.linspace(0.001, 0.1, 200).tolist(), "num_train_timesteps": 200},
+    ),
+    "zero terminal SNR": (
+        schedules.linear().rescale_zero_terminal_snr(),
+        {"beta_schedule": "linear", "rescale_betas_zero_snr": True},
+    ),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_diffusers_schedules(name: str) -> None:
+    schedule, settings = SCHEDULES[name]
+    scheduler = diffusers.DDPMScheduler(**settings)
+    assert schedule.alphas_cumprod == pytest.approx(scheduler.alphas_cumprod.numpy(), abs=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [3, 7])
+def test_ddpm_on_every_schedule_and_spacing(
+    name: str, spacing: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step counts that do not divide the schedule; v prediction, so that zero terminal SNR can take part."""
+    schedule, settings = SCHEDULES[name]
+    scheduler = diffusers.DDPMScheduler(
+        prediction_type="v_prediction", clip_sample=False, timestep_spacing=spacing, **settings
+    )
+    scheduler.set_timesteps(steps)
+    model, noise = dummy_model(), noise_for(steps)
+    theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
+    plan = make_plan("ddpm", schedule, steps, "v", spacing)
+    assert plan.levels.t.tolist() == timesteps
+    assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("variance", ["fixed_large", "learned_range"])
+def test_our_last_row_draws_no_noise_where_diffusers_ddpm_does(variance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under trailing spacing its last timestep is not 0, so diffusers leaves noise in the finished sample."""
+    scheduler = diffusers.DDPMScheduler(variance_type=variance, clip_sample=False, timestep_spacing="trailing")
+    scheduler.set_timesteps(4)
+    model = dummy_model(6 if variance == "learned_range" else 3)
+    clean, _ = run_diffusers(scheduler, model, noise_for(4), monkeypatch)
+    noisy, _ = run_diffusers(scheduler, model, noise_for(4, last=1.0), monkeypatch)
+    plan = make_plan("ddpm", schedules.linear(), 4, variance=variance)
+    assert difference(noisy, clean) > 0.1
+    assert difference(run_ours(plan, model, noise_for(4, last=1.0)), clean) < TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("spacing", "steps"), [("linspace", 4), ("trailing", 7)])
+def test_our_ddim_lands_on_its_next_timestep_where_diffusers_does_not(
+    spacing: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers steps to t - T // N even where the next timestep is another.
+
+    With x_0 = 0 always predicted, x is noise_scale[t] z at every call if the level told is the level reached.
+    """
+    schedule, noise = schedules.linear(), noise_for(steps)
+    scheduler = diffusers.DDIMScheduler(prediction_type="sample", clip_sample=False, timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    plan = make_plan("ddim", schedule, steps, "x_0", spacing)
+    first = float(schedule.noise_scale[int(plan.levels.t[0])])
+
+    def reached(run: Callable[[Callable[[Tensor, float], Tensor]], Any]) -> float:
+        errors = []
+
+        def model(x_in: Tensor, t: float) -> Tensor:
+            errors.append(difference(x_in, schedule.noise_scale[int(t)] / first * noise[0]))
+            return torch.zeros_like(x_in)
+
+        run(model)
+        return max(errors)
+
+    assert reached(lambda model: run_ours(plan, model, noise)) < TOLERANCE
+    assert reached(lambda model: run_diffusers(scheduler, model, noise, monkeypatch)) > 1e-3
+
+
+@pytest.mark.usefixtures("float64")
+def test_our_euler_refuses_zero_terminal_snr_where_diffusers_replaces_it() -> None:
+    """diffusers puts alphas_cumprod = 2^-24, sigma = 4096, in place of 0; DDIM does the step exactly."""
+    scheduler = diffusers.EulerDiscreteScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    scheduler.set_timesteps(4)
+    assert float(scheduler.sigmas[0]) == pytest.approx(4096, rel=1e-6)
+    with pytest.raises(ValueError, match="sigma = inf"):
+        make_plan("euler", schedules.linear().rescale_zero_terminal_snr(), 4, "v")

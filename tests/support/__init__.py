@@ -1,0 +1,1 @@
+"""What tests share: cases, oracles, stand-ins. No test imports a test."""

@@ -1,0 +1,15 @@
+"""The rooms of engine/fewstep, in their order, and the modules of each."""
+
+ROOMS: dict[str, tuple[str, ...]] = {
+    "ground": ("checks", "errors", "fields", "files", "version"),
+    "diffusion": ("diffusion",),
+    "run": ("run",),
+    "request": ("request",),
+    "models": ("models",),
+    "engine": ("", "engine", "results", "samplers", "schedules"),  # what a user imports
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+    "bench": ("bench",),
+    "cost": ("cost",),
+    "cli": ("cli",),
+}

@@ -1,0 +1,40 @@
+"""The smallest engine: a network with a time and a label, on pictures of 8x8."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import ClassLabels, Engine, schedules
+
+SHAPE = (3, 8, 8)
+
+
+class SmallNet(nn.Module):
+    """A conv, a time and a label: enough for every path through the engine."""
+
+    def __init__(self, out: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, out, 3, padding=1)
+        self.embedding = nn.Embedding(11, out)
+        self.calls: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.calls.append(tuple(x.shape))
+        h = self.conv(x) + t[:, None, None, None].to(x.dtype) / 1000
+        return torch.tanh(h if labels is None else h + self.embedding(labels)[:, :, None, None])
+
+
+def small_engine(net: nn.Module | None = None, **options: Any) -> Engine:
+    settings = {
+        "schedule": schedules.linear(),
+        "shape": SHAPE,
+        "labels": ClassLabels(10, null=10),
+        "plan": {"sampler": "ddim", "steps": 4, "clip": 1.0},
+    }
+    return Engine(net or SmallNet(), **(settings | options))
+
+
+def picture(value: float = 0.25) -> Tensor:
+    return torch.full(SHAPE, value)
