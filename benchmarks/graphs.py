@@ -19,7 +19,7 @@ import torch
 from measure import Report, Spread, capturer_for, describe, put_kernels_in_place, script_options, synchronize
 from torch import nn
 
-from fewstep import Engine, schedules
+from fewstep import Engine, Model, schedules
 from fewstep.bench.subject import PRESETS, random_unet
 from fewstep.run.graphs import Capturer, Graph, GraphRunner
 from fewstep.run.runners import EagerRunner
@@ -72,10 +72,11 @@ class Pair:
         """With the network in that dtype."""
         capturer = TimedCapturer(capturer_for(device), device)
         runner = GraphRunner(capturer, BUDGET)
-        settings: dict[str, Any] = {"schedule": schedules.linear(), "shape": (3, size, size), "dtype": dtype}
-        settings |= {"device": device, "plan": {"sampler": "ddpm", "steps": 4, "clip": 1.0}}
-        eager = Engine(module, runner=EagerRunner(STEP_OPS), **settings)  # the registered ops, as the graph captures
-        return cls(eager, Engine(module, runner=runner, **settings), runner, capturer)
+        defaults = {"sampler": "ddpm", "steps": 4, "clip": 1.0}
+        model = Model(module, schedule=schedules.linear(), shape=(3, size, size), defaults=defaults)
+        # The registered ops, as the graph captures.
+        eager = Engine(model, dtype=dtype, device=device, runner=EagerRunner(STEP_OPS))
+        return cls(eager, Engine(model, dtype=dtype, device=device, runner=runner), runner, capturer)
 
 
 def sampling_time(engine: Engine, batch: int, steps: int, quick: bool) -> Spread:

@@ -40,8 +40,9 @@ import fewstep_kernels
 from fewstep import schedules
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import Clip, make_plan
-from fewstep.run.buffers import Signature, Slot, State, StaticBuffers
+from fewstep.run.buffers import Place, Signature, StaticBuffers
 from fewstep.run.graphs import Graph
+from fewstep.run.sample import Sample, State
 from fewstep_kernels import STREAM_STEP, reference
 from fewstep_kernels.philox import philox4x32
 
@@ -181,7 +182,8 @@ def _filled(case: Case, plan: Plan, x: Tensor, dtype: torch.dtype) -> StaticBuff
     )
     buffers = StaticBuffers.allocate(signature)
     apart = case.batch if case.guided else 0
-    buffers.fill([Slot(plan, 7 + i, State(x[i], None, 0), i, apart + i) for i in range(case.batch)])
+    samples = [Sample(plan, 7 + i, State(x[i], None, 0)) for i in range(case.batch)]
+    buffers.fill([Place(sample, i, i, apart + i) for i, sample in enumerate(samples)])
     return buffers
 
 

@@ -47,9 +47,10 @@ class KnownPictures(nn.Module):
 
 if __name__ == "__main__":
     schedule = fewstep.schedules.linear(1000)
-    labels = fewstep.ClassLabels(count=len(SHAPES), null=len(SHAPES))  # the null class stands for any shape
+    labels = fewstep.Classes(count=len(SHAPES), null=len(SHAPES))  # the null class stands for any shape
     denoiser = KnownPictures(*draw_shapes(400), schedule)
-    engine = fewstep.Engine(denoiser, schedule=schedule, prediction="x_0", shape=(3, 32, 32), labels=labels)
+    model = fewstep.Model(denoiser, schedule=schedule, prediction="x_0", shape=(3, 32, 32), conditions=labels)
+    engine = fewstep.Engine(model)
     samples = engine.sample(labels=[0, 1, 2, 3] * 4, steps=8, seeds=0)
     print(samples.plan.describe())
     print(samples, *samples.save(*(sys.argv[1:] or ["out/shapes.png"]), singles=False, columns=8))

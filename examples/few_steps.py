@@ -33,7 +33,7 @@ def main(path: Path) -> None:
         engine = fewstep.Engine.from_pretrained("digits", steps=steps)
         engine.sample(labels=DIGITS, steps=steps, seeds=0)  # the first run finds the memory
         samples = engine.sample(labels=DIGITS, steps=steps, seeds=0)
-        name = f"{steps} step{'s' * (steps > 1)}" + (", teacher" if engine.trained is None else "")
+        name = f"{steps} step{'s' * (steps > 1)}" + (", teacher" if engine.model.trained is None else "")
         milliseconds = 1000 * samples.seconds / len(samples)
         took = f"{milliseconds:.{1 if milliseconds < 10 else 0}f} ms an image"
         print(f"{name:18} {took}")

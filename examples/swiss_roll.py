@@ -134,7 +134,9 @@ def distill(
 
 def engine_of(network: nn.Module) -> fewstep.Engine:
     """The engine that samples points with a network."""
-    return fewstep.Engine(network, schedule=SCHEDULE, prediction="v", shape=SHAPE, device="cpu", max_batch=4096)
+    return fewstep.Engine(
+        fewstep.Model(network, schedule=SCHEDULE, prediction="v", shape=SHAPE), device="cpu", max_batch=4096
+    )
 
 
 def distance(make_points, count: int, repeats: int = 3) -> float:

@@ -5,25 +5,37 @@ from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.trained import Trained
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError, FewstepError, ModelError, OutputError, UntrainedPlanWarning
-from fewstep.request.conditions import ClassLabels, ContinuousLabels
-from fewstep.request.guidance_input import GuidanceInput
+from fewstep.models.model import Model
+from fewstep.request.conditions import Classes, Numbers, Unconditional
+from fewstep.request.guidance import ClassifierFree, EmbeddedGuidance
+from fewstep.request.start import Image, Inpaint, Resume
 from fewstep.results import Samples
 from fewstep.run.callbacks import Step
+from fewstep.run.sample import Sample
+from fewstep.run.session import Session
 from fewstep.version import __version__
 
 __all__ = [
     "ArgumentError",
-    "ClassLabels",
-    "ContinuousLabels",
+    "Classes",
+    "ClassifierFree",
+    "EmbeddedGuidance",
     "Engine",
     "FewstepError",
-    "GuidanceInput",
+    "Image",
+    "Inpaint",
+    "Model",
     "ModelError",
+    "Numbers",
     "OutputError",
     "Plan",
+    "Resume",
+    "Sample",
     "Samples",
+    "Session",
     "Step",
     "Trained",
+    "Unconditional",
     "UntrainedPlanWarning",
     "__version__",
     "samplers",

@@ -1,105 +1,89 @@
-"""The engine: a denoiser, its schedule and its default plan, ready to sample."""
+"""The engine: a model and how it runs, ready to sample."""
 
+import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fewstep.checks import integer
 from fewstep.diffusion.plan import Plan
-from fewstep.diffusion.schedules import Schedule, from_config
-from fewstep.diffusion.trained import Trained, trained_from_config
+from fewstep.diffusion.samplers import SamplerName
 from fewstep.errors import ArgumentError
+from fewstep.models.model import FIELDS, Model
 from fewstep.request import manifest
-from fewstep.request.batch import Batch, assemble, split
-from fewstep.request.conditions import LabelSpec, labels_from_config
-from fewstep.request.guidance_input import GuidanceInput, guidance_from_config
-from fewstep.request.planning import Planner
-from fewstep.request.request import Request, build_request, resolve_seeds, sample_count, starting_noise
+from fewstep.request.asked import MAX_SAMPLES, Asked
+from fewstep.request.conditions import Labels
+from fewstep.request.noise import Noise
+from fewstep.request.request import Request, build_request
+from fewstep.request.seen import Seen, words_of
+from fewstep.request.start import Resume, Start
 from fewstep.results import Samples
-from fewstep.run.buffers import Output, Signature, State
-from fewstep.run.callbacks import Callback, Step
-from fewstep.run.decode import Decoder, Images, taken
+from fewstep.run.buffers import Output, Signature, table_capacity
+from fewstep.run.callbacks import Callback, Following
+from fewstep.run.decode import Decoder, Images
 from fewstep.run.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
-from fewstep.run.runner_choice import runner_for
+from fewstep.run.graphs.cache import GraphKey
+from fewstep.run.graphs.runner import GraphRunner
+from fewstep.run.lanes import lanes_of
+from fewstep.run.modules import own_module
+from fewstep.run.runner_choice import RunnerName, runner_for
 from fewstep.run.runners import Runner
+from fewstep.run.sample import Sample
+from fewstep.run.session import Session, signature_of
+
+Ending = Literal["float", "uint8"]
 
 
 class Engine:
-    """Samples from a denoiser.
+    """Samples from a model.
 
     Args:
-        module: the network, called as module(x_in [R, C, H, W], t [R], labels=...). Ours, diffusers', or any other.
-        schedule: the schedule it was trained on.
-        shape: (C, H, W) of one sample.
-        prediction: what it predicts: "eps", "x_0", "v", "flow" or "score".
-        labels: None, `ClassLabels`, `ContinuousLabels`, or a dict like {"kind": "classes", "count": 10, "null": 10}.
-        plan: the defaults of `Engine.plan`: {"sampler": "ddim", "steps": 4, ...} with options of that sampler, and
-            perhaps the guidance_scale to sample with unless told (1 if it is not there).
-        guidance: None, or a `GuidanceInput`, or {"min": 1.0, "max": 4.0, "default": 1.5}: the module takes the guidance
-            scale itself, as module(..., guidance=[R]), so a sample owns one row of the batch at any scale.
-        trained: None, or a `Trained`, or {"sampler": "ddim", "steps": [4]}: what a distilled model was trained for;
-            other plans run with an `UntrainedPlanWarning`.
+        model: the network and what it was trained for. It is not changed: where device and dtype agree, the engine runs
+            a view of the network that shares its tensors, else a copy.
         device: where it runs; CUDA if there is one.
         dtype: of the network; as it is unless given. x itself is float32 (float64 for a float64 network).
+        runner: "eager" calls the loop, "graph" replays CUDA graphs of it, "auto" takes graphs on CUDA. Or a `Runner`.
+        max_batch: lanes in one call, at most; a larger request runs in several batches.
         batch_invariant: run every batch padded to `max_batch` lanes, so that a sample's bits do not depend on who
             shares its batch. Costs the padding.
-        max_batch: lanes in one call, at most; a larger request runs in several batches.
-        runner: "eager" calls the loop, "graph" replays CUDA graphs of it, "auto" takes graphs on CUDA. Or a `Runner`.
-        name: of the model, for the record.
-        decoder: what makes images [B, C', H', W'] in [-1, 1] of the final x [B, C, H, W], for a latent model. Any
-            module; it is called in its own dtype, as a part of the run.
 
     An engine may be shared by threads: their requests run one after another.
     """
 
     def __init__(
         self,
-        module: nn.Module,
+        model: Model,
         *,
-        schedule: Schedule,
-        shape: Sequence[int],
-        prediction: str = "eps",
-        labels: LabelSpec | Mapping[str, object] | None = None,
-        plan: Mapping[str, Any] | None = None,
-        guidance: GuidanceInput | Mapping[str, Any] | None = None,
-        trained: Trained | Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        batch_invariant: bool = False,
+        runner: RunnerName | Runner = "auto",
         max_batch: int = 16,
-        runner: str | Runner = "auto",
-        name: str = "",
-        decoder: nn.Module | None = None,
+        batch_invariant: bool = False,
     ) -> None:
-        if not isinstance(module, nn.Module):
-            raise ArgumentError("module", type(module).__name__, "a torch.nn.Module")
-        if len(shape) != 3 or any(not isinstance(extent, int) or extent < 1 for extent in shape):
-            raise ArgumentError("shape", tuple(shape), "three positive integers (channels, height, width)")
-        if not isinstance(max_batch, int) or max_batch < 1:
+        if not isinstance(model, Model):
+            allowed = "a fewstep.Model: Engine(Model(unet, schedule=fewstep.schedules.linear(1000), shape=(3, 32, 32)))"
+            raise ArgumentError("model", type(model).__name__, allowed)
+        if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
             raise ArgumentError("max_batch", max_batch, "a positive integer")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ArgumentError("dtype", dtype, "a floating-point torch.dtype, such as torch.bfloat16")
+        self.model, self.max_batch, self.batch_invariant = model, max_batch, batch_invariant
         self.device = _device(device)
-        self.module = module.to(device=self.device, dtype=dtype).eval()
+        self.module = own_module(model.module, self.device, dtype)
         self.dtype = parameter_dtype(self.module)
-        self.schedule, self.prediction, self.name = schedule, prediction, name
-        self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
-        self.labels = labels_from_config(labels) if isinstance(labels, Mapping) else labels
-        self.defaults: dict[str, Any] = {"sampler": "ddim", "steps": 4, **(plan or {})}
-        self.guidance, self.trained = guidance_from_config(guidance), trained_from_config(trained)
-        if self.guidance is not None and "guidance_scale" in self.defaults:
-            raise ArgumentError("plan", dict(plan or {}), "no guidance_scale: the default of `guidance` says it")
-        if self.trained is not None and not self.trained.lists(self.defaults["sampler"], self.defaults["steps"]):
-            raise ArgumentError("trained", str(self.trained), "what lists the default plan, which is another")
-        self.batch_invariant, self.max_batch = batch_invariant, max_batch
+        self._planner = model.planner()
         self._runner = runner_for(runner, self.device)
-        self._decoder = Decoder.of(decoder, self.shape, self.device)
-        self._seen = manifest.Seen()
-        self._label_argument = label_argument_of(self.module)
-        self._lock = threading.Lock()
+        self._shape = folded(model.shape)
+        self._decoder = Decoder.of(model.decoder, self._shape, self.device)
+        self._seen = Seen()
+        self._lock = threading.RLock()
 
     @classmethod
     def from_pretrained(
@@ -119,35 +103,27 @@ class Engine:
             steps: model calls that will be asked for, by which a student in the box is picked; 4 unless given.
             device, dtype: as for `Engine`.
             allow_pickle: also read weights stored as pickles; they are refused otherwise.
-            options: further arguments of `Engine`.
+            options: further arguments of `Engine`, and attributes of `Model` to have in place of the folder's.
 
         Raises:
             ModelError: a file that is missing, damaged, or not what its config says.
         """
-        from fewstep.models.bundled import model_folder
-        from fewstep.models.load import load_model
+        own = {name: options.pop(name) for name in FIELDS if name in options}
+        weights = torch.float32 if dtype is None else dtype
+        model = Model.from_pretrained(folder, steps, dtype=weights, allow_pickle=allow_pickle, **own)
+        return cls(model, device=device, **options)
 
-        unet, spec = load_model(model_folder(folder, steps), dtype=dtype or torch.float32, allow_pickle=allow_pickle)
-        return cls(
-            unet,
-            schedule=from_config(spec.schedule),
-            shape=spec.shape,
-            prediction=spec.prediction,
-            labels=labels_from_config(spec.labels),
-            plan=spec.plan,
-            guidance=spec.guidance,
-            trained=spec.trained,
-            device=device,
-            name=spec.name,
-            **options,
-        )
+    def __repr__(self) -> str:
+        name, precision = self.model.name or type(self.module).__name__, str(self.dtype).removeprefix("torch.")
+        plan = f"{self.model.defaults['sampler']}, {self.model.defaults['steps']} steps"
+        return f"Engine({name!r}, shape {list(self.model.shape)}, {plan} by default, {precision} on {self.device})"
 
     def plan(
         self,
         steps: int | None = None,
-        sampler: str | None = None,
+        sampler: SamplerName | str | None = None,
         *,
-        guidance_scale: float | Sequence[float] | None = None,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         strength: float = 1.0,
         **options: Any,
@@ -160,8 +136,8 @@ class Engine:
         Args:
             steps: model calls.
             sampler: a name in `fewstep.samplers.SAMPLERS`.
-            guidance_scale: w in uncond + w (cond - uncond); one number, or one per row. The model's own if it names
-                one, else 1.
+            guidance_scale: w in uncond + w (cond - uncond); the model's own if it names one, else 1. For one scale per
+                call, or an interval, `Plan.with_guidance`.
             guidance_rescale: phi of Lin et al. 2023, 0 to 1.
             strength: the share of the noise range that is run; for an image start.
             options: further options of the sampler, such as eta, clip or spacing.
@@ -169,58 +145,46 @@ class Engine:
         Raises:
             ArgumentError: naming the argument and what is allowed.
         """
-        planner = self._planner
-        plan = planner.plan(steps, sampler, guidance_scale, guidance_rescale, strength, options)
-        planner.warn([plan], own_levels=strength == 1 and not options, stacklevel=2)
+        plan = self._planner.plan(steps, sampler, guidance_scale, guidance_rescale, strength, options)
+        self._planner.warn([plan], own_levels=strength == 1 and not options, stacklevel=2)
         return plan
 
     def sample(
         self,
         n: int | None = None,
         *,
-        labels: Sequence[float] | Tensor | None = None,
-        steps: int | None = None,
-        sampler: str | None = None,
+        labels: Labels | None = None,
+        steps: int | Sequence[int] | None = None,
+        sampler: SamplerName | str | Sequence[str] | None = None,
         guidance_scale: float | Sequence[float] | None = None,
-        guidance_rescale: float = 0.0,
         seeds: int | Sequence[int] | None = None,
         plan: Plan | Sequence[Plan] | None = None,
-        image: Any = None,
-        strength: float | None = None,
-        mask: Any = None,
-        renoise: str = "initial",
-        conditioning: Mapping[str, Tensor] | None = None,
-        negative_conditioning: Mapping[str, Tensor] | None = None,
-        noise: Tensor | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        start: Start | Resume | Sequence[Start | None] | None = None,
+        noise: Noise | None = None,
+        condition: Mapping[str, Tensor | tuple[Tensor, Tensor]] | None = None,
         callback: Callback | None = None,
-        resume: Sequence[State] | None = None,
-        output: str = "float",
+        output: Ending = "float",
+        **plan_options: Any,
     ) -> Samples:
-        """Draw samples.
+        """Draw samples. Where an argument is a sequence, it has one entry per sample.
 
         Args:
-            n: how many; as many as there are labels, seeds or plans unless given.
-            labels: one per sample, for a model that takes them.
-            steps, sampler, guidance_scale, guidance_rescale: as for `Engine.plan`. A model that takes the guidance
-                scale as an input takes one number in its range.
+            n: how many; as many as there are labels, seeds, plans or other entries unless given.
+            labels: one per sample, for a model that takes them: numbers, or names of classes.
+            steps, sampler, guidance_scale: as for `Engine.plan`.
             seeds: one per sample, or an integer s for s, s + 1, ...; drawn at random unless given.
-            plan: a plan instead of steps and sampler, or one per sample.
-            image: start from it at `strength`; with `mask`, the known image. Floats in [-1, 1], uint8 arrays, PIL.
-            strength: above 0 to 1: how much of the noise range is run. The number of model calls stays `steps`.
-            mask: [H, W] or [B, 1, H, W], 1 (white) where the sample is generated, 0 where `image` is kept.
-            renoise: the noise on the kept region: "initial", the run's own, or "fresh" at each row (RePaint).
-            conditioning, negative_conditioning: further arguments of the module, each tensor [B, ...]; the negative
-                ones take the condition's place in the unconditional half. Where the guidance scale is an input,
-                {"guidance": [B]} gives each sample its own, and wins.
-            noise: the initial noise [B, C, H, W], or with each row's noise [N + 1, B, C, H, W], instead of the seeds'.
-            generator: a torch.Generator, or one per sample, to draw the noise as diffusers does.
+            plan: a plan instead of steps and sampler.
+            start: `Image(x, strength)`, `Inpaint(x, mask)`, or `Resume(states)`, which says all else too.
+            noise: instead of the seeds': the initial noise [B, C, H, W], or with each row's [N + 1, B, C, H, W]; a
+                torch.Generator, which draws as diffusers does; or one tensor or generator per sample.
+            condition: further arguments of the module, each a tensor [B, ...], or a pair of tensors: with the
+                condition, and what stands for none in the unconditional half. Floats go in the network's dtype.
             callback: called after each step with a `Step`; False stops the run.
-            resume: states kept by `Step.state`, one per sample, to go on from.
             output: "float", or "uint8" for the bytes of `Samples.numpy`, made on the device as the end of the run.
+            plan_options: as for `Engine.plan`: guidance_rescale, and options of the sampler such as eta or clip.
 
         Returns:
-            Samples: the images [B, C, H, W] in [-1, 1], or uint8 [B, H, W, C], and what made them.
+            Samples: the images [B, C, H, W], or uint8 [B, H, W, C], and what made them.
 
         Raises:
             ArgumentError: naming the argument, its value and what is allowed.
@@ -228,78 +192,98 @@ class Engine:
         Warns:
             UntrainedPlanWarning: a distilled model was not trained for the plan.
         """
-        listed = {
-            "labels": labels,
-            "seeds": seeds,
-            "plan": None if isinstance(plan, Plan) else plan,
-            "resume": resume,
-        }
-        count = sample_count(n, **listed)
-        if renoise not in ("initial", "fresh"):
-            raise ArgumentError("renoise", renoise, "initial or fresh")
-        noted = conditioning is None and negative_conditioning is None
-        planner = self._planner
-        plans = planner.plans(count, plan, steps, sampler, guidance_scale, guidance_rescale, strength, renoise)
-        scales: list[float] | None = None
-        if self.guidance is not None:
-            w = self.guidance.scale(guidance_scale, guidance_rescale)
-            conditioning, scales = self.guidance.condition(w, conditioning, count)
-        request = build_request(
-            plans=plans,
-            seeds=resolve_seeds(seeds, count),
-            shape=self.shape,
-            labels=self.labels,
-            label_values=labels,
-            conditioning=conditioning,
-            negative=negative_conditioning,
-            image=image,
-            strength=strength,
-            mask=mask,
-            noise=noise,
-            generator=generator,
-            resume=resume,
-            explicit_plan=plan is not None,
-        )
-        planner.warn(plans, own_levels=plan is None and strength in (None, 1), stacklevel=2)
-        cancelled: set[int] = set()
-        ending = self._decoder.output(output)
+        options = dict(plan_options)
+        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options)
+        request = build_request(asked, self._planner, self.model.conditions, self.model.shape, self.dtype)
+        self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
+        ending = self._decoder.output(output, each=self.batch_invariant)
         with self._lock:
             started = time.perf_counter()
-            try:
-                with torch.no_grad():
-                    images, calls = self._run(request, callback, cancelled, ending, noted)
-            finally:
-                if self.device.type == "cuda":  # the stream alone: another thread may be capturing on the device
-                    torch.cuda.current_stream(self.device).synchronize()
+            run = Following(len(request), callback)
+            for places in self._batches(request):
+                run.parts.append(self._part(asked, request, places, run, ending))
+            if self.device.type == "cuda":  # the stream alone: another thread may be capturing on the device
+                torch.cuda.current_stream(self.device).synchronize()
             seconds = time.perf_counter() - started
-        given_labels = request.conditioning.get("labels") if labels is not None else None
-        return Samples(
-            images=images.values,
-            seeds=list(request.seeds),
-            plan=request.plans[0],
-            labels=None if given_labels is None else given_labels.tolist(),
-            model_calls=calls,
-            seconds=seconds,
-            cancelled=[sample in cancelled for sample in range(count)],
-            finite=() if images.finite is None else images.finite.tolist(),
-            parameters=self._parameters(strength, renoise if mask is not None else None, noise, generator),
-            guidance_scales=scales,
-        )
+        return self._record(request, run, seconds)
 
-    def _parameters(
-        self, strength: float | None, renoise: str | None, noise: object, generator: object
-    ) -> dict[str, object]:
-        """What made the samples beside their plan, seeds and labels."""
-        source = "tensor" if noise is not None else "generator" if generator is not None else None
-        known = {"model": self.name, "strength": strength, "renoise": renoise, "noise": source}
-        return {name: value for name, value in known.items() if value is not None}
+    def _part(
+        self, asked: Asked, request: Request, places: Sequence[int], run: Following, ending: Output | None
+    ) -> Images:
+        """The samples of a request that run together: a session of exactly their size."""
+        if run.stopped:
+            return self._decoder.missing(len(places), ending, self.device)
+        samples = self._samples(request, places)
+        signature = self._signature(samples, ending, watched=run.callback is not None)
+        with self._closed(signature, samples, watched=run.callback is not None) as session:
+            session.admit(*samples)
+            run.follow(session, places)
+            images = session.images()
+        self._note(asked, signature, samples, watched=run.callback is not None)
+        return images
+
+    def session(
+        self,
+        slots: int,
+        lanes: int | None = None,
+        *,
+        steps: int = 8,
+        history: int = 0,
+        features: Sequence[str] = ("stochastic",),
+        output: Ending = "float",
+    ) -> Session:
+        """A session that samples come to and leave at any step: for a server. `samples` makes what it admits.
+
+        Args:
+            slots: samples at once.
+            lanes: rows of the network's batch; two for each slot unless given, and one that is scratch.
+            steps: the longest plan that fits.
+            history: past values that a plan may read.
+            features: what samples may need: "stochastic", "statistics" (rescaled guidance, dynamic thresholds), "known"
+                (a mask), "given_noise", "learned_variance", "preview".
+            output: as for `sample`.
+
+        Raises:
+            ArgumentError: naming the argument and what is allowed.
+        """
+        for feature in features:
+            if feature not in manifest.FEATURES:
+                raise ArgumentError("features", feature, ", ".join(manifest.FEATURES))
+        integer("slots", slots, 1, MAX_SAMPLES)
+        lanes = 2 * slots + 1 if lanes is None else integer("lanes", lanes, 2, 2 * MAX_SAMPLES + 1)
+        label = self.model.conditions.example
+        example = self.samples(1, labels=None if label is None else [label])
+        wanted: dict[str, Any] = {feature: feature in features for feature in manifest.FEATURES}
+        signature = replace(
+            signature_of(example, self.dtype, self.device, slots=slots, lanes=lanes),
+            steps=table_capacity(steps),
+            history=history,
+            output=self._decoder.output(output, each=True),
+            **wanted,
+        )
+        size = {"slots": slots, "lanes": lanes, "steps": steps, "history": history}
+        words = {"session": size | {"features": list(features), "output": output}}
+        self._seen.note(GraphRunner.key(signature, 1, stepwise=True), lambda: words)
+        denoiser = self._denoiser(signature)
+        return Session(self._runner, denoiser, self._decoder, signature, admits=True, lock=self._lock)
+
+    def samples(self, n: int | None = None, **arguments: Any) -> list[Sample]:
+        """What `sample` would run, for a `session` to admit: its arguments, but for `callback` and `output`."""
+        names = [field.name for field in fields(Asked) if field.name != "options"]
+        said = {name: arguments.pop(name) for name in names if name in arguments}
+        request = build_request(
+            Asked(n, **said, options=arguments), self._planner, self.model.conditions, self.model.shape, self.dtype
+        )
+        with self._lock:
+            return self._samples(request, range(len(request)))
 
     def warm_up(self, requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
         """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.
 
         Args:
             requests: arguments of `sample`, one mapping per kind: {"n": 4, "steps": 4, "guidance_scale": 3.0}. Labels
-                need not be given; True stands for any callback, mask or noise. Or a file that `manifest` wrote. Where
+                need not be given; True stands for any `callback` or `noise`, and "inpaint": True for a start with a
+                mask. {"session": {"slots": 8, ...}} has arguments of `session`. Or a file that `manifest` wrote. Where
                 the graphs' budget does not hold them all, the first ones are kept.
 
         Raises:
@@ -309,7 +293,7 @@ class Engine:
         with self._runner.warming(), self._seen.paused():
             for name, request in reversed(manifest.named(requests)):
                 try:
-                    self.sample(**manifest.sample_arguments(request, self.shape, self.labels))
+                    self._warm(request)
                 except ArgumentError as error:
                     raise ArgumentError(f"{name}: {error.argument}", error.value, error.allowed) from error
 
@@ -317,75 +301,122 @@ class Engine:
         """The kinds of request served so far, most used first, for `warm_up`; also written to `path` if given, as JSON.
 
         One entry per graph, such as {"n": 4, "steps": 4, "sampler": "ddim", "guidance_scale": 3.0}. Not listed:
-        warm-ups, and what cannot be said so, which is requests with conditioning, with unlike plans, or resumed.
+        warm-ups, and what cannot be said so, which is requests with `condition`, with unlike plans, or resumed.
 
         Raises:
             OutputError: naming the path and the reason.
         """
         with self._lock:
-            requests = self._seen.requests(self.plan)
+            requests = self._seen.requests(self._key_of)
         if path is not None:
             manifest.write(path, requests)
         return requests
-
-    @property
-    def guidance_scale(self) -> float:
-        """The guidance scale of a request that names none."""
-        return float(self.defaults.get("guidance_scale", 1.0)) if self.guidance is None else self.guidance.default
 
     def stats(self) -> dict[str, Any]:
         """What the runner holds and has done: graphs, bytes, hits, captures, replays."""
         return self._runner.stats()
 
-    @property
-    def _planner(self) -> Planner:
-        return Planner(self.schedule, self.prediction, self.defaults, self.guidance, self.trained, self.name)
+    def _batches(self, request: Request) -> Iterator[list[int]]:
+        """The places of the samples in order, cut where a batch would own more than `max_batch` lanes."""
+        batch: list[int] = []
+        used = 0
+        for place, plan in enumerate(request.plans):
+            owned = lanes_of(plan)
+            if owned > self.max_batch:
+                raise ArgumentError("max_batch", self.max_batch, "at least 2: a guided sample owns two lanes")
+            if used + owned > self.max_batch:
+                yield batch
+                batch, used = [], 0
+            batch.append(place)
+            used += owned
+        yield batch
 
-    def _run(
-        self, request: Request, callback: Callback | None, cancelled: set[int], output: Output | None, noted: bool
-    ) -> tuple[Images, int]:
-        z = starting_noise(request, self.shape, self.device)
-        watched = callback is not None
-        parts, calls = [], 0
-        for samples in split(request, self.max_batch):
-            if len(cancelled) == len(request):  # a callback has stopped the run
-                parts.append(self._decoder.images(z[list(samples)], output))
-                continue
-            batch = self._assemble(request, samples, z, watched, output)
-            denoiser = self._denoiser(batch.signature)
-            run = self._runner.prepare(denoiser, self._decoder, batch.signature, batch.steps, watched)
-            batch.fill(run.buffers)
-            for i in run.steps():
-                calls += 1
-                if callback is not None and callback(Step(run.buffers, i, batch.steps, samples, cancelled)) is False:
-                    unfinished = samples if i < batch.steps - 1 else ()
-                    cancelled.update(unfinished, range(samples[-1] + 1, len(request)))
-                    break
-            run.decode()
-            if noted:
-                self._seen.note(batch, watched, noise=request.noise is not None)
-            parts.append(taken(run.buffers, len(samples)))
-        return Images.cat(parts), calls
+    def _samples(self, request: Request, places: Sequence[int]) -> list[Sample]:
+        """Samples as tensors, with what the network prepares of their condition."""
+        return request.samples(places, self._shape, self.device)
 
-    def _assemble(
-        self, request: Request, samples: tuple[int, ...], z: Tensor, watched: bool, output: Output | None
-    ) -> Batch:
-        return assemble(
-            request,
-            samples,
-            z,
-            shape=self.shape,
-            dtype=self.dtype,
-            device=self.device,
-            watched=watched,
-            padded_lanes=self.max_batch if self.batch_invariant else None,
-            output=output,
-        )
+    def _signature(self, samples: Sequence[Sample], ending: Output | None, watched: bool) -> Signature:
+        size = {"slots": self.max_batch, "lanes": self.max_batch + 1} if self.batch_invariant else {}
+        return signature_of(samples, self.dtype, self.device, watched=watched, output=ending, **size)
+
+    def _closed(self, signature: Signature, samples: Sequence[Sample], watched: bool) -> Session:
+        steps = max(sample.calls for sample in samples)
+        denoiser = self._denoiser(signature)
+        return Session(self._runner, denoiser, self._decoder, signature, watched=watched, steps=steps, lock=self._lock)
 
     def _denoiser(self, signature: Signature) -> ModuleDenoiser:
         channels = signature.shape[0]
         allowed = (2 * channels,) if signature.learned_variance else (channels, 2 * channels)
-        return ModuleDenoiser(self.module, self._label_argument, allowed)
+        sizes = () if self.model.shape == signature.shape else self.model.shape[1:]
+        return ModuleDenoiser(self.module, label_argument_of(self.module), allowed, sizes, self.model.time_scale)
+
+    def _note(self, asked: Asked, signature: Signature, samples: Sequence[Sample], watched: bool) -> None:
+        if any(sample.start.index for sample in samples):
+            return  # resumed, or entered late: a line cannot say it
+        output = signature.output
+        flags = {"callback": watched, "inpaint": signature.known, "noise": asked.noise is not None}
+        plans = [sample.plan for sample in samples]
+
+        def words() -> dict[str, Any] | None:
+            said = words_of(asked, plans, self.model.defaults, **flags)
+            pixels = output is not None and output.dtype == torch.uint8
+            return said | {"output": "uint8"} if said is not None and pixels else said
+
+        steps = max(sample.calls for sample in samples)
+        self._seen.note(GraphRunner.key(signature, steps, watched), words)
+
+    def _arguments(self, words: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `sample` for an entry of a manifest."""
+        arguments = manifest.sample_arguments(words, self.model.shape, self.model.conditions)
+        arguments |= arguments.pop("options", {})
+        scales = arguments.pop("guidance_per_call", None)
+        if scales is not None:
+            rescale = arguments.pop("guidance_rescale", 0.0)
+            plan = self._planner.plan(arguments.pop("steps", None), arguments.pop("sampler", None))
+            arguments["plan"] = plan.with_guidance(scales, rescale=rescale)
+        return arguments
+
+    def _key_of(self, words: Mapping[str, Any]) -> GraphKey:
+        """The key that the words of a manifest give."""
+        if "session" in words:
+            with self.session(**words["session"]) as session, self._seen.paused():
+                return GraphRunner.key(session.signature, 1, stepwise=True)
+        arguments = self._arguments(words)
+        watched = arguments.pop("callback", None) is not None
+        ending = self._decoder.output(arguments.pop("output", "float"), each=self.batch_invariant)
+        samples = self.samples(**arguments)
+        signature = self._signature(samples, ending, watched)
+        return GraphRunner.key(signature, max(sample.calls for sample in samples), watched)
+
+    def _warm(self, words: Mapping[str, Any]) -> None:
+        if "session" in words:
+            self.session(**words["session"]).close()
+        else:
+            self.sample(**self._arguments(words))
+
+    def _record(self, request: Request, run: Following, seconds: float) -> Samples:
+        images = Images.cat(run.parts)
+        values, shape = images.values, self.model.shape
+        if self.model.decoder is None and images.finite is None:
+            values = values.view(len(values), *shape)
+        return Samples(
+            images=values,
+            seeds=list(request.seeds),
+            plan=request.plans[0] if len({id(each) for each in request.plans}) == 1 else list(request.plans),
+            labels=request.labels,
+            model_calls=run.calls,
+            seconds=seconds,
+            cancelled=[place in run.cancelled for place in range(len(request))],
+            finite=() if images.finite is None else images.finite.tolist(),
+            parameters=[{"model": self.model.name, **request.parameters(place)} for place in range(len(request))],
+            guidance_scales=request.scales,
+        )
+
+
+def folded(shape: Sequence[int]) -> tuple[int, int, int]:
+    """The (C, H, W) that a sample of any shape is held as: (C, L, 1) of (C, L), (C, D H, W) of (C, D, H, W)."""
+    channels, *sizes = shape
+    return channels, math.prod(sizes[:-1]) if len(sizes) > 1 else sizes[0], sizes[-1] if len(sizes) > 1 else 1
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -29,5 +29,5 @@ class UntrainedPlanWarning(UserWarning):
 
 
 def _shown(value: object) -> str:
-    text = value if isinstance(value, str) and " " in value else repr(value)
+    text = value if isinstance(value, str) and " " in value else " ".join(repr(value).split())
     return text if len(text) <= 120 else text[:117] + "..."

@@ -36,12 +36,13 @@ class Samples:
 
     images: Tensor  # [B, C, H, W] float32, in [-1, 1]; or [B, H, W, C] uint8
     seeds: Sequence[int]  # [B]
-    plan: "Plan"
+    plan: "Plan | Sequence[Plan]"  # one for all, or one per sample
     labels: Sequence[float] | Tensor | None = None  # [B], None for a model without labels
     model_calls: int = 0
     seconds: float = 0.0
-    cancelled: Sequence[bool] = ()  # [B]: stopped early, so its image is unfinished; empty for none
-    parameters: Mapping[str, object] = field(default_factory=dict)  # what else made them: model, strength
+    cancelled: Sequence[bool] = ()  # [B]: stopped early, so its image is unfinished or NaN; empty for none
+    # What else made them, model or strength: one for all, or one per sample.
+    parameters: Mapping[str, object] | Sequence[Mapping[str, object]] = field(default_factory=dict)
     finite: Sequence[bool] = ()  # [B], beside uint8 images: whether a sample was finite before it became bytes
     guidance_scales: Sequence[float] | None = None  # [B] where the network takes the scale; else the plan has it
 
@@ -50,11 +51,18 @@ class Samples:
 
     def __repr__(self) -> str:
         size = " x ".join(str(side) for side in self.images.shape)
-        plan = f"{self.plan.sampler}, {len(self.plan)} steps"
-        return f"Samples({size}; {plan}; {self.model_calls} model calls in {self.seconds:.3g} s)"
+        plans = ", ".join(dict.fromkeys(f"{plan.sampler}, {len(plan)} steps" for plan in self.plans))
+        return f"Samples({size}; {plans}; {self.model_calls} model calls in {self.seconds:.3g} s)"
 
     def _repr_png_(self) -> bytes | None:
         return _png(self.grid(), {}) if self.channels in (1, 3) else None
+
+    @property
+    def plans(self) -> "list[Plan]":
+        """One per sample."""
+        from fewstep.diffusion.plan import Plan
+
+        return [self.plan] * len(self) if isinstance(self.plan, Plan) else list(self.plan)
 
     @property
     def channels(self) -> int:
@@ -137,6 +145,8 @@ class Samples:
     def _require_finite(self, indices: Sequence[int]) -> None:
         finite = self.finite or finite_samples(self.images).tolist()
         for index in indices:
+            if not finite[index] and self.cancelled and self.cancelled[index]:
+                raise FewstepError(f"sample {index} (seed {self.seeds[index]}): there is no image, as it was cancelled")
             if not finite[index]:
                 raise FewstepError(
                     f"sample {index} (seed {self.seeds[index]}): the image is not finite, "
@@ -157,7 +167,7 @@ class Samples:
         every = Samples(
             images=self.images[kept],
             seeds=[self.seeds[i] for i in kept],
-            plan=self.plan,
+            plan=[self.plans[i] for i in kept],
             labels=None if self.labels is None else [float(self.labels[i]) for i in kept],
             finite=[self.finite[i] for i in kept] if self.finite else (),
         )
@@ -177,20 +187,33 @@ class Samples:
 
     def guidance_scale_of(self, indices: Sequence[int] | None = None) -> float | list[float]:
         """The guidance scale of these samples, or of all: one number if it is one, else one per sample or per step."""
-        given = self.guidance_scales
         indices = range(len(self)) if indices is None else indices
-        scales = [float(w) for w in (self.plan.column("w") if given is None else [given[i] for i in indices])]
+        if self.guidance_scales is not None:
+            scales = [float(self.guidance_scales[i]) for i in indices]
+        else:
+            plans = list({id(plan): plan for plan in (self.plans[i] for i in indices)}.values())
+            each = [plan.column("w") if len(plans) == 1 else plan.column("w")[:1] for plan in plans]
+            scales = [float(w) for column in each for w in column]
         return scales[0] if len(set(scales)) == 1 else scales
 
     def _shared_parameters(self, indices: Sequence[int]) -> dict[str, str]:
+        """What these samples have in common, and where they differ, each one's, in their order."""
         from fewstep.version import __version__
 
-        shared: dict[str, object] = {"sampler": self.plan.sampler, "steps": len(self.plan)}
-        scale = self.guidance_scale_of(indices)
-        shared["guidance_scale"] = ",".join(map(_number, scale if isinstance(scale, list) else [scale]))
-        if _column(self.plan, "phi") != "0":
-            shared["guidance_rescale"] = _column(self.plan, "phi")
-        return _as_text(shared | dict(self.parameters)) | {"Software": f"fewstep {__version__}"}
+        each = [self._plan_parameters(i) | _as_text(self._more(i)) for i in indices]
+        names = dict.fromkeys(name for parameters in each for name in parameters)
+        columns = {name: [parameters.get(name, "") for parameters in each] for name in names}
+        shared = {name: values[0] if len(set(values)) == 1 else ",".join(values) for name, values in columns.items()}
+        return shared | {"Software": f"fewstep {__version__}"}
+
+    def _plan_parameters(self, index: int) -> dict[str, str]:
+        plan, scale = self.plans[index], self.guidance_scale_of([index])
+        text = {"sampler": plan.sampler, "steps": str(len(plan))}
+        text["guidance_scale"] = ",".join(map(_number, scale if isinstance(scale, list) else [scale]))
+        return text | ({"guidance_rescale": _column(plan, "phi")} if _column(plan, "phi") != "0" else {})
+
+    def _more(self, index: int) -> Mapping[str, object]:
+        return self.parameters if isinstance(self.parameters, Mapping) else self.parameters[index]
 
 
 def check_suffix(path: str | os.PathLike[str], argument: str = "path") -> None:

@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewstep import Engine, schedules
+from fewstep import Engine, Model, schedules
 from fewstep.bench import PRESETS, ParityError, Settings, Subject, preset_subject, run
 from fewstep.bench import loops as reference
 from fewstep.bench.clock import Stopwatch, Timing, timed_loop
@@ -47,7 +46,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def subject(prediction: str = "eps", schedule: schedules.Schedule | None = None) -> Subject:
     unet, _ = random_unet(TINY)
     chosen = schedules.linear() if schedule is None else schedule
-    engine = Engine(unet, schedule=chosen, shape=(3, 8, 8), prediction=prediction, device="cpu")
+    engine = Engine(Model(unet, schedule=chosen, shape=(3, 8, 8), prediction=prediction), device="cpu")
     return Subject(engine, "tiny", {"config": TINY}, lacks_diffusers="not asked for")
 
 
@@ -91,9 +90,8 @@ def test_labels_reach_both_sides() -> None:
             return x * (0.1 + labels[:, None, None, None].to(x.dtype)) * self.weight
 
     for labels in ({"kind": "classes", "count": 2}, {"kind": "continuous", "min": 0.25, "max": 1.0}):
-        engine = Engine(
-            Labelled(), schedule=schedules.linear(), shape=(3, 8, 8), labels=labels, prediction="x_0", device="cpu"
-        )
+        model = Model(Labelled(), schedule=schedules.linear(), shape=(3, 8, 8), conditions=labels, prediction="x_0")
+        engine = Engine(model, device="cpu")
         labelled = Subject(engine, "labelled", {}, lacks_diffusers="not asked for")
         assert differences(labelled, Case("ddim", 3, 3))[ENGINE] < 1e-5
 
@@ -164,7 +162,8 @@ class Slow(nn.Module):
 
 def test_network_loop_and_the_rest_account_for_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = Ticks()
-    engine = Engine(Slow(ticks), schedule=schedules.linear(), shape=(3, 8, 8), prediction="x_0", device="cpu")
+    model = Model(Slow(ticks), schedule=schedules.linear(), shape=(3, 8, 8), prediction="x_0")
+    engine = Engine(model, device="cpu")
     steps = loop_steps(ticks, engine)
     monkeypatch.setattr("fewstep.run.runners.sample_loop", steps)
     with Stopwatch([engine.module], ticks) as watch, timed_loop(engine, watch):
@@ -184,10 +183,10 @@ def loop_steps(ticks: Ticks, engine: Engine) -> Any:
     """The engine's loop, with two ticks of its own in each step."""
     from fewstep.run.loop import sample_loop
 
-    def steps(*arguments: Any) -> Iterator[int]:
-        for i in sample_loop(*arguments):
+    def steps(denoiser: Any, buffers: Any, count: int, *ops: Any) -> None:
+        for _ in range(count):
+            sample_loop(denoiser, buffers, 1, *ops)
             ticks.seconds += 2
-            yield i
 
     return steps
 

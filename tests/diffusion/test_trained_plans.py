@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep import ArgumentError, Engine, ModelError, Trained, UntrainedPlanWarning
+from fewstep import ArgumentError, Engine, Image, Inpaint, ModelError, Trained, UntrainedPlanWarning
 from fewstep.models.spec import ModelSpec
 from support.cli_case import SPEC
 from support.small import picture, small_engine
@@ -26,8 +26,8 @@ def distilled(**options: Any) -> Engine:
         {},
         {"steps": 2},
         {"guidance_scale": 2.0},
-        {"strength": 1.0, "image": picture()},
-        {"image": picture(), "mask": torch.ones(8, 8)},
+        {"start": Image(picture(), 1.0)},
+        {"start": Inpaint(picture(), torch.ones(8, 8))},
     ],
     ids=["the default", "another listed", "guided", "full strength", "inpainting"],
 )
@@ -43,7 +43,7 @@ def test_a_plan_it_was_trained_for_is_silent(request_: dict[str, Any]) -> None:
         ({"steps": 3}, "ddim with 3 steps"),
         ({"steps": 1}, "ddim with 1 step"),
         ({"sampler": "ddpm"}, "ddpm with 4 steps"),
-        ({"strength": 0.5, "image": picture()}, "ddim with 4 steps at other noise levels"),
+        ({"start": Image(picture(), 0.5)}, "ddim with 4 steps at other noise levels"),
     ],
     ids=["steps", "one step", "sampler", "strength"],
 )
@@ -76,7 +76,7 @@ def test_an_image_may_start_within_a_plan_it_was_trained_for() -> None:
     engine = distilled()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        samples = engine.sample(labels=[1], seeds=0, plan=engine.plan(4, eta=0.5), image=picture(), strength=0.5)
+        samples = engine.sample(labels=[1], seeds=0, plan=engine.plan(4, eta=0.5), start=Image(picture(), 0.5))
     assert samples.model_calls == 2
 
 

@@ -1,7 +1,7 @@
 """The engine as its users call it."""
 
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fewstep import ContinuousLabels, Step
+import fewstep
+from fewstep import Inpaint, Numbers, Resume, Sample, Step
 from fewstep.diffusion.samplers import make_plan
-from fewstep.run.buffers import State
+from fewstep.run.noise import initial_noise
 from support.small import SHAPE, SmallNet, picture, small_engine
 
 
@@ -37,14 +38,14 @@ def test_guidance_doubles_the_batch_only_where_it_combines(w: float, rows: int) 
 
 def test_guidance_is_the_formula() -> None:
     """One step of guided DDIM, written out."""
-    engine = small_engine(plan={"sampler": "ddim", "steps": 1})
+    engine = small_engine(defaults={"sampler": "ddim", "steps": 1})
     z = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(3))
     samples = engine.sample(labels=[4], guidance_scale=2.5, noise=z)
     with torch.no_grad():
         t = torch.tensor([999.0])
         cond, uncond = (engine.module(z, t, torch.tensor([label])) for label in (4, 10))
     m = uncond + 2.5 * (cond - uncond)
-    alphas_cumprod = engine.schedule.alphas_cumprod[-1]
+    alphas_cumprod = engine.model.schedule.alphas_cumprod[-1]
     expected = (z - (1 - alphas_cumprod) ** 0.5 * m) / alphas_cumprod**0.5
     torch.testing.assert_close(samples.images, expected, rtol=1e-4, atol=1e-3)
 
@@ -52,9 +53,9 @@ def test_guidance_is_the_formula() -> None:
 def test_samplers_and_guidance_mix_in_one_batch() -> None:
     engine = small_engine()
     plans = [
-        make_plan("ddim", engine.schedule, 4, clip=1.0),
-        make_plan("ddpm", engine.schedule, 6, clip=1.0, guidance_scale=3.0),
-        make_plan("lcm", engine.schedule, 2, clip=1.0, guidance_scale=0.0),
+        make_plan("ddim", engine.model.schedule, 4, clip=1.0),
+        make_plan("ddpm", engine.model.schedule, 6, clip=1.0, guidance_scale=3.0),
+        make_plan("lcm", engine.model.schedule, 2, clip=1.0, guidance_scale=0.0),
     ]
     together = engine.sample(labels=[1, 2, 3], seeds=[5, 6, 7], plan=plans)
     assert together.model_calls == 6
@@ -86,9 +87,9 @@ def test_batch_invariant_samples_have_the_same_bits_in_any_company(w: float) -> 
 
 def test_batch_invariance_holds_beside_other_plans() -> None:
     engine = small_engine(batch_invariant=True, max_batch=6)
-    mine = make_plan("lcm", engine.schedule, 3, clip=1.0)
+    mine = make_plan("lcm", engine.model.schedule, 3, clip=1.0)
     alone = engine.sample(labels=[7], seeds=[3], plan=mine).images[0]
-    guided = make_plan("ddpm", engine.schedule, 5, clip=1.0, guidance_scale=4.0, guidance_rescale=0.5)
+    guided = make_plan("ddpm", engine.model.schedule, 5, clip=1.0, guidance_scale=4.0, guidance_rescale=0.5)
     company = engine.sample(labels=[1, 7, 2], seeds=[8, 3, 9], plan=[guided, mine, guided])
     assert torch.equal(company.images[1], alone)
 
@@ -147,7 +148,7 @@ def test_a_callback_cancels_one_sample_or_all() -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "lcm"])
 def test_a_run_resumes_where_a_callback_left_it(sampler: str) -> None:
-    states: list[State] = []
+    states: list[Sample] = []
 
     def keep(step: Step) -> bool:
         states.extend(step.state(sample) for sample in step.samples)
@@ -155,15 +156,15 @@ def test_a_run_resumes_where_a_callback_left_it(sampler: str) -> None:
 
     arguments: dict[str, Any] = {"labels": [1, 2], "seeds": [4, 9], "sampler": sampler, "steps": 4}
     small_engine().sample(**arguments, callback=keep)
-    resumed = small_engine().sample(**arguments, resume=states)
+    resumed = small_engine().sample(start=Resume(states))
     assert resumed.model_calls == 3
     assert torch.equal(resumed.images, small_engine().sample(**arguments).images)
 
 
 def test_an_image_starts_at_strength_with_the_same_number_of_calls() -> None:
     engine = small_engine()
-    weak = engine.sample(labels=[1], seeds=0, image=picture(), strength=0.02, steps=4)
-    strong = engine.sample(labels=[1], seeds=0, image=picture(), strength=1.0, steps=4)
+    weak = engine.sample(labels=[1], seeds=0, start=fewstep.Image(picture(), 0.02), steps=4)
+    strong = engine.sample(labels=[1], seeds=0, start=fewstep.Image(picture(), 1.0), steps=4)
     assert weak.model_calls == strong.model_calls == 4
     assert (weak.images - picture()).abs().mean() < 0.2 < (strong.images - picture()).abs().mean()
     assert float(weak.plan.levels.t[0]) == 19
@@ -171,32 +172,34 @@ def test_an_image_starts_at_strength_with_the_same_number_of_calls() -> None:
 
 def test_an_image_start_is_the_forward_process() -> None:
     """Before the first call x is q(x_t | image) with the sample's own initial noise."""
-    states: list[State] = []
+    seen: list[Tensor] = []
     engine = small_engine()
     plan = engine.plan(steps=8)
     z = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
 
     def first_input(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        states.append(State(arguments[0][0].clone(), None, 0))
+        seen.append(arguments[0][0].clone())
 
     with engine.module.register_forward_pre_hook(first_input):
-        engine.sample(labels=[1], image=picture(), strength=0.5, noise=z, plan=plan)
+        engine.sample(labels=[1], start=fewstep.Image(picture(), 0.5), noise=z, plan=plan)
     signal_scale, noise_scale = plan.levels.signal_scale[4], plan.levels.noise_scale[4]
-    torch.testing.assert_close(states[0].x, (signal_scale * picture() + noise_scale * z[0]).float())
-    assert len(states) == 4
+    torch.testing.assert_close(seen[0], (signal_scale * picture() + noise_scale * z[0]).float())
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize("renoise", ["initial", "fresh"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "lcm"])
-def test_inpainting_keeps_the_known_region(sampler: str, renoise: str) -> None:
+def test_inpainting_keeps_the_known_region(sampler: str, renoise: Literal["initial", "fresh"]) -> None:
     mask = torch.zeros(8, 8)
     mask[:4] = 1
     engine = small_engine()
-    filled = engine.sample(labels=[1, 2], seeds=0, image=picture(), mask=mask, sampler=sampler, renoise=renoise)
+    start = Inpaint(picture(), mask, renoise=renoise)
+    filled = engine.sample(labels=[1, 2], seeds=0, start=start, sampler=sampler)
     assert torch.equal(filled.images[:, :, 4:], picture()[:, 4:].expand(2, -1, -1, -1))
     assert not torch.allclose(filled.images[:, :, :4], picture()[:, :4])
     free = engine.sample(labels=[1, 2], seeds=0, sampler=sampler)
-    everything = engine.sample(labels=[1, 2], seeds=0, image=picture(), mask=torch.ones(8, 8), sampler=sampler)
+    whole = Inpaint(picture(), torch.ones(8, 8))
+    everything = engine.sample(labels=[1, 2], seeds=0, start=whole, sampler=sampler)
     torch.testing.assert_close(everything.images, free.images)
 
 
@@ -206,7 +209,7 @@ def test_images_come_as_tensors_arrays_and_pictures() -> None:
     mask = np.zeros((8, 8), np.uint8)
     mask[:4] = 255
     results = [
-        small_engine().sample(labels=[1], seeds=0, image=image, mask=hole).images
+        small_engine().sample(labels=[1], seeds=0, start=Inpaint(image, hole)).images
         for image, hole in (
             (tensor, torch.from_numpy(mask / 255)),
             (pixels, mask),
@@ -219,25 +222,23 @@ def test_images_come_as_tensors_arrays_and_pictures() -> None:
 
 def test_a_generator_draws_as_torch_does() -> None:
     engine = small_engine()
-    by_generator = engine.sample(labels=[1, 2], sampler="ddpm", steps=3, generator=torch.Generator().manual_seed(5))
+    by_generator = engine.sample(labels=[1, 2], sampler="ddpm", steps=3, noise=torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
     drawn = torch.stack([torch.randn(2, *SHAPE, generator=generator) for _ in range(3)])
     given = torch.cat([drawn, torch.zeros(1, 2, *SHAPE)])  # the last row adds none
     by_tensor = engine.sample(labels=[1, 2], sampler="ddpm", steps=3, noise=given)
     assert torch.equal(by_generator.images, by_tensor.images)
-    assert [each.parameters["noise"] for each in (by_generator, by_tensor)] == ["generator", "tensor"]
+    assert [each.parameters_of(0)["noise"] for each in (by_generator, by_tensor)] == ["generator", "tensor"]
     one_each = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-    pair = engine.sample(labels=[1, 2], generator=one_each).images
-    second = engine.sample(labels=[2], generator=[torch.Generator().manual_seed(2)]).images
+    pair = engine.sample(labels=[1, 2], noise=one_each).images
+    second = engine.sample(labels=[2], noise=[torch.Generator().manual_seed(2)]).images
     torch.testing.assert_close(pair[1:], second)
 
 
 def test_given_initial_noise_keeps_the_seeds_step_noise() -> None:
     engine = small_engine()
     by_seed = engine.sample(labels=[1], seeds=[11], sampler="ddpm")
-    from fewstep.request.start import initial_noise
-
-    z = initial_noise([11], SHAPE, torch.device("cpu"))
+    z = initial_noise([11], SHAPE)
     assert torch.equal(engine.sample(labels=[1], seeds=[11], sampler="ddpm", noise=z).images, by_seed.images)
 
 
@@ -250,23 +251,22 @@ def test_opaque_modules_take_conditioning_and_answer_in_their_own_way() -> None:
         def forward(self, sample: Tensor, timestep: Tensor, style: Tensor, class_labels: Tensor) -> Answer:
             return Answer(0.1 * sample + style[:, :, None, None] + class_labels[:, None, None, None])
 
-    engine = small_engine(Foreign(), labels=ContinuousLabels(0.0, 1.0))
+    engine = small_engine(Foreign(), conditions=Numbers(0.0, 1.0))
     style, plain = torch.randn(2, 3), torch.zeros(2, 3)
     guided = engine.sample(
         labels=[0.5, 1.0],
         seeds=0,
-        conditioning={"style": style},
-        negative_conditioning={"style": plain},
+        condition={"style": (style, plain)},
         guidance_scale=2.0,
     )
     # guidance of a linear module is the module at twice the style
-    direct = engine.sample(labels=[0.5, 1.0], seeds=0, conditioning={"style": 2 * style})
+    direct = engine.sample(labels=[0.5, 1.0], seeds=0, condition={"style": 2 * style})
     torch.testing.assert_close(guided.images, direct.images, rtol=1e-4, atol=1e-4)
 
 
 def test_learned_variance_models_predict_twice_the_channels() -> None:
     engine = small_engine(
-        SmallNet(out=6), plan={"sampler": "ddpm", "steps": 4, "variance": "learned_range", "clip": 1.0}
+        SmallNet(out=6), defaults={"sampler": "ddpm", "steps": 4, "variance": "learned_range", "clip": 1.0}
     )
     assert torch.isfinite(engine.sample(labels=[1], seeds=0, guidance_scale=2.0).images).all()
 

@@ -3,7 +3,7 @@
 Without a GPU they run in Triton's interpreter; with one, `-m gpu` runs the same tests through its compiler.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -13,8 +13,9 @@ from torch import Tensor
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import linear
-from fewstep.run.buffers import Signature, Slot, State, StaticBuffers
+from fewstep.run.buffers import Place, Signature, StaticBuffers
 from fewstep.run.loop import sample_loop
+from fewstep.run.sample import Sample, State
 from fewstep_kernels import COLUMN, STREAM_INITIAL, StepOps, fused, reference
 
 SAMPLE = (2, 9, 7)
@@ -75,17 +76,20 @@ def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffer
     buffers.clear()
     buffers.fill(
         [
-            Slot(plan, seed, state, slot, slot + 2, known=image, mask=mask)
+            Place(Sample(plan, seed, state, known=image, mask=mask), slot, slot, slot + 2)
             for slot, (seed, state, image, mask) in enumerate(zip(seeds, states, images, masks, strict=True))
         ]
     )
     shift = torch.linspace(-0.5, 0.5, 5, device=device)
 
-    def denoiser(x_in: Tensor, t: Tensor, _: object) -> Tensor:
-        return torch.tanh(0.7 * x_in + (shift + t / 1000)[:, None, None, None])
+    class Denoiser:
+        def prepare(self, condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            return condition
 
-    for _ in sample_loop(denoiser, buffers, signature.steps, ops):
-        pass
+        def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
+            return torch.tanh(0.7 * x_in + (shift + t / 1000)[:, None, None, None])
+
+    sample_loop(Denoiser(), buffers, signature.steps, ops)
     return buffers
 
 

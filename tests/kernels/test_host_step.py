@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,21 +169,21 @@ def counted(engine: Any) -> Iterator[Ops]:
     """The ops of an engine's loop, but those of its network."""
     prepare, ops = engine._runner.prepare, Ops()
 
-    def prepared(denoiser: Any, *arguments: Any) -> Any:
-        def outside(x_in: Tensor, t: Tensor, conditioning: Any) -> Tensor:
+    def prepared(denoiser: Any, *arguments: Any, **named: Any) -> Any:
+        def outside(*given: Any) -> Tensor:
             before = len(ops.names)
-            m: Tensor = denoiser(x_in, t, conditioning)
+            m: Tensor = denoiser.predict(*given)
             del ops.names[before:]
             return m
 
-        run = prepare(outside, *arguments)
-        steps = run.steps
+        run = prepare(SimpleNamespace(predict=outside), *arguments, **named)
+        advance = run.advance
 
-        def within() -> Iterator[int]:
+        def within(steps: int) -> None:
             with ops:
-                yield from steps()
+                advance(steps)
 
-        vars(run)["steps"] = within
+        vars(run)["advance"] = within
         return run
 
     vars(engine._runner)["prepare"] = prepared

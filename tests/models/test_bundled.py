@@ -85,7 +85,7 @@ def test_what_is_not_in_the_box_is_refused_with_what_is(shapes: Path, name: str)
 @pytest.mark.parametrize("steps", STUDENTS)
 def test_the_digits_have_a_student_for_each_number_of_steps(steps: int) -> None:
     engine = Engine.from_pretrained("digits", steps, device="cpu")
-    assert engine.name == f"digits/{steps}-step"
+    assert engine.model.name == f"digits/{steps}-step"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         samples = engine.sample(labels=[3, 7], seeds=0)
@@ -95,7 +95,7 @@ def test_the_digits_have_a_student_for_each_number_of_steps(steps: int) -> None:
 
 def test_the_digits_teacher_takes_what_no_student_does() -> None:
     engine = Engine.from_pretrained("digits", 50, device="cpu")
-    assert (engine.name, engine.trained) == ("digits/teacher", None)
+    assert (engine.model.name, engine.model.trained) == ("digits/teacher", None)
 
 
 def test_the_box_is_small_and_its_networks_are() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewstep.errors import ModelError
-from fewstep.models.layouts.adm import config_from_adm
+from fewstep.models.layouts.adm import Flags, config_from_adm
 from fewstep.models.load import load_adm
 
 IMAGENET_LIKE: dict[str, Any] = {
@@ -146,7 +146,9 @@ def test_an_adm_checkpoint_predicts_the_same(flags: dict[str, Any], new_attentio
     classes = torch.tensor([6, 0]) if "num_classes" in flags else None
     expected = reference(x, t, classes)
     save_file(reference.state, tmp_path / "adm.safetensors")
-    unet = load_adm(tmp_path / "adm.safetensors", config_from_adm(**flags), new_attention_order=new_attention_order)
+    unet = load_adm(
+        tmp_path / "adm.safetensors", config_from_adm(Flags(**flags)), new_attention_order=new_attention_order
+    )
     difference = (unet(x, t, classes) - expected).abs().max() / expected.abs().max()
     assert expected.std() > 0.1
     assert difference <= 1e-5
@@ -157,7 +159,7 @@ def test_the_wrong_attention_order_shows(tmp_path: Path) -> None:
     x, t, classes = torch.randn(1, 3, 32, 32), torch.tensor([10.0]), torch.tensor([1])
     expected = reference(x, t, classes)
     save_file(reference.state, tmp_path / "adm.safetensors")
-    unet = load_adm(tmp_path / "adm.safetensors", config_from_adm(**IMAGENET_LIKE))
+    unet = load_adm(tmp_path / "adm.safetensors", config_from_adm(Flags(**IMAGENET_LIKE)))
     with torch.no_grad():
         assert (unet(x, t, classes) - expected).abs().max() > 1e-2
 
@@ -172,7 +174,7 @@ def test_the_wrong_attention_order_shows(tmp_path: Path) -> None:
     ids=["512", "256", "64"],
 )
 def test_the_image_size_implies_the_widths_of_the_released_models(size: int, channels: tuple[int, ...]) -> None:
-    config = config_from_adm(image_size=size, num_channels=256, num_res_blocks=2, num_head_channels=64)
+    config = config_from_adm(Flags(image_size=size, num_channels=256, num_res_blocks=2, num_head_channels=64))
     assert config.channels == channels
     assert config.time_width == 256
     assert config.embed_width == 1024
@@ -180,4 +182,4 @@ def test_the_image_size_implies_the_widths_of_the_released_models(size: int, cha
 
 def test_a_size_without_widths_is_refused() -> None:
     with pytest.raises(ModelError, match="image_size: got 96 without channel_mult; allowed: 512, 256, 128, 64"):
-        config_from_adm(image_size=96, num_channels=64, num_res_blocks=1)
+        config_from_adm(Flags(image_size=96, num_channels=64, num_res_blocks=1))

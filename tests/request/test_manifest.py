@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep import ArgumentError, Engine, ModelError, OutputError, Step
-from fewstep.diffusion.samplers import make_plan
-from fewstep.run.buffers import State
+from fewstep import ArgumentError, Engine, Image, Inpaint, ModelError, OutputError, Resume, Sample, Step
+from fewstep.diffusion.samplers import Clip, make_plan
 from support.runners import engines
 from support.small import SHAPE, small_engine
 
@@ -17,24 +16,29 @@ from support.small import SHAPE, small_engine
 MIXED: dict[str, tuple[dict[str, Any], int, list[dict[str, Any]]]] = {
     "pixels": (
         {"labels": [1, 2], "guidance_scale": 3.0, "output": "uint8"},
-        6,
+        7,
         [{"n": 2, "steps": 4, "sampler": "ddim", "guidance_scale": 3.0, "output": "uint8"}],
     ),
-    "plain": ({"n": 3, "seeds": 7}, 5, [{"n": 3, "steps": 4, "sampler": "ddim"}]),
+    "plain": ({"n": 3, "seeds": 7}, 6, [{"n": 3, "steps": 4, "sampler": "ddim"}]),
     "watched": (
         {"n": 1, "callback": lambda step: None},
-        4,
+        5,
         [{"n": 1, "steps": 4, "sampler": "ddim", "callback": True}],
     ),
-    "a guidance of each step, rescaled": (
-        {"n": 1, "steps": 3, "sampler": "ddpm", "guidance_scale": [1.0, 2.0, 4.0], "guidance_rescale": 0.5},
+    "a guidance of each call, rescaled": (
+        {"n": 1, "plan": small_engine().plan(3, "ddpm").with_guidance([1.0, 2.0, 4.0], rescale=0.5)},
+        4,
+        [{"n": 1, "steps": 3, "sampler": "ddpm", "guidance_per_call": [1.0, 2.0, 4.0], "guidance_rescale": 0.5}],
+    ),
+    "a dynamic threshold": (
+        {"n": 1, "clip": Clip(2.0, ratio=0.9)},
         3,
-        [{"n": 1, "steps": 3, "sampler": "ddpm", "guidance_scale": [1.0, 2.0, 4.0], "guidance_rescale": 0.5}],
+        [{"n": 1, "steps": 4, "sampler": "ddim", "options": {"clip": {"limit": 2.0, "ratio": 0.9}}}],
     ),
     "inpainted": (
-        {"n": 2, "steps": 12, "image": torch.zeros(SHAPE), "mask": torch.ones(8, 8)},
+        {"n": 2, "steps": 12, "start": Inpaint(torch.zeros(SHAPE), torch.ones(8, 8))},
         2,
-        [{"n": 2, "steps": 12, "sampler": "ddim", "mask": True}],
+        [{"n": 2, "steps": 12, "sampler": "ddim", "inpaint": True}],
     ),
     "in two batches, with noise": (
         {"n": 7, "steps": 2, "noise": torch.zeros(7, *SHAPE)},
@@ -49,7 +53,7 @@ MIXED: dict[str, tuple[dict[str, Any], int, list[dict[str, Any]]]] = {
 
 def serve(engine: Engine) -> list[dict[str, Any]]:
     """Every kind of request in turns, and the entries of a manifest of them."""
-    for turn in range(6):
+    for turn in range(7):
         for arguments, times, _ in reversed(MIXED.values()):
             if turn < times:
                 engine.sample(**arguments)
@@ -67,7 +71,7 @@ def test_after_a_warm_up_from_the_file_nothing_new_is_captured(device: str, tmp_
     path = tmp_path / "warm" / "up.json"
     serve(eager)
     requests = eager.manifest(path)
-    assert json.loads(path.read_text()) == {"format": 1, "requests": requests}
+    assert json.loads(path.read_text()) == {"format": 2, "requests": requests}
     for source in (path, str(path), requests):
         _, graph, runner = engines(device, max_batch=4)
         graph.warm_up(source)
@@ -84,15 +88,15 @@ def test_other_values_are_the_same_kind() -> None:
     for arguments in (
         {"labels": [1], "seeds": [5]},
         {"labels": [2], "seeds": [8]},
-        {"labels": [2], "image": torch.zeros(SHAPE), "strength": 0.5},
-        {"plan": make_plan("ddim", engine.schedule, 4, clip=0.5, spacing="leading")},
+        {"labels": [2], "start": Image(torch.zeros(SHAPE), 0.5)},
+        {"plan": make_plan("ddim", engine.model.schedule, 4, clip=0.5, spacing="leading")},
     ):
         engine.sample(**arguments)  # type: ignore[arg-type]
     assert engine.manifest() == [{"n": 1, "steps": 4, "sampler": "ddim"}]
 
 
 def test_no_guidance_is_said_where_the_model_has_a_scale_of_its_own() -> None:
-    engine = small_engine(plan={"guidance_scale": 3.0})
+    engine = small_engine(defaults={"guidance_scale": 3.0})
     engine.sample(labels=[1])
     engine.sample(labels=[1, 2], guidance_scale=1.0)
     requests = engine.manifest()
@@ -100,14 +104,14 @@ def test_no_guidance_is_said_where_the_model_has_a_scale_of_its_own() -> None:
         {"n": 1, "steps": 4, "sampler": "ddim", "guidance_scale": 3.0},
         {"n": 2, "steps": 4, "sampler": "ddim", "guidance_scale": 1.0},
     ]
-    again = small_engine(plan={"guidance_scale": 3.0})
+    again = small_engine(defaults={"guidance_scale": 3.0})
     for request in requests:
         again.sample(**request)
     assert again.manifest() == requests
 
 
 def test_what_an_entry_cannot_say_is_not_listed() -> None:
-    engine, states = small_engine(), list[State]()
+    engine, states = small_engine(), list[Sample]()
 
     def keep(step: Step) -> bool:
         states.append(step.state(0))
@@ -115,10 +119,10 @@ def test_what_an_entry_cannot_say_is_not_listed() -> None:
 
     engine.sample(1, callback=keep)
     watched = engine.manifest()
-    engine.sample(1, resume=states)
+    engine.sample(start=Resume(states))
     engine.sample(plan=[engine.plan(2), engine.plan(3)])
-    engine.sample(1, conditioning={"labels": torch.tensor([3])})
-    engine.sample(1, image=torch.zeros(SHAPE), strength=0.5, plan=engine.plan(8))
+    engine.sample(1, condition={"labels": torch.tensor([3])})
+    engine.sample(1, start=Image(torch.zeros(SHAPE), 0.5), plan=engine.plan(8))
     engine.warm_up([{"n": 5}])
     assert engine.manifest() == watched == [{"n": 1, "steps": 4, "sampler": "ddim", "callback": True}]
 
@@ -133,8 +137,8 @@ def test_where_the_budget_is_short_the_most_used_are_kept() -> None:
 GOOD = {"n": 4, "steps": 4, "guidance_scale": 3.0}
 BAD_FILES: dict[str, tuple[object, str]] = {
     "no object": ([], "got []; allowed: a JSON object"),
-    "no format": ({"requests": []}, "format: got None; supported: 1"),
-    "a later format": ({"format": 2, "requests": []}, "format: got 2; supported: 1"),
+    "no format": ({"requests": []}, "format: is missing"),
+    "a later format": ({"format": 3, "requests": []}, "format: got 3; allowed: an integer from 1 to 2"),
     "another field": ({"format": 1, "requests": [], "seed": 1}, "unknown field 'seed'; allowed: format, requests"),
     "no requests": ({"format": 1}, "requests: got None; allowed: a list of at most 1000 objects"),
     "no list": ({"format": 1, "requests": GOOD}, "requests: got {"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewstep import ClassLabels, Engine, schedules
+from fewstep import Classes, Engine, Model, schedules
 from fewstep.diffusion.samplers import make_plan
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
@@ -40,15 +40,14 @@ def random_unet() -> UNet:
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
-    yield Engine(
+    model = Model(
         random_unet(),
         schedule=schedules.linear(),
         shape=(3, 16, 16),
-        labels=ClassLabels(10, null=10),
-        plan={"sampler": "ddpm", "steps": 3, "clip": 1.0},
-        batch_invariant=True,
-        max_batch=8,
+        conditions=Classes(10, null=10),
+        defaults={"sampler": "ddpm", "steps": 3, "clip": 1.0},
     )
+    yield Engine(model, batch_invariant=True, max_batch=8)
     torch.set_num_threads(before)
 
 
@@ -63,17 +62,15 @@ def test_bits_do_not_depend_on_company_or_slot(engine: Engine, w: float) -> None
 
 
 def test_bits_do_not_depend_on_the_plans_of_others(engine: Engine) -> None:
-    mine = make_plan("lcm", engine.schedule, 2, clip=1.0)
+    mine = make_plan("lcm", engine.model.schedule, 2, clip=1.0)
     alone = engine.sample(labels=[7], seeds=[3], plan=mine).images[0]
-    guided = make_plan("ddpm", engine.schedule, 4, clip=1.0, guidance_scale=4.0, guidance_rescale=0.5)
+    guided = make_plan("ddpm", engine.model.schedule, 4, clip=1.0, guidance_scale=4.0, guidance_rescale=0.5)
     company = engine.sample(labels=[1, 7, 2], seeds=[8, 3, 9], plan=[guided, mine, guided]).images
     assert torch.equal(company[1], alone)
 
 
 def test_without_it_only_rounding_depends_on_the_batch(engine: Engine) -> None:
-    free = Engine(
-        engine.module, schedule=engine.schedule, shape=(3, 16, 16), labels=engine.labels, plan=engine.defaults
-    )
+    free = Engine(engine.model)
     alone = free.sample(labels=[7], seeds=[3]).images[0]
     company = free.sample(labels=[1, 7], seeds=[8, 3]).images[1]
     torch.testing.assert_close(company, alone, rtol=0, atol=1e-4)

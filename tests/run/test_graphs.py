@@ -1,21 +1,20 @@
 """The graph runner: its logic on a CPU with a recorder in the capture's place, and the same promises on a GPU."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fewstep import Engine, Step, schedules
+from fewstep import Engine, Inpaint, Step, schedules
 from fewstep.run.buffers import StaticBuffers
 from fewstep.run.graphs import runner as graph_runner
 from fewstep.run.graphs.cache import Entry, GraphCache, GraphKey
 from fewstep.run.loop import sample_loop
 from support.recorder import CaptureError, RecordedGraph
 from support.runners import engines, used_three_times
-from support.small import SHAPE
+from support.small import SHAPE, small_model
 
 BUDGET = 10**9
 
@@ -42,8 +41,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "guidance scale": {"guidance_scale": 7.5},
     "sampler": {"sampler": "ddpm"},
     "another sampler": {"sampler": "lcm"},
-    "clip": {"plan_options": {"clip": 0.5}},
-    "spacing": {"plan_options": {"spacing": "leading"}},
+    "clip": {"clip": 0.5},
+    "spacing": {"spacing": "leading"},
     "schedule": {"schedule": schedules.cosine()},
 }
 
@@ -53,11 +52,10 @@ def test_a_change_of_values_replays_the_same_graph(device: str, change: dict[str
     eager, graph, runner = engines(device)
     base: dict[str, Any] = {"labels": [1, 2], "seeds": [3, 4], "guidance_scale": 3.0}
     used_three_times(graph, **base)
-    change = dict(change)
-    for engine in (eager, graph):
-        engine.schedule = change.get("schedule", engine.schedule)
-        engine.defaults |= change.get("plan_options", {})
-    arguments = base | {name: value for name, value in change.items() if name not in ("schedule", "plan_options")}
+    of_model = {name: change[name] for name in ("schedule", "defaults") if name in change}
+    for engine in (eager, graph) if of_model else ():
+        engine._planner = small_model(**of_model).planner()
+    arguments = base | {name: value for name, value in change.items() if name not in of_model}
     assert torch.equal(graph.sample(**arguments).images, eager.sample(**arguments).images)
     assert runner.stats()["captures"] == 1
 
@@ -67,7 +65,7 @@ OTHER_KEYS: dict[str, dict[str, Any]] = {
     "guidance on": {"guidance_scale": 3.0},
     "another number of steps": {"steps": 5},
     "rescale": {"guidance_scale": 3.0, "guidance_rescale": 0.5},
-    "inpainting": {"image": torch.zeros(SHAPE), "mask": torch.ones(8, 8)},
+    "inpainting": {"start": Inpaint(torch.zeros(SHAPE), torch.ones(8, 8))},
     "a callback": {"callback": lambda step: None},
 }
 
@@ -225,10 +223,10 @@ def planted(loop: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, Engine]
 def test_planted_a_coefficient_passed_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read from the table on the host: refused at capture. Kept as a Python number: stale at the next plan."""
 
-    def reads_on_the_host(denoiser: Any, buffers: StaticBuffers, steps: int) -> Iterator[int]:
-        for i in sample_loop(denoiser, buffers, steps):
+    def reads_on_the_host(denoiser: Any, buffers: StaticBuffers, steps: int) -> None:
+        for _ in range(steps):
+            sample_loop(denoiser, buffers, 1)
             buffers.x.mul_(float(buffers.row[0, 1]))
-            yield i
 
     _, graph = planted(reads_on_the_host, monkeypatch)
     with pytest.raises(CaptureError, match="reads a value on the host"):
@@ -236,10 +234,10 @@ def test_planted_a_coefficient_passed_by_value(monkeypatch: pytest.MonkeyPatch) 
 
     count = iter(range(100))
 
-    def counts_on_the_host(denoiser: Any, buffers: StaticBuffers, steps: int) -> Iterator[int]:
-        for i in sample_loop(denoiser, buffers, steps):
+    def counts_on_the_host(denoiser: Any, buffers: StaticBuffers, steps: int) -> None:
+        for _ in range(steps):
+            sample_loop(denoiser, buffers, 1)
             buffers.x.mul_(1.0 + next(count))
-            yield i
 
     _, graph = planted(counts_on_the_host, monkeypatch)
     with pytest.raises(CaptureError, match="by value"):
@@ -247,10 +245,10 @@ def test_planted_a_coefficient_passed_by_value(monkeypatch: pytest.MonkeyPatch) 
 
     scale = {"value": 1.0}
 
-    def a_frozen_number(denoiser: Any, buffers: StaticBuffers, steps: int) -> Iterator[int]:
-        for i in sample_loop(denoiser, buffers, steps):
+    def a_frozen_number(denoiser: Any, buffers: StaticBuffers, steps: int) -> None:
+        for _ in range(steps):
+            sample_loop(denoiser, buffers, 1)
             buffers.x.mul_(scale["value"])
-            yield i
 
     eager, graph = planted(a_frozen_number, monkeypatch)
     same = eager.sample(labels=[1], seeds=0).images
@@ -260,19 +258,19 @@ def test_planted_a_coefficient_passed_by_value(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_planted_a_fresh_tensor_inside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    def from_host_data(denoiser: Any, buffers: StaticBuffers, steps: int) -> Iterator[int]:
-        for i in sample_loop(denoiser, buffers, steps):
+    def from_host_data(denoiser: Any, buffers: StaticBuffers, steps: int) -> None:
+        for _ in range(steps):
+            sample_loop(denoiser, buffers, 1)
             buffers.x.mul_(torch.tensor(1.0))
-            yield i
 
     _, graph = planted(from_host_data, monkeypatch)
     with pytest.raises(CaptureError, match="freezes host data"):
         used_three_times(graph, labels=[1], seeds=0)
 
-    def rebinds_the_state(denoiser: Any, buffers: StaticBuffers, steps: int) -> Iterator[int]:
-        for i in sample_loop(denoiser, buffers, steps):
+    def rebinds_the_state(denoiser: Any, buffers: StaticBuffers, steps: int) -> None:
+        for _ in range(steps):
+            sample_loop(denoiser, buffers, 1)
             buffers.x = buffers.x * 1.0
-            yield i
 
     _, graph = planted(rebinds_the_state, monkeypatch)
     with pytest.raises(CaptureError, match="new address"):

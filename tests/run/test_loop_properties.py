@@ -13,10 +13,12 @@ from torch import Tensor
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import linear
-from fewstep.request.lanes import Lanes, assign_lanes
-from fewstep.request.start import initial_noise, starting_x
-from fewstep.run.buffers import Signature, Slot, State, StaticBuffers
-from fewstep.run.loop import sample_loop
+from fewstep.run.buffers import Signature
+from fewstep.run.decode import Decoder
+from fewstep.run.noise import initial_noise
+from fewstep.run.runners import EagerRunner
+from fewstep.run.sample import Sample, State
+from fewstep.run.session import Session
 from fewstep_kernels import COLUMN
 
 SHAPE = (2, 3, 5)
@@ -57,45 +59,43 @@ wishes = st.builds(
 batches = st.lists(wishes, min_size=1, max_size=4)
 
 
-def denoiser(x_in: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-    """Works on each row alone, so that rounding cannot couple them; the condition is a shift."""
-    shift = conditioning["shift"][:, None, None, None]
-    return torch.tanh(0.7 * x_in + shift + t[:, None, None, None] / 1000)
+class Shifting:
+    """Works on each lane alone, so that rounding cannot couple them; the condition is a shift."""
+
+    def prepare(self, condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return condition
+
+    def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
+        shift = prepared["shift"][:, None, None, None]
+        return torch.tanh(0.7 * x_in + shift + t[:, None, None, None] / 1000)
 
 
-def allocate(wished: Sequence[Wish], slots: int) -> tuple[StaticBuffers, Lanes]:
-    rows = assign_lanes([wish.plan for wish in wished])
+def sample_of(wish: Wish) -> Sample:
+    z = initial_noise([wish.seed], SHAPE)[0]
+    shifts = {"shift": torch.tensor(0.5)}, {"shift": torch.tensor(-0.5)}
+    return Sample(wish.plan, wish.seed, State(wish.plan.init_scale * z, None, 0), *shifts)
+
+
+def opened(samples: Sequence[Sample], slots: int | None = None) -> Session:
+    """A session with room to spare, the samples admitted."""
+    slots = slots or len(samples)
     signature = Signature(
         samples=slots, lanes=2 * slots + 3, shape=SHAPE, steps=6, dtype=torch.float32, device=torch.device("cpu"),
         history=2, statistics=True, preview=True, conditioning=(("shift", (), torch.float32),),
     )  # fmt: skip
-    buffers = StaticBuffers.allocate(signature)
-    shifts = [0.5 if conditional else -0.5 for conditional in rows.conditional]
-    buffers.condition({"shift": torch.tensor([*shifts, *[0.0] * (signature.lanes - len(rows))])})
-    return buffers, rows
+    decoder = Decoder.of(None, SHAPE, torch.device("cpu"))
+    session = Session(EagerRunner(), Shifting(), decoder, signature, admits=True)
+    session.admit(*samples)
+    return session
 
 
-def beginning(wish: Wish) -> State:
-    z = initial_noise([wish.seed], SHAPE, torch.device("cpu"))[0]
-    return State(starting_x(wish.plan, 0, z, None), None, 0)
+def fill(wished: Sequence[Wish], slots: int | None = None) -> Session:
+    return opened([sample_of(wish) for wish in wished], slots)
 
 
-def fill(wished: Sequence[Wish], slots: int | None = None, at: Sequence[State] | None = None) -> StaticBuffers:
-    buffers, rows = allocate(wished, slots or len(wished))
-    states = at or [beginning(wish) for wish in wished]
-    buffers.fill(slots_of(wished, rows, states))
-    return buffers
-
-
-def slots_of(wished: Sequence[Wish], rows: Lanes, states: Sequence[State]) -> list[Slot]:
-    owned = zip(rows.cond_lane, rows.uncond_lane, strict=True)
-    return [Slot(wish.plan, wish.seed, state, *mine) for wish, state, mine in zip(wished, states, owned, strict=True)]
-
-
-def finish(buffers: StaticBuffers, steps: int = 6) -> Tensor:
-    for _ in sample_loop(denoiser, buffers, steps):
-        pass
-    return buffers.x
+def finish(session: Session, steps: int = 6) -> Tensor:
+    session.advance(steps)
+    return session.buffers.x
 
 
 @given(batches, st.randoms())
@@ -125,12 +125,15 @@ def test_idle_slots_change_nothing(wished: list[Wish]) -> None:
 @given(batches, st.integers(0, 4))
 @settings(max_examples=25)
 def test_resuming_at_any_step_ends_where_the_whole_run_does(wished: list[Wish], k: int) -> None:
-    buffers = fill(wished)
-    finish(buffers, k)
-    states = [buffers.state(slot) for slot in range(len(wished))]
-    whole = finish(buffers, 6 - k)
-    states = [state if state.index < 6 else State(state.x, state.history, 6) for state in states]
-    assert torch.equal(whole, finish(fill(wished, at=states), 6 - k))
+    session = fill(wished)
+    finish(session, k)
+    kept = [session.sample(slot) for slot in range(len(wished))]
+    whole = finish(session)
+    for slot, sample in enumerate(kept):
+        if sample.calls:
+            assert torch.equal(finish(opened([sample]))[0], whole[slot])
+        else:
+            assert torch.equal(sample.start.x, whole[slot])
 
 
 @given(batches, st.integers(0, 3), st.integers(0, 4))
@@ -139,13 +142,13 @@ def test_cancelling_a_sample_leaves_the_others_alone(wished: list[Wish], slot: i
     slot = slot % len(wished)
     others = [place for place in range(len(wished)) if place != slot]
     undisturbed = finish(fill(wished)).clone()
-    buffers = fill(wished)
-    finish(buffers, k)
-    stopped = buffers.x[slot].clone()
-    buffers.cancel(slot)
-    finish(buffers, 6 - k)
-    assert torch.equal(buffers.x[others], undisturbed[others])
-    assert torch.equal(buffers.x[slot], stopped)
+    session = fill(wished)
+    finish(session, k)
+    stopped = session.buffers.x[slot].clone()
+    session.cancel(slot)
+    finish(session)
+    assert torch.equal(session.buffers.x[others], undisturbed[others])
+    assert torch.equal(session.buffers.x[slot], stopped)
 
 
 @given(batches, wishes, st.integers(0, 3))
@@ -156,56 +159,79 @@ def test_a_slot_is_reused_after_a_nan(wished: list[Wish], newcomer: Wish, slot: 
     others = [place for place in range(len(wished)) if place != slot]
     undisturbed = finish(fill(wished)).clone()
     alone = finish(fill([newcomer]))[0]
-    buffers = fill(wished)
+    session = fill(wished)
+    buffers = session.buffers
     buffers.x[slot] = float("nan")
     buffers.x_in[int(buffers.cond_lane[slot])] = float("nan")
-    finish(buffers, 3)
+    finish(session, 3)
     assert buffers.history is not None
     buffers.history[:, slot] = float("nan")
-    # two rows that nobody owns, before the scratch row of idle slots
-    buffers.conditioning["shift"][-3:-1] = torch.tensor([-0.5, 0.5])
-    owned = assign_lanes([newcomer.plan])
-    uncond_lane, cond_lane = buffers.signature.lanes - 3, buffers.signature.lanes - 2
-    if not owned.conditional[0]:
-        cond_lane = uncond_lane
-    elif len(owned) == 1:
-        uncond_lane = cond_lane
-    buffers.fill([Slot(newcomer.plan, newcomer.seed, beginning(newcomer), cond_lane, uncond_lane)], first=slot)
-    finish(buffers, 6)
+    session.cancel(slot)
+    assert session.admit(sample_of(newcomer)) == [slot]
+    finish(session)
     assert torch.equal(buffers.x[others], undisturbed[others])
     assert torch.equal(buffers.x[slot], alone)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens between two steps of a session: somebody comes, and perhaps the oldest is cancelled."""
+
+    steps: int
+    arriving: list[Wish]
+    cancels: bool
+
+
+@given(st.lists(st.builds(Event, st.integers(1, 3), st.lists(wishes, max_size=2), st.booleans()), max_size=6))
+@settings(max_examples=25)
+def test_whoever_comes_and_goes_each_sample_is_what_it_is_alone(events: list[Event]) -> None:
+    session, running, done = fill([], slots=3), dict[int, Wish](), list[tuple[Wish, Tensor]]()
+    for event in [*events, Event(6, [], cancels=False)]:
+        for wish in event.arriving:
+            sample = sample_of(wish)
+            if session.accepts(sample):
+                running[session.admit(sample)[0]] = wish
+        if event.cancels and running:
+            oldest = next(iter(running))
+            del running[oldest]
+            session.cancel(oldest)
+        for slot in session.advance(event.steps):
+            done.append((running.pop(slot), session.take(slot).values[0]))
+    assert not running
+    assert session.finished == ()
+    for wish, image in done:
+        assert torch.equal(image, finish(fill([wish]))[0])
 
 
 def test_two_runs_of_one_signature_share_their_buffers() -> None:
     """Refilled buffers give what fresh ones give: nothing of the first run is left."""
     first = [Wish(plan_of("history", 5, 3.0), 1), Wish(plan_of("ddpm", 3, 3.0), 2)]
     second = [Wish(plan_of("lcm", 2, 3.0), 3), Wish(plan_of("ddim", 5, 3.0), 4)]
-    buffers = fill(first)
+    session = fill(first)
+    buffers = session.buffers
     pointers = [tensor.data_ptr() for tensor in (buffers.x, buffers.table, buffers.conditioning["shift"])]
-    finish(buffers)
-    _, rows = allocate(second, 2)
-    buffers.fill(slots_of(second, rows, [beginning(wish) for wish in second]))
-    buffers.condition({"shift": buffers.conditioning["shift"].clone()})
-    assert torch.equal(finish(buffers), finish(fill(second)))
+    for slot in session.advance():
+        session.take(slot)
+    session.admit(*(sample_of(wish) for wish in second))
+    assert torch.equal(finish(session), finish(fill(second)))
     assert pointers == [tensor.data_ptr() for tensor in (buffers.x, buffers.table, buffers.conditioning["shift"])]
 
 
 def test_without_a_zeroed_coefficient_the_nan_would_show() -> None:
     """The control of the slot test: a row that does read its history is poisoned by it."""
-    wish = Wish(two_step_history(4), 5)
-    buffers = fill([wish])
-    finish(buffers, 2)
-    assert buffers.history is not None
-    buffers.history.fill_(float("nan"))
-    assert torch.isnan(finish(buffers, 2)).all()
+    session = fill([Wish(two_step_history(4), 5)])
+    finish(session, 2)
+    assert session.buffers.history is not None
+    session.buffers.history.fill_(float("nan"))
+    assert torch.isnan(finish(session, 2)).all()
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_state_fits_a_run_that_keeps_more_history(depth: int) -> None:
-    buffers = fill([Wish(two_step_history(5), 9)])
-    finish(buffers, 3)
-    state = buffers.state(0)
+    session = fill([Wish(two_step_history(5), 9)])
+    finish(session, 3)
+    state, history = session.sample(0).start, session.buffers.history
     assert state.history is not None
+    assert history is not None
     assert state.index == 3
-    assert buffers.history is not None
-    assert torch.equal(state.history[depth - 1], buffers.history[(3 - depth) % 2, 0])
+    assert torch.equal(state.history[depth - 1], history[(3 - depth) % 2, 0])

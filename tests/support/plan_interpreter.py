@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fewstep import Engine, schedules
+from fewstep import Engine, Model, schedules
 from fewstep.diffusion.plan import Plan
 from fewstep.run.callbacks import Step
 from fewstep_kernels.row import COLUMNS
 
-Model = Callable[[Tensor, float], Tensor]
+Network = Callable[[Tensor, float], Tensor]
 
 
 def clip_estimate(x_0: Tensor, limit: float, ratio: float) -> Tensor:
@@ -22,7 +22,7 @@ def clip_estimate(x_0: Tensor, limit: float, ratio: float) -> Tensor:
     return x_0.clamp(-q, q) / q
 
 
-def run_plan(plan: Plan, model: Model, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
+def run_plan(plan: Plan, model: Network, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
     """x [B, C, ...] float64 after every row; model(x_in, t) gives [B, C or 2C, ...]; noise holds a z per row."""
     history: list[Tensor] = []
     for row, z in zip(plan.rows.tolist(), noise, strict=True):
@@ -45,7 +45,7 @@ def run_plan(plan: Plan, model: Model, x: Tensor, noise: Sequence[Tensor]) -> Te
 class Adapter(nn.Module):
     """A model(x_in, t) as the float64 module an engine takes."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
         self.width = nn.Parameter(torch.zeros(1, dtype=torch.float64))
@@ -54,10 +54,10 @@ class Adapter(nn.Module):
         return self.model(x, float(t[0]))
 
 
-def run_in_engine(plan: Plan, model: Model, noise: Sequence[Tensor]) -> Tensor:
+def run_in_engine(plan: Plan, model: Network, noise: Sequence[Tensor]) -> Tensor:
     """The same run by `Engine.sample` in float64: noise[0] is where it starts, noise[1 + i] belongs to row i."""
     shape = tuple(noise[0].shape[1:])
-    engine = Engine(Adapter(model), schedule=schedules.linear(), shape=shape)
+    engine = Engine(Model(Adapter(model), schedule=schedules.linear(), shape=shape))
     ends: list[Tensor] = []
 
     def keep(step: Step) -> None:  # the images are float32

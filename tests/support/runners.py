@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep import ClassLabels, Engine, schedules
+from fewstep import Engine
 from fewstep.run.graphs.capture import CudaCapturer
 from fewstep.run.graphs.runner import GraphRunner
 from support.recorder import RecorderCapturer
-from support.small import SHAPE, SmallNet
+from support.small import SmallNet, small_engine
 
 BUDGET = 10**9  # bytes of graphs, more than any test takes
 
@@ -18,19 +18,9 @@ def engines(device: str, net: nn.Module | None = None, **options: Any) -> tuple[
     """The same model under both runners."""
     capturer = RecorderCapturer() if device == "cpu" else CudaCapturer(torch.device(device))
     runner = GraphRunner(capturer, BUDGET)
-    settings: dict[str, Any] = {
-        "schedule": schedules.linear(),
-        "shape": SHAPE,
-        "labels": ClassLabels(10, null=10),
-        "plan": {"sampler": "ddim", "steps": 4, "clip": 1.0},
-        "device": device,
-    }
-    model = net or SmallNet()
-    return (
-        Engine(model, runner="eager", **settings | options),
-        Engine(model, runner=runner, **settings | options),
-        runner,
-    )
+    module = net or SmallNet()
+    eager = small_engine(module, device=device, runner="eager", **options)
+    return eager, small_engine(module, device=device, runner=runner, **options), runner
 
 
 def used_three_times(engine: Engine, **arguments: Any) -> Tensor:

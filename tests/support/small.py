@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep import ClassLabels, Engine, schedules
+from fewstep import Classes, Engine, Model, schedules
+from fewstep.models.model import FIELDS
 
 SHAPE = (3, 8, 8)
 
@@ -26,14 +27,21 @@ class SmallNet(nn.Module):
         return torch.tanh(h if labels is None else h + self.embedding(labels)[:, :, None, None])
 
 
-def small_engine(net: nn.Module | None = None, **options: Any) -> Engine:
-    settings = {
+def small_model(net: nn.Module | None = None, **options: Any) -> Model:
+    """Of ten classes and a null one."""
+    settings: dict[str, Any] = {
         "schedule": schedules.linear(),
         "shape": SHAPE,
-        "labels": ClassLabels(10, null=10),
-        "plan": {"sampler": "ddim", "steps": 4, "clip": 1.0},
+        "conditions": Classes(10, null=10),
+        "defaults": {"sampler": "ddim", "steps": 4, "clip": 1.0},
     }
-    return Engine(net or SmallNet(), **(settings | options))
+    return Model(net or SmallNet(), **(settings | options))
+
+
+def small_engine(net: nn.Module | None = None, **options: Any) -> Engine:
+    """With arguments of both `Model` and `Engine`."""
+    of_model = {name: options.pop(name) for name in FIELDS if name in options}
+    return Engine(small_model(net, **of_model), **options)
 
 
 def picture(value: float = 0.25) -> Tensor:

@@ -19,7 +19,7 @@ from fewstep import schedules
 net = torch.nn.Conv2d(1, 1, 1)
 torch.nn.init.constant_(net.weight, {weight})
 net.forward = lambda x, t: torch.nn.functional.conv2d(x, net.weight)
-engine = fewstep.Engine(net, schedule=schedules.linear(), shape=(1, 4, 4))
+engine = fewstep.Engine(fewstep.Model(net, schedule=schedules.linear(), shape=(1, 4, 4)))
 engine.sample(2, steps=2)
 engine.sample(1, steps=1, seeds=5)
 """

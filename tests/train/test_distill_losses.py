@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fewstep_kernels
-from fewstep import Engine, schedules
+from fewstep import Engine, Model, schedules
 from fewstep.diffusion.forward import x_0_coefficients
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import make_plan
@@ -62,7 +62,7 @@ def batch(seed: int = 0, labelled: bool = True) -> Batch:
 
 
 def engine(module: nn.Module, prediction: str = "v", **options: object) -> Engine:
-    return Engine(module, schedule=SCHEDULE, prediction=prediction, shape=SHAPE, device="cpu", **options)
+    return Engine(Model(module, schedule=SCHEDULE, prediction=prediction, shape=SHAPE, **options), device="cpu")
 
 
 @pytest.mark.parametrize("prediction", ["v", "x_0"])
@@ -148,7 +148,7 @@ def test_a_teachers_guided_step_is_the_engines(w: float) -> None:
     labels = torch.arange(COUNT) % null
     stepped = teacher.step(x, torch.zeros(COUNT, dtype=torch.int64), labels, torch.full((COUNT,), w))
     frames: list[Tensor] = []
-    whole = engine(Curved(), labels={"kind": "classes", "count": 3, "null": null}, plan={"clip": 1.0})
+    whole = engine(Curved(), conditions={"kind": "classes", "count": 3, "null": null}, defaults={"clip": 1.0})
     whole.sample(
         labels=labels.tolist(), steps=8, noise=x, guidance_scale=w, callback=lambda step: frames.append(step.x.clone())
     )

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fewstep import Engine
+from fewstep import Engine, Unconditional
 from fewstep.cli import main
 from fewstep.cli.training import fit_progress
 from fewstep.errors import FewstepError
@@ -93,11 +93,10 @@ def test_the_model_is_the_average_and_its_card_says_how_it_came_to_be(whole: Pat
     state = engine.module.state_dict()
     assert all(torch.equal(checkpoint.tensors[f"ema.{name}"], value) for name, value in state.items())
     assert any(not torch.equal(checkpoint.tensors[f"model.{name}"], value) for name, value in state.items())
-    assert engine.prediction == "v"
-    assert engine.defaults == {"sampler": "ddim", "steps": 2, "clip": 1.0, "clipped_direction": True}
-    assert (engine.schedule.name, len(engine.schedule)) == ("cosine", 50)
-    assert engine.labels is not None
-    assert engine.labels.null_rows(1) == 2
+    assert engine.model.prediction == "v"
+    assert engine.model.defaults == {"sampler": "ddim", "steps": 2, "clip": 1.0, "clipped_direction": True}
+    assert (engine.model.schedule.name, len(engine.model.schedule)) == ("cosine", 50)
+    assert engine.model.conditions.null_rows(1) == 2
     _, spec = open_folder(whole)
     assert spec.source.startswith(f"fewstep train --config {case[3]} --data {case[1]} --device cpu --threads 1 --out ")
     assert "40 images" in spec.notes[0]
@@ -289,15 +288,14 @@ def test_every_kind_of_model_learns_the_same_twice_and_samples(
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
     assert ("vlb" in rows(trained.folder)[0]) == config.learned_range
     engine = Engine.from_pretrained(trained.folder)
-    assert engine.prediction == config.prediction
+    assert engine.model.prediction == config.prediction
     images = engine.sample(labels=[0, 1], seeds=0).images
     assert images.isfinite().all()
     if config.learned_range:
         plan = engine.plan(4, "ddpm", variance="learned_range")
         assert engine.sample(labels=[0], plan=plan, seeds=0).images.isfinite().all()
     if changes.get("label_dropout") == 0.0:
-        assert engine.labels is not None
-        assert engine.labels.null_rows(1) is None
+        assert engine.model.conditions.null_rows(1) is None
 
     stop = [0]
     listeners = Listeners(progress=lambda now: stop.__setitem__(0, now.step), stop=lambda: stop[0] == 18)
@@ -317,7 +315,7 @@ def test_images_without_labels_make_an_unconditional_model(tmp_path: Path, case:
     flags = ["--data", tmp_path / "plain.npz", "--config", case[3], "--steps", 4, "--sheet-every", 4, "--quiet"]
     assert run(*flags, "--out", tmp_path / "out") == 0
     engine = Engine.from_pretrained(tmp_path / "out")
-    assert engine.labels is None
+    assert engine.model.conditions == Unconditional()
     assert engine.sample(2, seeds=0).images.shape == (2, 1, 8, 8)
 
 

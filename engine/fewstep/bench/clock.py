@@ -91,7 +91,7 @@ def timed_loop(engine: Engine, watch: Stopwatch) -> Iterator[None]:
 
     def timed_prepare(*arguments: Any, **named: Any) -> Run:
         run = prepare(*arguments, **named)
-        vars(run)["steps"] = partial(_watched, run.steps, watch)
+        vars(run)["advance"] = partial(_watched, run.advance, watch)
         return run
 
     vars(runner)["prepare"] = timed_prepare
@@ -101,7 +101,7 @@ def timed_loop(engine: Engine, watch: Stopwatch) -> Iterator[None]:
         del vars(runner)["prepare"]
 
 
-def _watched(steps: Callable[[], Iterator[int]], watch: Stopwatch) -> Iterator[int]:
+def _watched(advance: Callable[[int], None], watch: Stopwatch, steps: int) -> None:
     started = watch.now()
-    yield from steps()
+    advance(steps)
     watch.loop += watch.now() - started

@@ -86,12 +86,13 @@ def engine_once(task: Mapping[str, Any]) -> Any:
     from fewstep.bench.subject import random_unet
     from fewstep.diffusion import schedules
     from fewstep.engine import Engine
+    from fewstep.models.model import Model
 
     if "config" in task:
         config = task["config"]
         unet, _ = random_unet(config)
         shape = (config["in_channels"], config["sample_size"], config["sample_size"])
-        engine = Engine(unet, schedule=schedules.linear(), shape=shape, device="cpu")
+        engine = Engine(Model(unet, schedule=schedules.linear(), shape=shape), device="cpu")
     else:
         engine = Engine.from_pretrained(task["model"], device="cpu")
     subject = Subject(engine, "", task)

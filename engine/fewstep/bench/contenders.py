@@ -39,8 +39,8 @@ class Case:
 def plan_of(subject: Subject, case: Case) -> Plan:
     """The engine's plan: trailing timesteps, no clipping beyond what the sampler itself needs."""
     engine = subject.engine
-    prediction = None if case.sampler == "consistency" else engine.prediction
-    return make_plan(case.sampler, engine.schedule, case.steps, prediction=prediction, spacing="trailing")
+    prediction = None if case.sampler == "consistency" else engine.model.prediction
+    return make_plan(case.sampler, engine.model.schedule, case.steps, prediction=prediction, spacing="trailing")
 
 
 def engine_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
@@ -58,14 +58,14 @@ def eager_images(subject: Subject, case: Case, draw: Draw) -> Tensor:
     """The plain loop on given noise."""
     engine = subject.engine
     network = partial(_prediction, subject, subject.labels(case.batch))
-    return LOOPS[case.sampler](network, engine.schedule, case.steps, engine.prediction, draw)
+    return LOOPS[case.sampler](network, engine.model.schedule, case.steps, engine.model.prediction, draw)
 
 
 def bare_run(subject: Subject, case: Case) -> Callable[[int], None]:
     """The network's calls and nothing else."""
     engine = subject.engine
     x = normals(subject, case, 0)().to(memory_format=torch.channels_last)
-    t = torch.full((case.batch,), float(engine.schedule.t[len(engine.schedule) // 2]), device=engine.device)
+    t = torch.full((case.batch,), float(engine.model.schedule.t[len(engine.model.schedule) // 2]), device=engine.device)
     labels = subject.labels(case.batch)
     given = {} if labels is None else {"labels": labels.to(engine.device)}
 
@@ -96,14 +96,16 @@ def diffusers_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
 def diffusers_pipeline(subject: Subject, sampler: str) -> Any:
     """DDIMPipeline or DDPMPipeline with the subject's schedule, trailing timesteps and no clipping."""
     diffusers: Any = import_module("diffusers")
-    schedule, name = subject.engine.schedule, sampler.upper()
+    schedule, name = subject.engine.model.schedule, sampler.upper()
     pipeline = getattr(diffusers, f"{name}Pipeline")(
         subject.unet_2d,
         getattr(diffusers, f"{name}Scheduler")(
             num_train_timesteps=len(schedule),
             trained_betas=schedule.betas.tolist(),
             clip_sample=False,
-            prediction_type={ours: theirs for theirs, ours in PREDICTION_TYPES.items()}[subject.engine.prediction],
+            prediction_type={ours: theirs for theirs, ours in PREDICTION_TYPES.items()}[
+                subject.engine.model.prediction
+            ],
             timestep_spacing="trailing",
         ),
     )
@@ -117,15 +119,15 @@ def lacks_diffusers(subject: Subject, case: Case) -> str:
         return subject.lacks_diffusers
     if case.sampler == "consistency":
         return "no counterpart here for consistency models"
-    if case.sampler == "ddim" and len(subject.engine.schedule) % case.steps:
-        return f"its DDIM lands beside the next timestep unless the steps divide {len(subject.engine.schedule)}"
+    if case.sampler == "ddim" and len(subject.engine.model.schedule) % case.steps:
+        return f"its DDIM lands beside the next timestep unless the steps divide {len(subject.engine.model.schedule)}"
     return ""
 
 
 def normals(subject: Subject, case: Case, seed: int) -> Draw:
     """Draws in the order in which diffusers' pipelines do."""
     engine, generator = subject.engine, _generator(subject).manual_seed(seed)
-    shape: Sequence[int] = (case.batch, *engine.shape)
+    shape: Sequence[int] = (case.batch, *engine.model.shape)
     return lambda: torch.randn(shape, generator=generator, device=engine.device, dtype=engine.dtype)
 
 
@@ -136,4 +138,4 @@ def _generator(subject: Subject) -> torch.Generator:
 def _prediction(subject: Subject, labels: Tensor | None, x: Tensor, t: Tensor) -> Tensor:
     module = subject.engine.module
     answer: Tensor = module(x, t) if labels is None else module(x, t, labels=labels.to(x.device))
-    return answer[:, : subject.engine.shape[0]]  # a learned variance is left aside, as fixed_small does
+    return answer[:, : subject.engine.model.shape[0]]  # a learned variance is left aside, as fixed_small does

@@ -36,7 +36,7 @@ def differences(subject: Subject, case: Case) -> dict[str, float]:
     reference = eager_images(subject, case, normals(subject, case, SEED))
     labels, plan = subject.labels(case.batch), plan_of(subject, case)
     generator = torch.Generator(subject.engine.device).manual_seed(SEED)
-    given = subject.engine.sample(case.batch, plan=plan, labels=labels, generator=generator, seeds=SEED).images
+    given = subject.engine.sample(case.batch, plan=plan, labels=labels, noise=generator, seeds=SEED).images
     own = subject.engine.sample(case.batch, plan=plan, labels=labels, seeds=SEED).images
     by_seed = _philox(subject, case)
     engine = max(relative(given, reference), relative(own, eager_images(subject, case, lambda: next(by_seed))))
@@ -71,9 +71,9 @@ def relative(images: Tensor, reference: Tensor) -> float:
 def _philox(subject: Subject, case: Case) -> Iterator[Tensor]:
     """The engine's own noise, in the order in which the reference draws."""
     seed = torch.arange(SEED, SEED + case.batch, device=subject.engine.device)
-    yield normal(seed, torch.zeros_like(seed), STREAM_INITIAL, list(subject.engine.shape))
+    yield normal(seed, torch.zeros_like(seed), STREAM_INITIAL, list(subject.engine.model.shape))
     for row in range(case.steps):
-        yield normal(seed, torch.full_like(seed, row), STREAM_STEP, list(subject.engine.shape))
+        yield normal(seed, torch.full_like(seed, row), STREAM_STEP, list(subject.engine.model.shape))
 
 
 def _unclamped(subject: Subject, case: Case) -> Tensor:

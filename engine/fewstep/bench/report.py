@@ -108,12 +108,12 @@ class Report:
         """The report of a subject's rows."""
         engine = subject.engine
         model = {
-            "name": engine.name,
+            "name": engine.model.name,
             "title": subject.title,
             "parameters": count_parameters(engine.module),
-            "shape": list(engine.shape),
-            "prediction": engine.prediction,
-            "schedule": engine.schedule.name,
+            "shape": list(engine.model.shape),
+            "prediction": engine.model.prediction,
+            "schedule": engine.model.schedule.name,
             "dtype": str(engine.dtype).removeprefix("torch."),
         }
         return cls(model, machine, {"repeats": repeats, "tolerance": tolerance}, rows, cold)

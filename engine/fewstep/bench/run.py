@@ -72,7 +72,7 @@ def run(subject: Subject, settings: Settings, advance: Advance | None = None) ->
 
 
 def _cases(subject: Subject, settings: Settings) -> list[Case]:
-    schedule = subject.engine.schedule
+    schedule = subject.engine.model.schedule
     samplers = list(settings.samplers or SAMPLERS_OF.get(schedule.kind, {}) or ["ddim"])
     for sampler in samplers:
         check_sampler(sampler, schedule)

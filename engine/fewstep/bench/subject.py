@@ -14,9 +14,10 @@ from fewstep.engine import Engine
 from fewstep.errors import ArgumentError
 from fewstep.models.layouts.diffusers import config_from_diffusers, naming
 from fewstep.models.layouts.keys import Keys
+from fewstep.models.model import Model
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
-from fewstep.request.conditions import ClassLabels
+from fewstep.request.conditions import Classes, Numbers, Unconditional
 
 SEED = 0  # of the random weights
 
@@ -59,12 +60,10 @@ class Subject:
 
     def labels(self, batch: int) -> Tensor | None:
         """Labels spread over what the model takes, [batch]; None for a model without."""
-        spec = self.engine.labels
-        if spec is None:
-            return None
-        if isinstance(spec, ClassLabels):
+        spec = self.engine.model.conditions
+        if isinstance(spec, Classes):
             return torch.arange(batch) % spec.count
-        return torch.linspace(spec.min, spec.max, batch)
+        return torch.linspace(spec.min, spec.max, batch) if isinstance(spec, Numbers) else None
 
 
 def preset_subject(name: str, device: str = "cpu", max_batch: int = 16) -> Subject:
@@ -78,7 +77,8 @@ def preset_subject(name: str, device: str = "cpu", max_batch: int = 16) -> Subje
     config = PRESETS[name]
     unet, keys = random_unet(config)
     shape = (config["in_channels"], config["sample_size"], config["sample_size"])
-    engine = Engine(unet, schedule=schedules.linear(), shape=shape, device=device, name=name, max_batch=max_batch)
+    model = Model(unet, schedule=schedules.linear(), shape=shape, name=name)
+    engine = Engine(model, device=device, max_batch=max_batch)
     title = f"{name}, RANDOM weights (seed {SEED}): for speed and parity, not for pictures"
     unet_2d, why = optional_diffusers(lambda: _filled_unet_2d(config, diffusers_state(unet, keys)))
     return Subject(engine, title, {"config": config}, _placed(unet_2d, engine), why)
@@ -95,9 +95,9 @@ def model_subject(folder: str, device: str = "cpu", max_batch: int = 16) -> Subj
     unet_2d, why = None, "not in diffusers' format"
     if (inner / "config.json").exists():
         unet_2d, why = optional_diffusers(lambda: _loaded_unet_2d(inner))
-    if engine.labels is not None:
+    if not isinstance(engine.model.conditions, Unconditional):
         unet_2d, why = None, "its pipelines take no labels"
-    return Subject(engine, engine.name or folder, {"model": folder}, _placed(unet_2d, engine), why)
+    return Subject(engine, engine.model.name or folder, {"model": folder}, _placed(unet_2d, engine), why)
 
 
 def random_unet(config: Mapping[str, Any]) -> tuple[UNet, Keys]:

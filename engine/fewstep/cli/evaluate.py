@@ -90,8 +90,8 @@ def evaluate(
     check_device(device)
     engine = Engine.from_pretrained(model, device=device, dtype=dtype_of(dtype), max_batch=batch)
     check_model(engine)
-    if guidance_scale is None and engine.guidance_scale != 1:
-        about["guidance_scale"] = engine.guidance_scale
+    if guidance_scale is None and engine.model.guidance.default != 1:
+        about["guidance_scale"] = engine.model.guidance.default
     curves = [Curve.read(path, about) for path in beside or []]
     settings = Settings(n, counts, sampler, guidance_scale, seed)
     silent = quiet or as_json
@@ -128,12 +128,12 @@ def _report(
     with progress("samples", quiet=quiet) as advance:
         found = score(engine, classifier, digits, settings, advance)
     about_model = {
-        "name": engine.name,
+        "name": engine.model.name,
         "parameters": count_parameters(engine.module),
-        "prediction": engine.prediction,
-        "schedule": engine.schedule.name,
+        "prediction": engine.model.prediction,
+        "schedule": engine.model.schedule.name,
         "dtype": str(engine.dtype).removeprefix("torch."),
-        "conditional": engine.labels is not None,
+        "conditional": engine.model.conditions.example is not None,
     }
     return Report(about_model, machine, about, found.floor, found.rows, bounds, found.sheets)
 

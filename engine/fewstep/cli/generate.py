@@ -17,9 +17,10 @@ from fewstep.cli.shared import (
     whole_numbers,
 )
 from fewstep.errors import ArgumentError
-from fewstep.request.request import MAX_SAMPLES
+from fewstep.request.asked import MAX_SAMPLES
 
 if TYPE_CHECKING:
+    from fewstep.request.start import Image, Inpaint
     from fewstep.results import Samples
     from fewstep.run.callbacks import Callback, Step
 
@@ -79,15 +80,12 @@ def generate(
     check_device(device)
     engine = Engine.from_pretrained(model, steps, device=device, dtype=weights, allow_pickle=allow_pickle)
     if out.suffix.lower() == ".png":
-        check_channels(engine.shape[0], colormap)
+        check_channels(engine.model.shape[0], colormap)
     request: dict[str, Any] = {"n": count, "labels": label_list, "seeds": seed_list}
     request |= {"steps": steps, "sampler": sampler}
     request |= {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
     if image is not None:
-        _, height, width = engine.shape
-        request |= {"image": read_picture("image", image, height, width), "strength": strength}
-        if mask is not None:
-            request["mask"] = read_picture("mask", mask, height, width)
+        request["start"] = _start(engine.model.shape, image, strength, mask)
     with progress(f"{count} images" if count > 1 else "1 image", quiet=quiet or as_json) as advance:
         samples = engine.sample(**request, callback=advance and _drawing(advance, count))
 
@@ -98,6 +96,20 @@ def generate(
         emit(_report(samples, paths, about))
     else:
         emit_fields(str(paths[0]), _summary(samples, paths))
+
+
+def _start(shape: tuple[int, ...], image: Path, strength: float | None, mask: Path | None) -> "Image | Inpaint":
+    """Where the samples start: from an image, or around what a mask keeps of it."""
+    from fewstep.request.start import Image, Inpaint
+
+    _, height, width = shape
+    picture = read_picture("image", image, height, width)
+    if mask is None:
+        if strength is None:
+            raise ArgumentError("strength", None, "a number above 0 and at most 1 says how far from the image to start")
+        return Image(picture, strength)
+    known = read_picture("mask", mask, height, width)
+    return Inpaint(picture, known) if strength is None else Inpaint(picture, known, strength)
 
 
 def _drawing(advance: Callable[[int, int], None], count: int) -> "Callback":
@@ -165,8 +177,8 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
         "out": paths[0],
         "images": images,
         "shape": list(samples.images.shape[1:]),
-        "sampler": samples.plan.sampler,
-        "steps": len(samples.plan),
+        "sampler": samples.plans[0].sampler,
+        "steps": len(samples.plans[0]),
         "guidance_scale": samples.guidance_scale_of(),
         "model_calls": samples.model_calls,
         "seconds": samples.seconds,
@@ -177,14 +189,14 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
 
 def _summary(samples: "Samples", paths: list[Path]) -> dict[str, object]:
     _, _, height, width = samples.images.shape
-    steps, seeds = len(samples.plan), [int(seed) for seed in samples.seeds]
+    steps, seeds = len(samples.plans[0]), [int(seed) for seed in samples.seeds]
     images = f"{len(samples)} of {width}x{height}"
     if len(paths) > 2:
         images += f", also {paths[1]} to {paths[-1].name}"
     counting = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
     return {
         "images": images,
-        "sampler": f"{samples.plan.sampler}, {steps} step{'s' * (steps > 1)}",
+        "sampler": f"{samples.plans[0].sampler}, {steps} step{'s' * (steps > 1)}",
         "model calls": samples.model_calls,
         "time": f"{_digits(1000 * samples.seconds / len(samples))} ms an image, {_digits(samples.seconds)} s in all",
         "seeds": f"{seeds[0]} to {seeds[-1]}" if counting else ", ".join(map(str, seeds)),

@@ -172,9 +172,9 @@ def _model(path: Path, allow_pickle: bool) -> dict[str, object]:
         "family": spec.family,
         "parameters": sum(weights.numel() for weights in engine.module.parameters()),
         "shape": list(spec.shape),
-        "labels": engine.labels.allowed if engine.labels else "none",
+        "labels": _labels(engine),
         "guidance_scale": _guidance(engine),
-        "trained_for": str(engine.trained or ""),
+        "trained_for": str(engine.model.trained or ""),
         "schedule": spec.schedule,
         "prediction": spec.prediction,
         "defaults": spec.plan,
@@ -187,13 +187,13 @@ def _model(path: Path, allow_pickle: bool) -> dict[str, object]:
     }
 
 
+def _labels(engine: "Engine") -> str:
+    return engine.model.conditions.allowed if engine.model.conditions.example is not None else "none"
+
+
 def _guidance(engine: "Engine") -> str:
     """What a request may say of guidance; empty where there is none to ask for."""
-    scale = f"{engine.guidance_scale:g} by default"
-    if engine.guidance is not None:
-        return f"{engine.guidance.min:g} to {engine.guidance.max:g}, an input of the network; {scale}"
-    guided = engine.labels is not None and engine.labels.null_rows(1) is not None
-    return f"any, from two halves; {scale}" if guided else ""
+    return engine.model.guidance.about(guidable=engine.model.conditions.null_rows(1) is not None)
 
 
 def _picture(path: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ import typer
 
 from fewstep.errors import ArgumentError, UntrainedPlanWarning
 from fewstep.files import output_error
-from fewstep.request.request import MAX_SAMPLES
+from fewstep.request.asked import MAX_SAMPLES
 
 MAX_SEED = 2**64 - 1
 

@@ -1,7 +1,7 @@
 """Whose steps are counted: networks on the meta device, and what a sampling loop must know of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from fewstep.diffusion.schedules import Schedule
 from fewstep.models.layouts.diffusers import config_from_diffusers
 from fewstep.models.load import open_folder
 from fewstep.models.net.unet import empty_unet
-from fewstep.request.conditions import LabelSpec, labels_from_config
-from fewstep.request.guidance_input import ARGUMENT as GUIDANCE
+from fewstep.request.conditions import Condition, Unconditional, condition_from_config
+from fewstep.request.guidance import guidance_from_config
 
 
 class Opaque(nn.Module):
@@ -41,7 +41,8 @@ class Subject:
         network: on the meta device; `Opaque` where only what surrounds it is counted.
         channels: of its answer, twice those of `shape` where it learns the variance.
         guided: whether classifier-free guidance can be asked of it, as two halves.
-        takes_guidance: whether the guidance scale is an input of it.
+        conditions: what it may be asked for.
+        inputs: what it takes beside x, t and labels, one number each.
         unet_2d_config: of diffusers' UNet2DModel, or None where it has no counterpart.
     """
 
@@ -52,9 +53,9 @@ class Subject:
     channels: int
     schedule: Schedule
     prediction: str = "eps"
-    labels: LabelSpec | None = None
+    conditions: Condition = field(default_factory=Unconditional)
     guided: bool = False
-    takes_guidance: bool = False
+    inputs: tuple[str, ...] = ()
     unet_2d_config: dict[str, Any] | None = None
 
     @property
@@ -69,13 +70,11 @@ class Subject:
 
     def conditioning(self, lanes: int) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
         """What each of so many lanes is given beside x and t, as a `Signature` names it."""
-        given: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()
-        if self.takes_guidance:
-            given += ((GUIDANCE, (), torch.float32),)
-        if self.labels is not None:
-            labels = self.labels.rows([self.labels.example] * lanes, lanes)
-            given += (("labels", tuple(labels.shape[1:]), labels.dtype),)
-        return given
+        given = {name: torch.zeros(lanes) for name in self.inputs}
+        label = self.conditions.example
+        labels = self.conditions.rows(None if label is None else [label] * lanes, lanes)
+        given |= {} if labels is None else {"labels": labels}
+        return tuple((name, tuple(rows.shape[1:]), rows.dtype) for name, rows in given.items())
 
 
 def cifar10_ddpm() -> Subject:
@@ -104,7 +103,7 @@ def folder_subject(folder: Path) -> Subject:
         ModelError: as `Engine.from_pretrained`, but for what is wrong with the weights themselves.
     """
     _, spec = open_folder(folder)
-    labels = labels_from_config(spec.labels)
+    conditions, guidance = condition_from_config(spec.labels), guidance_from_config(spec.guidance)
     return Subject(
         name=str(folder),
         title=f"{spec.name or folder}, {' x '.join(map(str, spec.shape))}",
@@ -113,9 +112,9 @@ def folder_subject(folder: Path) -> Subject:
         channels=spec.unet.out_channels,
         schedule=schedules.from_config(spec.schedule),
         prediction=spec.prediction,
-        labels=labels,
-        guided=spec.guidance is None and labels is not None and labels.null_rows(1) is not None,
-        takes_guidance=spec.guidance is not None,
+        conditions=conditions,
+        guided=not guidance.inputs and conditions.null_rows(1) is not None,
+        inputs=guidance.inputs,
     )
 
 

@@ -13,7 +13,7 @@ from fewstep.evaluate.features import CLASSES, SHAPE, DigitClassifier
 from fewstep.evaluate.real import Digits, first_of_each
 from fewstep.evaluate.report import Row
 from fewstep.evaluate.scores import Judge, Scores
-from fewstep.request.conditions import ClassLabels
+from fewstep.request.conditions import Classes
 from fewstep.results import Samples
 from fewstep.run.denoiser import ModuleDenoiser, label_argument_of
 
@@ -65,7 +65,7 @@ def evaluate(
     for steps in settings.steps:
         engine.plan(steps, settings.sampler, guidance_scale=settings.guidance_scale)
     judge = Judge(classifier, digits, settings.n)
-    labels = judge.labels if engine.labels is not None else None
+    labels = judge.labels if isinstance(engine.model.conditions, Classes) else None
     total = settings.n * sum(settings.steps)
     rows, sheets, done = [], {}, 0
     for steps in settings.steps:
@@ -82,8 +82,8 @@ def evaluate(
         images = torch.from_numpy(samples.numpy()).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
         rows.append(
             Row(
-                sampler=samples.plan.sampler,
-                steps=len(samples.plan),
+                sampler=samples.plans[0].sampler,
+                steps=len(samples.plans[0]),
                 scores=judge.score(images, labels),
                 ms_per_image=1000 * samples.seconds / settings.n,
                 seconds=samples.seconds,
@@ -102,35 +102,38 @@ def model_bound(
         ArgumentError: a model with no such bound: one that was distilled into a consistency model, say.
     """
     check_model(engine)
-    if engine.schedule.kind == "ve" or engine.prediction == "consistency":
+    if engine.model.schedule.kind == "ve" or engine.model.prediction == "consistency":
         allowed = "a diffusion model on a schedule of kind vp or flow, whose reverse steps have a likelihood"
-        raise ArgumentError("bpd", f"{engine.prediction} prediction on a {engine.schedule.name} schedule", allowed)
-    if engine.guidance is not None:
+        raise ArgumentError(
+            "bpd", f"{engine.model.prediction} prediction on a {engine.model.schedule.name} schedule", allowed
+        )
+    if engine.model.guidance.inputs:
         allowed = "one that does not take the guidance scale: guided predictions belong to no likelihood"
-        raise ArgumentError("bpd", f"{engine.name or 'a model'} with the guidance scale as an input", allowed)
+        raise ArgumentError("bpd", f"{engine.model.name or 'a model'} with the guidance scale as an input", allowed)
     part = first_of_each(digits.held_out, count)
-    channels = engine.shape[0]
+    channels = engine.model.shape[0]
     denoiser = ModuleDenoiser(engine.module, label_argument_of(engine.module), (channels, 2 * channels))
 
     @torch.inference_mode()
     def predict(x_t: Tensor, t: Tensor, which: slice) -> Tensor:
-        conditioning = {} if engine.labels is None else {"labels": part.labels[which].to(engine.device)}
+        classed = isinstance(engine.model.conditions, Classes)
+        condition = {"labels": part.labels[which].to(engine.device)} if classed else {}
         x_in = x_t.to(engine.device, engine.dtype, memory_format=torch.channels_last)
-        return denoiser(x_in, t.to(engine.device), conditioning).cpu()
+        return denoiser.predict(x_in, t.to(engine.device), condition).cpu()
 
     return variational_bound(
-        predict, part.images, engine.schedule, engine.prediction, seed=seed, batch=batch, advance=advance
+        predict, part.images, engine.model.schedule, engine.model.prediction, seed=seed, batch=batch, advance=advance
     )
 
 
 def check_model(engine: "Engine") -> None:
     """ArgumentError unless the engine's model makes digits, as the classifier and the real ones are."""
-    if engine.shape != SHAPE:
+    if engine.model.shape != SHAPE:
         allowed = f"a model of digits, shape {list(SHAPE)}"
-        raise ArgumentError("model", f"{engine.name or 'a model'} of shape {list(engine.shape)}", allowed)
-    labels = engine.labels
-    if labels is not None and (not isinstance(labels, ClassLabels) or labels.count != CLASSES):
-        raise ArgumentError("model", f"{engine.name or 'a model'} with labels {labels}", f"{CLASSES} classes, or none")
+        raise ArgumentError("model", f"{engine.model.name or 'a model'} of shape {list(engine.model.shape)}", allowed)
+    taken = engine.model.conditions
+    if taken.example is not None and not (isinstance(taken, Classes) and taken.count == CLASSES):
+        raise ArgumentError("model", f"{engine.model.name or 'a model'} with {taken}", f"{CLASSES} classes, or none")
 
 
 def _counting(advance: Advance, before: int, total: int) -> "Callback":

@@ -11,8 +11,8 @@ from fewstep.diffusion.trained import MAX_STEPS, trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.fields import Fields, shown
 from fewstep.models.net.config import MAX_CLASSES, UNetConfig
-from fewstep.request.conditions import labels_from_config
-from fewstep.request.guidance_input import guidance_from_config
+from fewstep.request.conditions import condition_from_config
+from fewstep.request.guidance import guidance_from_config
 
 FORMAT: Final = 1
 FAMILIES: Final = ("ddpm", "adm")
@@ -36,8 +36,8 @@ class ModelSpec:
     schedule: dict[str, Any]  # as `schedules.from_config` takes it
     prediction: str
     plan: dict[str, Any]  # {"sampler": "ddim", "steps": 4, ...}: what `Engine.plan` begins with
-    labels: dict[str, Any] | None = None  # as `labels.labels_from_config` takes it
-    guidance: dict[str, Any] | None = None  # as `guidance_input.guidance_from_config` takes it
+    labels: dict[str, Any] | None = None  # as `conditions.condition_from_config` takes it
+    guidance: dict[str, Any] | None = None  # as `guidance.guidance_from_config` takes it
     trained: dict[str, Any] | None = None  # as `trained.trained_from_config` takes it; None: for any plan
     description: str = ""
     licence: str = ""
@@ -149,7 +149,7 @@ def _check_labels(read: Fields, values: dict[str, Any]) -> None:
     if (unet.num_classes, unet.label_range) != expected:
         has = f"num_classes {unet.num_classes}, label_range {unet.label_range}"
         raise read.error("labels", f"got {shown(labels)}; allowed: what the U-Net has, {has}")
-    labels_from_config(labels)
+    condition_from_config(labels)
 
 
 def _check_guidance(read: Fields, values: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Which plans a request runs: the model's own defaults, with what the request says in their place."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fewstep.diffusion.plan import Plan
@@ -9,78 +9,76 @@ from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.trained import Trained
 from fewstep.errors import ArgumentError
-from fewstep.request.guidance_input import GuidanceInput
+from fewstep.request.guidance import Guidance
+
+KEPT = 64  # plans; one takes 0.4 ms to make, as long as everything else before the first model call
 
 
-@dataclass(frozen=True)
 class Planner:
-    """What a model's plans follow from. `defaults` has a sampler, steps, options of that sampler, and perhaps a w."""
+    """What a model's plans follow from. A plan is a value, so those made last are kept.
 
-    schedule: Schedule
-    prediction: str
-    defaults: Mapping[str, Any]
-    guidance: GuidanceInput | None = None
-    trained: Trained | None = None
-    name: str = ""  # of the model
+    Args:
+        schedule, prediction: what the model was trained on, and for.
+        defaults: a sampler, steps and options of that sampler.
+        guidance: how the model is guided.
+        trained: what a distilled model was trained for.
+        name: of the model.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        prediction: str,
+        defaults: Mapping[str, Any],
+        guidance: Guidance,
+        trained: Trained | None = None,
+        name: str = "",
+    ) -> None:
+        self.schedule, self.prediction, self.defaults = schedule, prediction, defaults
+        self.guidance, self.trained, self.name = guidance, trained, name
+        self._kept: OrderedDict[object, Plan] = OrderedDict()
 
     def plan(
         self,
         steps: int | None = None,
         sampler: str | None = None,
-        guidance_scale: float | Sequence[float] | None = None,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         strength: float = 1.0,
         options: Mapping[str, Any] | None = None,
     ) -> Plan:
         """One plan; None leaves an argument to the defaults. ArgumentError names what cannot be done."""
-        chosen = sampler or self.defaults["sampler"]
-        same = chosen == self.defaults["sampler"]
-        settings = dict(self.defaults) if same else {"steps": self.defaults["steps"]}
+        chosen = self.defaults["sampler"] if sampler is None else sampler
+        settings = dict(self.defaults) if chosen == self.defaults["sampler"] else {"steps": self.defaults["steps"]}
         settings |= options or {}
         wanted = settings.pop("steps")
-        for name in ("sampler", "guidance_scale"):
-            settings.pop(name, None)
-        plan = make_plan(
-            chosen,
-            self.schedule,
-            wanted if steps is None else steps,
-            prediction=self.prediction,
-            strength=strength,
-            **settings,
-        )
-        if self.guidance is not None:
-            self.guidance.scale(guidance_scale, guidance_rescale)
-            return plan
+        settings.pop("sampler", None)
+        settings |= {"steps": wanted if steps is None else steps, "strength": strength}
         # Guidance is the model's and not its sampler's, so another sampler keeps it.
-        w = self.defaults.get("guidance_scale", 1.0) if guidance_scale is None else guidance_scale
-        return plan.with_guidance(w, rescale=guidance_rescale)
+        return self._made(chosen, settings, self.guidance.scale(guidance_scale), guidance_rescale)
 
-    def plans(
-        self,
-        count: int,
-        given: Plan | Sequence[Plan] | None,
-        steps: int | None,
-        sampler: str | None,
-        guidance_scale: float | Sequence[float] | None,
-        guidance_rescale: float,
-        strength: float | None,
-        renoise: str,
-    ) -> list[Plan]:
-        """One plan per sample: those that were given, or the one that the other arguments ask for."""
-        if given is None:
-            whole = 1.0 if strength is None else strength
-            plans = [self.plan(steps, sampler, guidance_scale, guidance_rescale, whole)] * count
-        else:
-            for name, value in {"steps": steps, "sampler": sampler}.items():
-                if value is not None:
-                    raise ArgumentError(name, value, "nothing beside a plan, which says it already")
-            plans = [given] * count if isinstance(given, Plan) else list(given)
-            if self.guidance is not None:
-                for each in plans:
-                    self.guidance.check_plan(each)
-            elif guidance_scale is not None:
-                plans = [each.with_guidance(guidance_scale, rescale=guidance_rescale) for each in plans]
-        return [each.with_known(fresh=True) for each in plans] if renoise == "fresh" else plans
+    def _made(self, sampler: str, settings: Mapping[str, Any], scale: float, rescale: float) -> Plan:
+        values = {"sampler": sampler, "scale": scale, "rescale": rescale, **settings}
+        key = tuple((name, type(value), value) for name, value in sorted(values.items()))  # 1, 1.0 and True are equal
+        try:
+            kept = self._kept.get(key)
+        except TypeError:  # a list of timesteps
+            return self.guidance.planned(self._bare(sampler, settings), scale, rescale)
+        if kept is None:
+            kept = self._kept[key] = self.guidance.planned(self._bare(sampler, settings), scale, rescale)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return kept
+
+    def _bare(self, sampler: str, settings: Mapping[str, Any]) -> Plan:
+        return make_plan(sampler, self.schedule, prediction=self.prediction, **settings)
+
+    def given(self, plans: Sequence[Plan], scales: Sequence[object], rescale: float) -> list[Plan]:
+        """Plans that a user handed over, one per sample, as they run at the scales that were named beside them."""
+        for each in plans:
+            if not isinstance(each, Plan):
+                raise ArgumentError("plan", each, "a Plan, such as Engine.plan makes, or one per sample")
+        return [self.guidance.given(plan, scale, rescale) for plan, scale in zip(plans, scales, strict=True)]
 
     def warn(self, plans: Sequence[Plan], *, own_levels: bool, stacklevel: int) -> None:
         """Warn of the plans that a distilled model was not trained for.

@@ -1,8 +1,7 @@
-"""A request made whole: every argument of `Engine.sample` checked and brought to one entry per sample."""
+"""A request: all that a user asked for, checked, with one entry per sample; from here on nothing is ambiguous."""
 
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,206 +9,235 @@ from torch import Tensor
 
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
-from fewstep.request.conditions import LabelSpec
-from fewstep.request.lanes import halves_of
-from fewstep.request.start import as_images, as_mask, initial_noise
-from fewstep.run.buffers import State, as_int64
-from fewstep_kernels import COLUMN, STREAM_STEP, normal
+from fewstep.request.asked import Asked, each, resolve_seeds
+from fewstep.request.conditions import Condition
+from fewstep.request.noise import GivenNoise, given_noise
+from fewstep.request.planning import Planner
+from fewstep.request.start import Beginning, Resume, beginnings
+from fewstep.run.lanes import halves_of
+from fewstep.run.noise import initial_noise, row_noise
+from fewstep.run.sample import Sample, State
 
-MAX_SAMPLES = 100_000
+MOVED = {  # arguments of 0.1
+    "strength": "start=fewstep.Image(x, strength)",
+    "image": "start=fewstep.Image(x, strength) or start=fewstep.Inpaint(x, mask)",
+    "mask": "start=fewstep.Inpaint(x, mask)",
+    "renoise": "start=fewstep.Inpaint(x, mask, renoise=...)",
+    "resume": "start=fewstep.Resume(states)",
+    "generator": "noise=generator",
+    "conditioning": "condition={name: tensor}",
+    "negative_conditioning": "condition={name: (tensor, negative)}",
+}
+AHEAD = 2**22  # numbers: 16 MB of noise drawn ahead at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
-    """B samples, one entry each."""
+    """B samples of a model.
+
+    Attributes:
+        plans, seeds, starts: one per sample.
+        given: whether the plans were handed over, and not made for the request.
+        condition: what the network is given beside x and t, each [B, ...].
+        null: what takes its place in the unconditional half, each [B, ...].
+        scales: the guidance scale of each sample where its plan does not have it.
+        noise: from outside; None for the seeds'.
+        resumed: the samples that are gone on with, whole; empty where none is.
+    """
 
     plans: Sequence[Plan]
     seeds: Sequence[int]
-    first_rows: Sequence[int]  # the row each sample begins at
-    conditioning: Mapping[str, Tensor]  # each [B, ...]
-    negative: Mapping[str, Tensor]  # each [B, ...], the condition's stand-in where there is none
-    image: Tensor | None = None  # [B, C, H, W]
-    starts_from_image: bool = False  # else the image is only what the mask keeps
-    mask: Tensor | None = None  # [B, 1, H, W]
-    noise: Tensor | None = None  # [N + 1, B, C, H, W]: initial, then row by row
-    resume: Sequence[State] = field(default_factory=tuple)
+    starts: Sequence[Beginning]
+    given: bool
+    condition: Mapping[str, Tensor]
+    null: Mapping[str, Tensor]
+    scales: Sequence[float] | None = None
+    noise: GivenNoise | None = None
+    resumed: Sequence[Sample] = ()
 
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @property
+    def own_levels(self) -> bool:
+        """Whether the plans surely visit the levels of the model's own."""
+        return not self.given and all(start.strength == 1 for start in self.starts)
 
-def sample_count(n: int | None, **arguments: Any) -> int:
-    """How many samples a request asks for: `n`, or as many as its first per-sample argument has.
+    @property
+    def labels(self) -> list[float] | None:
+        """For the record."""
+        rows = self.condition.get("labels")
+        return None if rows is None else rows.tolist()
 
-    Raises:
-        ArgumentError: two arguments that disagree, or a count outside 1 to 100000.
-    """
-    counts = {"n": n} | {name: len(value) for name, value in arguments.items() if _has_length(value)}
-    stated = {name: count for name, count in counts.items() if count is not None}
-    count = next(iter(stated.values()), 1)
-    for name, other in stated.items():
-        if isinstance(other, bool) or not isinstance(other, int) or not 1 <= other <= MAX_SAMPLES:
-            raise ArgumentError(name, other if name == "n" else f"{other} entries", f"1 to {MAX_SAMPLES} samples")
-        if other != count:
-            raise ArgumentError(name, f"{other} samples", f"{count}, as {next(iter(stated))} says")
-    return count
+    def parameters(self, place: int) -> dict[str, object]:
+        """What made a sample beside its plan, seed and label, for the record; only what the user said."""
+        start = self.starts[place]
+        asked = start.image is not None or start.renoise is not None
+        return {
+            "strength": start.strength if asked else None,
+            "renoise": start.renoise,
+            "noise": None if self.noise is None else self.noise.source,
+        }
 
+    def samples(self, places: Sequence[int], shape: Sequence[int], device: torch.device) -> list[Sample]:
+        """Some of the samples as tensors of `shape`, their noise drawn."""
+        if self.resumed:
+            return [self.resumed[place] for place in places]
+        z, tables = self._noise(places, shape, device)
+        found = []
+        for i, place in enumerate(places):
+            start, plan = self.starts[place], self.plans[place]
+            first = start.first_row(plan, self.given)
+            found.append(
+                Sample(
+                    plan=plan,
+                    seed=self.seeds[place],
+                    start=State(start.x(plan, first, z[i]), None, first),
+                    condition={name: rows[place] for name, rows in self.condition.items()},
+                    null={name: rows[place] for name, rows in self.null.items()},
+                    noise=None if tables is None else tables[:, i],
+                    known=start.known,
+                    mask=start.mask,
+                )
+            )
+        return found
 
-def resolve_seeds(seeds: int | Sequence[int] | None, count: int) -> list[int]:
-    """One seed per sample: None draws them, an integer s gives s, s + 1, ..."""
-    if seeds is None:
-        return [random.SystemRandom().getrandbits(32) for _ in range(count)]
-    listed = list(range(seeds, seeds + count)) if isinstance(seeds, int) else list(seeds)
-    for seed in listed:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise ArgumentError("seeds", seed, "integers from 0 to 2^64 - 1")
-    return listed
-
-
-def resolve_conditioning(
-    spec: LabelSpec | None,
-    labels: Sequence[float] | Tensor | None,
-    conditioning: Mapping[str, Tensor] | None,
-    negative: Mapping[str, Tensor] | None,
-    plans: Sequence[Plan],
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The condition of every sample, and what stands in for it in the unconditional half.
-
-    Raises:
-        ArgumentError: labels a model does not take, entries that are not one per sample, guidance without a null.
-    """
-    count = len(plans)
-    cond, null = dict(conditioning or {}), dict(negative or {})
-    for argument, tensors in (("conditioning", cond), ("negative_conditioning", null)):
-        for name, rows in tensors.items():
-            if not isinstance(rows, Tensor) or rows.ndim == 0 or rows.shape[0] != count:
-                shown = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
-                raise ArgumentError(f"{argument}[{name!r}]", shown, f"a tensor with {count} rows, one per sample")
-    if spec is None and labels is not None:
-        raise ArgumentError("labels", list(labels), "nothing: this model takes no labels")
-    if spec is not None and "labels" not in cond:
-        cond["labels"] = spec.rows(labels, count)
-        null_labels = spec.null_rows(count)
-        if null_labels is not None:
-            null.setdefault("labels", null_labels)
-    if not null and any(halves_of(plan) != "cond" for plan in plans):
-        w = next(plan.rows[:, COLUMN["w"]].max() for plan in plans if halves_of(plan) != "cond")
-        raise ArgumentError(
-            "guidance_scale", float(w), "1: there is no null label and no negative_conditioning to guide from"
-        )
-    return cond, null
-
-
-def resolve_noise(
-    noise: Tensor | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    plans: Sequence[Plan],
-    seeds: Sequence[int],
-    shape: tuple[int, int, int],
-) -> Tensor | None:
-    """Noise given from outside: [N + 1, B, C, H, W], the initial noise and then what each row adds; None for our own.
-
-    Args:
-        noise: [B, C, H, W] the initial noise (rows then draw from the seeds), or all of it, [N + 1, B, C, H, W].
-        generator: one for all samples, or one per sample; draws in the order diffusers' pipelines do: the initial
-            noise first, then once per row that adds noise.
-
-    Raises:
-        ArgumentError: both at once, or another shape.
-    """
-    count, steps = len(plans), max(len(plan) for plan in plans)
-    if noise is not None and generator is not None:
-        raise ArgumentError("generator", "a generator beside a noise tensor", "one of the two")
-    if generator is not None:
-        adds = [any(_adds_noise(plan, i) for plan in plans) for i in range(steps)]
-        return torch.stack(
-            [_draw(generator, count, shape) if draws else torch.zeros(count, *shape) for draws in [True, *adds]]
-        )
-    if noise is None:
-        return None
-    if noise.is_floating_point() and tuple(noise.shape) == (count, *shape):
-        seed = torch.tensor([as_int64(each) for each in seeds], dtype=torch.int64)
-        rows = [normal(seed, torch.full_like(seed, i), STREAM_STEP, list(shape)) for i in range(steps)]
-        return torch.stack([noise, *(row.to(noise) for row in rows)])
-    if noise.is_floating_point() and tuple(noise.shape) == (steps + 1, count, *shape):
-        return noise
-    allowed = f"floats {[count, *shape]}, or {[steps + 1, count, *shape]} with each row's noise"
-    raise ArgumentError("noise", f"{noise.dtype} {list(noise.shape)}", allowed)
+    def _noise(self, places: Sequence[int], shape: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """z [B, C, H, W], and [N + 1, B, C, H, W] where the noise of the rows is given, or drawn ahead on a CPU."""
+        if self.noise is not None:
+            tables = self.noise.tables[:, list(places)].flatten(2).view(-1, len(places), *shape)
+            return tables[0].to(device), tables
+        seeds = [self.seeds[place] for place in places]
+        z, plans = initial_noise(seeds, shape, device), [self.plans[place] for place in places]
+        rows = max(len(plan) for plan in plans)
+        if device.type != "cpu" or not any(plan.stochastic for plan in plans) or rows * z.numel() > AHEAD:
+            return z, None
+        return z, torch.cat([z[None], row_noise(seeds, rows, shape)])
 
 
 def build_request(
-    *,
-    plans: Sequence[Plan],
-    seeds: Sequence[int],
-    shape: tuple[int, int, int],
-    labels: LabelSpec | None,
-    label_values: Sequence[float] | Tensor | None,
-    conditioning: Mapping[str, Tensor] | None,
-    negative: Mapping[str, Tensor] | None,
-    image: Any,
-    strength: float | None,
-    mask: Any,
-    noise: Tensor | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    resume: Sequence[State] | None,
-    explicit_plan: bool,
+    asked: Asked, planner: Planner, conditions: Condition, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Request:
-    """Check what depends on several arguments at once, and put the request together."""
-    count = len(seeds)
-    if image is None and (strength is not None or mask is not None):
-        raise ArgumentError("image", None, "an image, which strength and mask are about")
-    if strength is not None and not 0 < strength <= 1:
-        raise ArgumentError("strength", strength, "a number above 0 and at most 1")
-    if mask is not None and any(plan.closed for plan in plans):
-        raise ArgumentError(
-            "mask", "a mask", "no mask: this plan reads its past back from x, which re-noising would break"
-        )
-    if mask is None and image is not None and strength is None:
-        raise ArgumentError("strength", None, "a number above 0 and at most 1 says how far from the image to start")
-    cond, null = resolve_conditioning(labels, label_values, conditioning, negative, plans)
-    shifted = explicit_plan and strength is not None
-    first_rows = [round((1 - strength) * len(plan)) if shifted and strength is not None else 0 for plan in plans]
-    for state, plan in zip(resume or (), plans, strict=True) if resume else ():
-        if tuple(state.x.shape) != shape or not 0 <= state.index < len(plan):
-            raise ArgumentError(
-                "resume",
-                f"shape {tuple(state.x.shape)}, row {state.index}",
-                f"{shape}, a row below {len(plan)}",
-            )
+    """Check what was asked, and put the request together.
+
+    Args:
+        asked: by the user.
+        planner: of the model.
+        conditions: what it may be asked for.
+        shape: of one sample.
+        dtype: of the network, in which it gets what floats in `condition`.
+
+    Raises:
+        ArgumentError: naming the argument, its value and what is allowed.
+    """
+    count = asked.count()
+    if isinstance(asked.start, Resume):
+        return _resumed(asked, asked.start.samples, planner, shape)
+    starts = beginnings(asked.start, count, shape)
+    plans = _plans(asked, planner, starts)
+    seeds = resolve_seeds(asked.seeds, count)
+    condition, null = _conditions(asked, conditions, plans, dtype)
+    condition = planner.guidance.condition(each(asked.guidance_scale, count), condition)
     return Request(
         plans=plans,
         seeds=seeds,
-        first_rows=[state.index for state in resume]
-        if resume
-        else [min(r, len(p) - 1) for r, p in zip(first_rows, plans, strict=True)],
-        conditioning=cond,
-        negative=null,
-        image=None if image is None else as_images("image", image, count, shape),
-        starts_from_image=image is not None and strength is not None and (mask is None or strength < 1),
-        mask=None if mask is None else as_mask("mask", mask, count, shape),
-        noise=resolve_noise(noise, generator, plans, seeds, shape),
-        resume=tuple(resume or ()),
+        starts=starts,
+        given=asked.plan is not None,
+        condition=condition,
+        null=null,
+        scales=planner.guidance.recorded(condition),
+        noise=given_noise(asked.noise, plans, seeds, shape),
     )
 
 
-def starting_noise(request: Request, shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """z each sample starts from: [B, C, H, W], given or by seed."""
-    if request.noise is not None:
-        return request.noise[0].to(device)
-    return initial_noise(request.seeds, shape, device)
+def _plans(asked: Asked, planner: Planner, starts: Sequence[Beginning]) -> list[Plan]:
+    count, options = len(starts), dict(asked.options)
+    for name, instead in MOVED.items():
+        if name in options:
+            raise ArgumentError(name, options[name], f"nothing: it is said by {instead}")
+    scales, rescale = each(asked.guidance_scale, count), options.pop("guidance_rescale", 0.0)
+    if asked.plan is not None:
+        beside = {"steps": asked.steps, "sampler": asked.sampler, **options}
+        for name, value in beside.items():
+            if value is not None:
+                raise ArgumentError(name, value, "nothing beside a plan, which says it already")
+        plans = planner.given(each_plan(asked.plan, count), scales, rescale)
+    else:
+        steps, samplers = each(asked.steps, count), each(asked.sampler, count)
+        plans = [
+            planner.plan(step, sampler, scale, rescale, start.strength, options)
+            for step, sampler, scale, start in zip(steps, samplers, scales, starts, strict=True)
+        ]
+    if any(plan.closed and start.mask is not None for plan, start in zip(plans, starts, strict=True)):
+        allowed = "no Inpaint: this plan reads its past back from x, which re-noising would break"
+        raise ArgumentError("start", "an Inpaint", allowed)
+    fresh = {id(plan): plan.with_known(fresh=True) for plan, at in zip(plans, starts, strict=True) if _fresh(at)}
+    return [fresh[id(plan)] if _fresh(at) else plan for plan, at in zip(plans, starts, strict=True)]
 
 
-def _has_length(value: object) -> bool:
-    return value is not None and hasattr(value, "__len__")
+def each_plan(plan: Plan | Sequence[Plan], count: int) -> list[Plan]:
+    """A plan has a length, its steps, and yet is one for all."""
+    return [plan] * count if isinstance(plan, Plan) else list(plan)
 
 
-def _adds_noise(plan: Plan, row: int) -> bool:
-    return row < len(plan) and bool(plan.rows[row, COLUMN["s"]] != 0)
+def _fresh(start: Beginning) -> bool:
+    return start.renoise == "fresh"
 
 
-def _draw(generator: torch.Generator | Sequence[torch.Generator], count: int, shape: tuple[int, int, int]) -> Tensor:
-    if isinstance(generator, torch.Generator):
-        return torch.randn(count, *shape, generator=generator, device=generator.device).cpu()
-    if len(generator) != count:
-        raise ArgumentError("generator", f"{len(generator)} generators", f"one, or {count}: one per sample")
-    return torch.cat([torch.randn(1, *shape, generator=each, device=each.device).cpu() for each in generator])
+def _conditions(
+    asked: Asked, conditions: Condition, plans: Sequence[Plan], dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The condition of every sample, and what stands in for it in the unconditional half, each [B, ...]."""
+    count = len(plans)
+    condition, null = _given_condition(asked.condition, count, dtype)
+    if asked.labels is not None or "labels" not in condition:
+        rows, null_rows = conditions.rows(asked.labels, count), conditions.null_rows(count)
+        condition |= {} if rows is None else {"labels": rows}
+        null = ({} if null_rows is None else {"labels": null_rows}) | null
+    if not null and any(halves_of(plan) != "cond" for plan in plans):
+        w = next(plan.column("w").max() for plan in plans if halves_of(plan) != "cond")
+        allowed = "1: there is no null label to guide from, and no pair (tensor, null) in `condition`"
+        raise ArgumentError("guidance_scale", float(w), allowed)
+    return condition, null
+
+
+def _given_condition(given: object, count: int, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Further arguments of the network: a tensor [B, ...] each, or a pair of it and what stands for no condition."""
+    condition: dict[str, Tensor] = {}
+    null: dict[str, Tensor] = {}
+    if given is None:
+        return condition, null
+    if not isinstance(given, Mapping):
+        raise ArgumentError("condition", type(given).__name__, "a mapping from the network's arguments to tensors")
+    for name, value in given.items():
+        pair: Sequence[Any] = value if isinstance(value, tuple) else (value,)
+        for into, rows in zip((condition, null), pair, strict=False):
+            if not isinstance(rows, Tensor) or rows.ndim == 0 or rows.shape[0] != count or len(pair) > 2:
+                shown = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+                allowed = f"a tensor with {count} rows, one per sample, or a pair of them: with the condition, without"
+                raise ArgumentError(f"condition[{name!r}]", shown, allowed)
+            into[name] = rows.to(dtype) if rows.is_floating_point() else rows
+    return condition, null
+
+
+def _resumed(asked: Asked, samples: Sequence[Sample], planner: Planner, shape: tuple[int, ...]) -> Request:
+    """A request that goes on with samples; they say all there is to say."""
+    said = {name: getattr(asked, name) for name in ("labels", "steps", "sampler", "guidance_scale", "seeds", "plan")}
+    for name, value in {**said, "noise": asked.noise, "condition": asked.condition, **asked.options}.items():
+        if value is not None:
+            raise ArgumentError(name, value, "nothing beside Resume: a sample that was kept says it already")
+    for sample in samples:
+        if sample.start.x.numel() != torch.Size(shape).numel():
+            raise ArgumentError("start", f"a sample of shape {list(sample.start.x.shape)}", f"{list(shape)}")
+    names = set.intersection(*(set(sample.condition) for sample in samples))
+    condition = {name: torch.stack([sample.condition[name] for sample in samples]) for name in names}
+    return Request(
+        plans=[sample.plan for sample in samples],
+        seeds=[sample.seed for sample in samples],
+        starts=[Beginning() for _ in samples],
+        given=True,
+        condition=condition,
+        null={},
+        scales=planner.guidance.recorded(condition),
+        resumed=samples,
+    )

@@ -1,109 +1,156 @@
-"""Where a run starts: noise, or an image at strength. And what a user may hand over as an image."""
+"""Where a sample starts if not from noise: an image at strength, around a known region, or where it was left."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.checks import number
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
-from fewstep.run.buffers import as_int64
-from fewstep_kernels import STREAM_INITIAL, add_noise, normal
+from fewstep.request.images import as_images, as_mask
+from fewstep.run.sample import Sample
+from fewstep_kernels import add_noise
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
-
-def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """z of each sample: [B, C, H, W] float32, a function of the sample's own seed."""
-    signed = [as_int64(seed) for seed in seeds]
-    seed = torch.tensor(signed, dtype=torch.int64, device=device)
-    return normal(seed, torch.zeros_like(seed), STREAM_INITIAL, list(shape))
+Renoise = Literal["initial", "fresh"]
 
 
-def starting_x(plan: Plan, first_row: int, z: Tensor, image: Tensor | None) -> Tensor:
-    """x before row `first_row`, for one sample: z, image [C, H, W] -> [C, H, W].
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Start from an image, noised as far as `strength` says (SDEdit, Meng et al. 2022, 2108.01073).
 
-    From noise: init_scale z. From an image: signal_scale image + noise_scale z at the row's own level (SDEdit,
-    Meng et al. 2022).
+    Attributes:
+        x: floats in [-1, 1] [C, H, W] or [B, C, H, W], uint8 arrays, or PIL images.
+        strength: above 0 to 1: how much of the noise range is run. The number of model calls stays `steps`.
     """
-    if image is None:
-        return plan.init_scale * z
-    level = torch.tensor([[plan.levels.signal_scale[first_row]], [plan.levels.noise_scale[first_row]]], dtype=z.dtype)
-    signal_scale, noise_scale = level.to(z.device)
-    return add_noise(image[None].to(z.dtype), signal_scale, noise_scale, z[None])[0]
+
+    x: Any
+    strength: float
+
+    def __post_init__(self) -> None:
+        _check_strength(self.strength)
 
 
-def as_images(
-    argument: str,
-    value: "Tensor | np.ndarray[Any, Any] | PILImage | Sequence[PILImage]",
-    count: int,
-    shape: tuple[int, int, int],
-) -> Tensor:
-    """Images as the engine holds them: [count, C, H, W] float32 in [-1, 1].
+@dataclass(frozen=True, eq=False)
+class Inpaint:
+    """Keep a known image outside of a mask, and generate what is inside.
+
+    Attributes:
+        x: the known image, as for `Image`.
+        mask: [H, W] or [B, 1, H, W], 1 (white) where the sample is generated, 0 where x is kept.
+        strength: below 1, what is generated starts from x too.
+        renoise: the noise on the kept region: "initial", the run's own, or "fresh" at each row (RePaint, Lugmayr et
+            al. 2022, 2201.09865).
+    """
+
+    x: Any
+    mask: Any
+    strength: float = 1.0
+    renoise: Renoise = "initial"
+
+    def __post_init__(self) -> None:
+        _check_strength(self.strength)
+        if self.renoise not in get_args(Renoise):
+            raise ArgumentError("renoise", self.renoise, " or ".join(get_args(Renoise)))
+
+
+@dataclass(frozen=True, eq=False)
+class Resume:
+    """Go on with samples that `Step.state` kept: each has its plan, seed and condition.
+
+    Attributes:
+        states: one, or one per sample.
+    """
+
+    states: Sample | Sequence[Sample]
+
+    def __post_init__(self) -> None:
+        kept = self.samples
+        if not kept or not all(isinstance(each, Sample) for each in kept):
+            raise ArgumentError("start", f"Resume({self.states!r})", "samples as Step.state keeps them")
+        for each in kept:
+            if each.start.index >= len(each.plan):
+                raise ArgumentError("start", f"a sample at row {each.start.index}", f"a row below {len(each.plan)}")
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Of all states."""
+        return [self.states] if isinstance(self.states, Sample) else list(self.states)
+
+
+Start = Image | Inpaint
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """How one sample begins.
+
+    Attributes:
+        strength: the share of the noise range that is run; 1 from noise.
+        image: [C, H, W] what it is noised from; None for noise alone.
+        known: [C, H, W] what is kept where the mask is 0.
+        mask: [1, H, W].
+        renoise: as in `Inpaint`; None without a mask.
+    """
+
+    strength: float = 1.0
+    image: Tensor | None = None
+    known: Tensor | None = None
+    mask: Tensor | None = None
+    renoise: Renoise | None = None
+
+    def first_row(self, plan: Plan, given: bool) -> int:
+        """The row at which a plan is entered: a plan that was given is entered late, one of our own is made shorter."""
+        return min(round((1 - self.strength) * len(plan)), len(plan) - 1) if given else 0
+
+    def x(self, plan: Plan, first_row: int, z: Tensor) -> Tensor:
+        """x before row `first_row`: z [C, H, W] -> [C, H, W].
+
+        From noise: init_scale z. From an image: signal_scale image + noise_scale z at the row's own level (SDEdit).
+        """
+        if self.image is None:
+            return plan.init_scale * z
+        scales = plan.levels.signal_scale[first_row], plan.levels.noise_scale[first_row]
+        signal_scale, noise_scale = torch.tensor(scales, dtype=z.dtype, device=z.device)[:, None]
+        return add_noise(self.image[None].to(z), signal_scale, noise_scale, z[None])[0]
+
+
+def beginnings(start: object, count: int, shape: tuple[int, ...]) -> list[Beginning]:
+    """How each of `count` samples begins.
 
     Args:
-        argument: the name used in an error.
-        value: a float tensor [C, H, W] or [B, C, H, W] in [-1, 1]; a uint8 array [H, W], [H, W, C] or
-            [B, H, W, C]; or PIL images.
-        count: samples; one image serves all of them.
-        shape: (C, H, W) the model works at. Nothing is resized.
+        start: None, an `Image` or `Inpaint` for all of them, or one (or None) per sample.
+        shape: of a sample.
 
     Raises:
-        ArgumentError: another shape, dtype or range.
+        ArgumentError: something else, or images that do not fit.
     """
-    images = value if isinstance(value, Tensor) else _from_bytes(argument, value, shape[0])
-    if not images.is_floating_point():
-        raise ArgumentError(
-            argument, f"a tensor of {images.dtype}", "a float tensor in [-1, 1], a uint8 array or PIL images"
-        )
-    images = images[None] if images.ndim == 3 else images
-    if images.ndim != 4 or tuple(images.shape[1:]) != shape or images.shape[0] not in (1, count):
-        allowed = f"{shape} for all samples or [{count}, {shape[0]}, {shape[1]}, {shape[2]}]"
-        raise ArgumentError(argument, f"shape {tuple(images.shape)}", allowed)
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -1.001 and high <= 1.001):
-        raise ArgumentError(argument, f"values from {low:.3g} to {high:.3g}", "finite values in [-1, 1]")
-    return images.to(torch.float32).expand(count, *shape)
+    if start is None:
+        return [Beginning()] * count
+    if isinstance(start, Start):
+        return _begin(start, count, shape)
+    if not isinstance(start, Sequence) or isinstance(start, str):
+        raise ArgumentError("start", start, "fewstep.Image, Inpaint or Resume, or one per sample")
+    if len(start) != count:
+        raise ArgumentError("start", f"{len(start)} entries", f"one, or {count}: one per sample")
+    return [beginnings(each, 1, shape)[0] for each in start]
 
 
-def as_mask(
-    argument: str, value: "Tensor | np.ndarray[Any, Any] | PILImage", count: int, shape: tuple[int, int, int]
-) -> Tensor:
-    """A mask as the engine holds it: [count, 1, H, W] float32 in [0, 1]; 1 (white) is generated, 0 (black) is kept.
-
-    Raises:
-        ArgumentError: another shape or range.
-    """
-    one_channel = (1, *shape[1:])
-    if isinstance(value, Tensor):
-        mask = value.to(torch.float32)
-        while mask.ndim < 4:
-            mask = mask[None]
-    else:
-        mask = (_from_bytes(argument, value, 1) + 1) / 2
-    if mask.ndim != 4 or tuple(mask.shape[1:]) != one_channel or mask.shape[0] not in (1, count):
-        allowed = f"[{shape[1]}, {shape[2]}] for all samples or [{count}, 1, {shape[1]}, {shape[2]}]"
-        raise ArgumentError(argument, f"shape {tuple(mask.shape)}", allowed)
-    if not bool(((mask >= 0) & (mask <= 1)).all()):
-        raise ArgumentError(argument, "values outside [0, 1]", "1 where the sample is generated, 0 where it is known")
-    return mask.expand(count, *one_channel)
-
-
-def _from_bytes(argument: str, value: Any, channels: int) -> Tensor:
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
-    pictures = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not pictures:
-        raise ArgumentError(argument, "an empty list", "at least one image")
-    arrays = [
-        np.asarray(picture.convert(mode) if hasattr(picture, "convert") and mode else picture) for picture in pictures
+def _begin(start: Start, count: int, shape: tuple[int, ...]) -> list[Beginning]:
+    if len(shape) != 3:
+        raise ArgumentError("start", type(start).__name__, f"none: samples of shape {list(shape)} are no pictures")
+    size = (shape[0], shape[1], shape[2])
+    images = as_images("image", start.x, count, size)
+    if isinstance(start, Image):
+        return [Beginning(start.strength, image) for image in images]
+    masks = as_mask("mask", start.mask, count, size)
+    return [
+        Beginning(start.strength, image if start.strength < 1 else None, image, mask, start.renoise)
+        for image, mask in zip(images, masks, strict=True)
     ]
-    if any(array.dtype != np.uint8 for array in arrays) or len({array.shape for array in arrays}) != 1:
-        raise ArgumentError(
-            argument, "not 8-bit images of one size", "a float tensor in [-1, 1], a uint8 array or PIL images"
-        )
-    stacked = arrays[0] if len(arrays) == 1 and arrays[0].ndim == 4 else np.stack(arrays)
-    stacked = stacked[..., None] if stacked.ndim == 3 else stacked
-    return torch.from_numpy(stacked.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def _check_strength(strength: float) -> None:
+    number("strength", strength, 0, 1, open_low=True)

@@ -4,13 +4,14 @@ Whatever may differ between two runs of the same signature is a tensor here, nev
 graph serves every sampler, schedule, seed, guidance scale and label, and a slot can be given away at any step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewstep.diffusion.plan import Plan
+from fewstep.run.sample import Sample, State
 from fewstep_kernels import COLUMN, COLUMNS, IDLE_ROW, StepOperands
 
 
@@ -20,6 +21,7 @@ class Output:
 
     shape: tuple[int, int, int]
     dtype: torch.dtype  # float32 [B, C', H', W'] in [-1, 1], or uint8 [B, H', W', C']
+    each: bool = False  # every x is decoded by itself, when it is finished, so its bits depend on no other's
 
 
 @dataclass(frozen=True)
@@ -52,33 +54,13 @@ class Signature:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
 
-@dataclass(frozen=True)
-class State:
-    """One sample between two steps: enough to go on from there, in any slot of any run.
+class Place(NamedTuple):
+    """Where a sample is in the buffers."""
 
-    Attributes:
-        x: [C, H, W] the noisy sample.
-        history: [D, C, H, W] youngest first, or None where the plan keeps none.
-        index: the row that comes next.
-    """
-
-    x: Tensor
-    history: Tensor | None
-    index: int
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One sample as it takes its place in the buffers."""
-
-    plan: Plan
-    seed: int
-    state: State  # where it begins
+    sample: Sample
+    slot: int
     cond_lane: int  # the lane that carries its condition
     uncond_lane: int  # and the one that goes without; the same where it owns one lane
-    noise: Tensor | None = None  # [N + 1, C, H, W] given noise: initial, then row by row
-    known: Tensor | None = None  # [C, H, W]
-    mask: Tensor | None = None  # [1, H, W]
 
 
 @dataclass
@@ -103,7 +85,8 @@ class StaticBuffers:
     noise: Tensor | None = None  # [N + 1, B, C, H, W] given noise: initial, then row by row
     known: Tensor | None = None  # [B, C, H, W]
     mask: Tensor | None = None  # [B, 1, H, W] 1 where the sample is generated
-    images: Tensor | None = None  # what the run ends in, as the signature's output says
+    final: Tensor | None = None  # [1, C, H, W] the finished x that is decoded, where each is by itself; else x is
+    images: Tensor | None = None  # what the run ends in, as the signature's output says; of `final` or of x
     finite: Tensor | None = None  # [B] bool, beside pixels: whether all values were finite
 
     @classmethod
@@ -168,65 +151,95 @@ class StaticBuffers:
         self.cond_lane.fill_(self.signature.lanes - 1)
         self.uncond_lane.fill_(self.signature.lanes - 1)
 
-    def fill(self, slots: Sequence[Slot], first: int = 0) -> None:
-        """Give slots `first`, `first` + 1, ... to samples, and write the model input of their next rows.
+    def fill(self, places: Sequence[Place]) -> None:
+        """Give slots and lanes to samples, and write the model input of their next rows.
 
         The other slots are left as they are, so this may happen between any two steps of a run.
         """
-        here = slice(first, first + len(slots))
-        plans = [slot.plan.table(self.table.dtype) for slot in slots]
+        slots = [place.slot for place in places]
+        here = slice(slots[0], slots[-1] + 1) if slots == list(range(slots[0], slots[-1] + 1)) else self._index(slots)
+        starts = [place.sample.start for place in places]
+        plans = [place.sample.plan.table(self.table.dtype) for place in places]
         padded = [torch.cat([plan, plan[-1:].expand(self.table.shape[1] - len(plan), -1)]) for plan in plans]
-        self.table[here].copy_(torch.stack(padded))
-        self.index[here].copy_(torch.tensor([slot.state.index for slot in slots]))
-        self.seed[here].copy_(torch.tensor([as_int64(slot.seed) for slot in slots]))
-        self.cond_lane[here].copy_(torch.tensor([slot.cond_lane for slot in slots]))
-        self.uncond_lane[here].copy_(torch.tensor([slot.uncond_lane for slot in slots]))
-        self.x[here].copy_(torch.stack([slot.state.x for slot in slots]))
-        for place, slot in enumerate(slots, start=first):
-            self._fill_optional(place, slot)
-        c_in = torch.stack([plan[slot.state.index, COLUMN["c_in"]] for plan, slot in zip(padded, slots, strict=True)])
-        scaled = (c_in.to(self.x.device)[:, None, None, None] * self.x[here]).to(self.x_in.dtype)
-        for lanes in (self.cond_lane[here], self.uncond_lane[here]):
-            self.x_in[:, : scaled.shape[1]].index_copy_(0, lanes, scaled)
+        cond_lane, uncond_lane = [place.cond_lane for place in places], [place.uncond_lane for place in places]
+        c_in = torch.stack([plan[start.index, COLUMN["c_in"]] for plan, start in zip(padded, starts, strict=True)])
+        x = torch.stack([start.x for start in starts]).to(self.x)
+        self.table[here] = torch.stack(padded).to(self.table.device)
+        self.index[here] = self._index([start.index for start in starts])
+        self.seed[here] = self._index([as_int64(place.sample.seed) for place in places])
+        self.cond_lane[here] = self._index(cond_lane)
+        self.uncond_lane[here] = self._index(uncond_lane)
+        self.x[here] = x
+        for place in places:
+            self._fill_optional(place.slot, place.sample)
+        scaled = (c_in.to(x.device)[:, None, None, None] * x).to(self.x_in.dtype)
+        for lanes in (cond_lane, uncond_lane) if cond_lane != uncond_lane else (cond_lane,):
+            self.x_in[:, : scaled.shape[1]].index_copy_(0, self._index(lanes), scaled)
+        self._condition(places)
 
-    def _fill_optional(self, place: int, slot: Slot) -> None:
-        for age, kept in enumerate([] if slot.state.history is None else slot.state.history, start=1):
+    def _index(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(self.x.device)
+
+    def _condition(self, places: Sequence[Place]) -> None:
+        """What the lanes of some samples carry."""
+        carried = [
+            (lane, rows)
+            for place in places
+            for lane, rows in zip((place.cond_lane, place.uncond_lane), place.sample.conditions(), strict=False)
+        ]
+        lanes = self._index([lane for lane, _ in carried])
+        for name, buffer in self.conditioning.items():
+            buffer.index_copy_(0, lanes, torch.stack([rows[name] for _, rows in carried]).to(buffer))
+
+    def _fill_optional(self, slot: int, sample: Sample) -> None:
+        start = sample.start
+        for age, kept in enumerate([] if start.history is None else start.history, start=1):
             if self.history is not None and age <= self.signature.history:
-                self.history[(slot.state.index - age) % self.signature.history, place].copy_(kept)
-        if self.noise is not None and slot.noise is not None:
-            rows = min(len(slot.noise), len(self.noise))
-            self.noise[:rows, place].copy_(slot.noise[:rows])
+                self.history[(start.index - age) % self.signature.history, slot].copy_(kept)
+        if self.noise is not None:
+            assert sample.noise is not None  # a session draws it for a sample that brings none
+            given, rows = sample.noise, min(len(sample.noise), len(self.noise))
+            self.noise[:rows, slot].copy_(given[:rows])
         if self.known is not None and self.mask is not None:
-            self.known[place] = 0 if slot.known is None else slot.known.to(self.known)
-            self.mask[place] = 1 if slot.mask is None else slot.mask.to(self.mask)
+            self.known[slot] = 0 if sample.known is None else sample.known.to(self.known)
+            self.mask[slot] = 1 if sample.mask is None else sample.mask.to(self.mask)
 
     def cancel(self, slot: int) -> None:
         """Let a slot idle from the next step on; the others are unchanged."""
         self.index[slot] = self.signature.steps
 
-    def state(self, slot: int) -> State:
-        """A copy of where a slot stands."""
-        index, depth = int(self.index[slot]), self.signature.history
+    def vacate(self, slot: int, scratch: int) -> None:
+        """Let a slot idle on the scratch lane, so that its own lanes can be given away."""
+        self.cancel(slot)
+        self.cond_lane[slot] = self.uncond_lane[slot] = scratch
+
+    def state(self, slot: int, index: int) -> State:
+        """A copy of a slot that stands before row `index`."""
+        depth = self.signature.history
         places = [(index - age) % depth for age in range(1, depth + 1)]
         history = None if self.history is None else self.history[places, slot]
         return State(self.x[slot].clone(), history, index)
 
-    def condition(self, conditioning: Mapping[str, Tensor]) -> None:
-        """Refill the conditioning of every lane; the names, shapes and dtypes are the signature's."""
-        for name, rows in conditioning.items():
-            self.conditioning[name].copy_(rows)
+    def spare_lanes(self, used: int) -> None:
+        """Lanes from `used` on belong to nobody: they carry what the first does, so that the network gets something."""
+        for rows in self.conditioning.values():
+            rows[used:] = rows[:1]
 
 
 def _images(signature: Signature) -> dict[str, Tensor]:
-    output, samples, device = signature.output, signature.samples, signature.device
+    output, device = signature.output, signature.device
     if output is None:
         return {}
+    count = 1 if output.each else signature.samples
+    found = (
+        {"final": torch.zeros(1, *signature.shape, dtype=signature.state_dtype, device=device)} if output.each else {}
+    )
     if output.dtype != torch.uint8:
-        return {"images": torch.zeros(samples, *output.shape, dtype=output.dtype, device=device)}
+        return found | {"images": torch.zeros(count, *output.shape, dtype=output.dtype, device=device)}
     channels, height, width = output.shape
-    return {
-        "images": torch.zeros(samples, height, width, channels, dtype=output.dtype, device=device),
-        "finite": torch.zeros(samples, dtype=torch.bool, device=device),
+    return found | {
+        "images": torch.zeros(count, height, width, channels, dtype=output.dtype, device=device),
+        "finite": torch.zeros(count, dtype=torch.bool, device=device),
     }
 
 

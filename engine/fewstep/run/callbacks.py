@@ -1,11 +1,13 @@
-"""What a callback sees between two steps, and what it may do: look, keep a state, cancel samples, stop the run."""
+"""What a callback sees between two steps, and what it may do: look, keep a sample, cancel some, stop the run."""
 
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from fewstep.errors import ArgumentError
-from fewstep.run.buffers import State, StaticBuffers
+from fewstep.run.decode import Images
+from fewstep.run.sample import Sample
+from fewstep.run.session import Session
 
 
 class Step:
@@ -17,31 +19,29 @@ class Step:
         samples: which samples of the request run here, by their place in it; a large request runs in several batches.
     """
 
-    def __init__(
-        self, buffers: StaticBuffers, index: int, total: int, samples: Sequence[int], cancelled: set[int]
-    ) -> None:
+    def __init__(self, session: Session, index: int, total: int, samples: Sequence[int], cancelled: set[int]) -> None:
         self.index, self.total, self.samples = index, total, tuple(samples)
-        self._buffers, self._cancelled = buffers, cancelled
+        self._session, self._cancelled = session, cancelled
 
     @property
     def x_0(self) -> Tensor:
         """The estimate of x_0 after this step, [len(samples), C, H, W] in [-1, 1]: a preview. A copy."""
-        preview = self._buffers.preview
+        preview = self._session.buffers.preview
         assert preview is not None  # a run with a callback allocates it
         return preview[: len(self.samples)].clone()
 
     @property
     def x(self) -> Tensor:
         """The noisy samples, [len(samples), C, H, W]. A copy."""
-        return self._buffers.x[: len(self.samples)].clone()
+        return self._session.buffers.x[: len(self.samples)].clone()
 
-    def state(self, sample: int) -> State:
-        """Where a sample stands; `Engine.sample(resume=...)` goes on from it."""
-        return self._buffers.state(self._slot(sample))
+    def state(self, sample: int) -> Sample:
+        """A sample as it stands: `Engine.sample(start=Resume([...]))` goes on from it, in any batch."""
+        return self._session.sample(self._slot(sample))
 
     def cancel(self, sample: int) -> None:
         """Take a sample out of the run from the next step on. The others come out as if it had stayed."""
-        self._buffers.cancel(self._slot(sample))
+        self._session.cancel(self._slot(sample))
         self._cancelled.add(sample)
 
     def _slot(self, sample: int) -> int:
@@ -52,3 +52,37 @@ class Step:
 
 Callback = Callable[[Step], bool | None]
 """Called after each step; returning False stops the run, leaving its samples unfinished and marked cancelled."""
+
+
+class Following:
+    """How far a request has come, and what its callback has done to it.
+
+    Args:
+        total: samples of the request.
+        callback: None where nobody looks.
+    """
+
+    def __init__(self, total: int, callback: Callback | None) -> None:
+        self.callback, self._total = callback, total
+        self.cancelled: set[int] = set()  # by their place in the request
+        self.calls = 0  # of the network
+        self.parts: list[Images] = []  # of the batches that are done
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is left to do: every sample was cancelled."""
+        return len(self.cancelled) == self._total
+
+    def follow(self, session: Session, places: Sequence[int]) -> None:
+        """Take a batch to its end, or to where its callback stops it."""
+        total = session.left
+        if self.callback is None:
+            session.advance()
+            self.calls += total
+            return
+        for i in range(total):
+            session.advance(1)
+            self.calls += 1
+            if self.callback(Step(session, i, total, places, self.cancelled)) is False:
+                self.cancelled.update(places if i < total - 1 else (), range(places[-1] + 1, self._total))
+                return

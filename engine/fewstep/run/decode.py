@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Output, StaticBuffers
 from fewstep.run.denoiser import parameter_dtype
+from fewstep.run.modules import own_module
 
 OUTPUTS = ("float", "uint8")
 
@@ -55,7 +56,7 @@ class Decoder:
             return cls(None, shape, torch.float32)
         if not isinstance(module, nn.Module):
             raise ArgumentError("decoder", type(module).__name__, "a torch.nn.Module")
-        module.to(device=device).eval()
+        module = own_module(module, device)
         dtype = parameter_dtype(module)
         with torch.no_grad():
             answer = module(torch.zeros(1, *shape, dtype=dtype, device=device))
@@ -65,8 +66,8 @@ class Decoder:
             raise ArgumentError("decoder", f"an answer of {found} to one x", allowed)
         return cls(module, (answer.shape[1], answer.shape[2], answer.shape[3]), dtype)
 
-    def output(self, kind: str) -> Output | None:
-        """What a run for "float" or "uint8" ends in; None where that is x itself.
+    def output(self, kind: str, each: bool = False) -> Output | None:
+        """What a run for "float" or "uint8" ends in; None where that is x itself. `each`: decoded one by one.
 
         Raises:
             ArgumentError: another kind.
@@ -74,8 +75,8 @@ class Decoder:
         if kind not in OUTPUTS:
             raise ArgumentError("output", kind, " or ".join(OUTPUTS))
         if kind == "uint8":
-            return Output(self.shape, torch.uint8)
-        return None if self.module is None else Output(self.shape, torch.float32)
+            return Output(self.shape, torch.uint8, each)
+        return None if self.module is None else Output(self.shape, torch.float32, each)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Float32 [B, C', H', W']."""
@@ -84,20 +85,22 @@ class Decoder:
         images: Tensor = self.module(x.to(self.dtype, memory_format=torch.channels_last))
         return images.to(torch.float32)
 
-    def images(self, x: Tensor, output: Output | None) -> Images:
-        """Of an x outside the buffers."""
-        if output is None:
-            return Images(x.to(torch.float32))
-        images = self(x)
-        return Images(to_pixels(images), finite_samples(images)) if output.dtype == torch.uint8 else Images(images)
+    def missing(self, count: int, output: Output | None, device: torch.device) -> Images:
+        """Of samples that never ran: NaN, or as pixels 0 that are not finite."""
+        if output is None or output.dtype != torch.uint8:
+            shape = self.shape if output is None else output.shape
+            return Images(torch.full((count, *shape), torch.nan, device=device))
+        channels, height, width = output.shape
+        pixels = torch.zeros(count, height, width, channels, dtype=torch.uint8, device=device)
+        return Images(pixels, torch.zeros(count, dtype=torch.bool, device=device))
 
 
 def decode(decoder: Decoder, buffers: StaticBuffers) -> None:
-    """The last stage of a run: write the buffers' images from x, as their signature's output says; else nothing."""
+    """The last stage of a run: write the buffers' images from x, or from the one that is final; else nothing."""
     b = buffers
     if b.images is None:
         return
-    images = decoder(b.x)
+    images = decoder(b.x if b.final is None else b.final)
     if b.finite is None:
         b.images.copy_(images)
     else:
@@ -111,6 +114,11 @@ def taken(buffers: StaticBuffers, count: int) -> Images:
     if b.images is None:
         return Images(b.x[:count].to(torch.float32, copy=True))
     return Images(b.images[:count].clone(), None if b.finite is None else b.finite[:count].clone())
+
+
+def taken_alone(buffers: StaticBuffers, slot: int) -> Images:
+    """A copy of what one slot came to, where the run ends in x."""
+    return Images(buffers.x[slot : slot + 1].to(torch.float32, copy=True))
 
 
 def to_pixels(images: Tensor) -> Tensor:

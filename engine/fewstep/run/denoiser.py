@@ -1,4 +1,4 @@
-"""What the loop calls: a denoiser maps (x_in, t, conditioning) to a prediction. Any nn.Module becomes one."""
+"""What the loop calls. A denoiser prepares what a sample is conditioned on, once, and predicts, in each step."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,46 +14,62 @@ LABEL_ARGUMENTS = ("labels", "class_labels", "y")
 
 
 class Denoiser(Protocol):
-    """A network seen from the loop."""
+    """A network seen from a run."""
 
-    def __call__(
+    def prepare(self, condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What `predict` takes for one sample, each [...]; for work that does not depend on x or on others."""
+        ...
+
+    def predict(
         self,
         x_in: Tensor,  # [R, C, H, W] in the network's dtype, channels last
         t: Tensor,  # [R] float32, or float64 beside a float64 network
-        conditioning: Mapping[str, Tensor],  # each [R, ...]
+        prepared: Mapping[str, Tensor],  # each [R, ...]
     ) -> Tensor:  # [R, C, H, W], or [R, 2C, H, W] with a learned variance
-        """Predict what the plan says the network predicts."""
+        """What the plan says the network predicts."""
         ...
 
 
 @dataclass(frozen=True)
 class ModuleDenoiser:
-    """Any module called as module(x_in, t, **conditioning), its answer taken from `.sample` or the first of a tuple.
+    """Any module called as module(x_in, t, **condition), its answer taken from `.sample` or the first of a tuple.
 
     Attributes:
         module: the network.
         label_argument: what its forward calls the labels; see `label_argument_of`.
         channels: how many channels its answer may have.
+        sizes: of a sample beside its channels, where they are not the two of x_in: x_in is viewed so.
+        time_scale: what t is multiplied by; 1 where the network is told timesteps.
     """
 
     module: nn.Module
     label_argument: str
     channels: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
+    time_scale: float = 1.0
 
-    def __call__(self, x_in: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        arguments = {self.label_argument if name == "labels" else name: rows for name, rows in conditioning.items()}
-        rows, _, *size = x_in.shape
-        allowed = [(rows, channels, *size) for channels in self.channels]
-        answer = self.module(x_in, t, **arguments)
+    def prepare(self, condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A module says nothing of what could be done ahead."""
+        return condition
+
+    def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
+        """Call the module, and check the shape of what it answers."""
+        arguments = {self.label_argument if name == "labels" else name: rows for name, rows in prepared.items()}
+        lanes, channels, *folded = x_in.shape
+        sizes = self.sizes or tuple(folded)
+        if self.sizes:
+            x_in = x_in.reshape(lanes, channels, *sizes).contiguous()
+        answer = self.module(x_in, t if self.time_scale == 1 else t * self.time_scale, **arguments)
         prediction = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
         if not isinstance(prediction, Tensor):
             raise ArgumentError(
                 "denoiser", f"an answer of {type(prediction).__name__}", "a module that returns a tensor"
             )
+        allowed = [(lanes, count, *sizes) for count in self.channels]
         if prediction.shape not in allowed:
             shapes = " or ".join(str([*shape]) for shape in allowed)
             raise ArgumentError("denoiser", f"an answer of shape {list(prediction.shape)}", shapes)
-        return prediction
+        return prediction.reshape(*prediction.shape[:2], *folded) if self.sizes else prediction
 
 
 def label_argument_of(module: nn.Module) -> str:

@@ -1,11 +1,14 @@
 """Which runner an engine gets: what was asked for, or what the device can do."""
 
+from typing import Literal
+
 import torch
 
 from fewstep.errors import ArgumentError
 from fewstep.run.graphs import CudaCapturer, GraphRunner
 from fewstep.run.runners import EagerRunner, Runner
 
+RunnerName = Literal["auto", "eager", "graph"]
 GRAPH_SHARE = 4  # of the device's memory, a quarter may be held by graphs
 
 

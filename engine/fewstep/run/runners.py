@@ -1,6 +1,5 @@
 """Runners: how the loop is executed. The eager one calls it; the graph runner replays what it captured of it."""
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,29 +12,38 @@ from fewstep_kernels import StepOps, eager_step_ops
 
 
 class Run(Protocol):
-    """One batch about to be sampled: fill the buffers, take the steps, then decode."""
+    """What a session steps: buffers that it fills, and the work on them."""
 
     @property
     def buffers(self) -> StaticBuffers:
         """Every slot idle until the caller fills it."""
         ...
 
-    def steps(self) -> Iterator[int]:
-        """Take the steps; between two that are yielded the caller may look, cancel or stop."""
+    def advance(self, steps: int) -> None:
+        """Take so many steps."""
         ...
 
     def decode(self) -> None:
-        """Make the images of x as it stands, where the signature asks for an output; call it once, after the steps."""
+        """Make the images of x, or of the one x that is final, as the signature's output says."""
+        ...
+
+    def close(self) -> None:
+        """Give the buffers back."""
         ...
 
 
 class Runner(Protocol):
     """Something that executes `sample_loop`."""
 
-    def prepare(self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, watched: bool) -> Run:
-        """A run of `steps` steps.
+    def prepare(self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, stepwise: bool) -> Run:
+        """Buffers of a signature, and what steps them.
 
-        `watched`: the caller wants to act between the steps, so they may not be taken in one go.
+        Args:
+            denoiser: the network.
+            decoder: what makes images of x.
+            signature: of the buffers.
+            steps: how many are going to be taken in one go.
+            stepwise: they are not: the caller acts between any two.
         """
         ...
 
@@ -55,16 +63,18 @@ class EagerRun:
     denoiser: Denoiser
     decoder: Decoder
     buffers: StaticBuffers
-    count: int
     ops: StepOps
 
-    def steps(self) -> Iterator[int]:
-        """Yield after each step."""
-        return sample_loop(self.denoiser, self.buffers, self.count, self.ops)
+    def advance(self, steps: int) -> None:
+        """Call the loop."""
+        sample_loop(self.denoiser, self.buffers, steps, self.ops)
 
     def decode(self) -> None:
         """Decode, called."""
         decode(self.decoder, self.buffers)
+
+    def close(self) -> None:
+        """The buffers are the run's own."""
 
 
 class EagerRunner:
@@ -78,11 +88,11 @@ class EagerRunner:
         self._ops = ops
 
     def prepare(
-        self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, watched: bool
+        self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, stepwise: bool
     ) -> EagerRun:
-        """A run that calls the loop; watched or not, it yields after each step."""
+        """A run that calls the loop, for any number of steps at a time."""
         ops = self._ops or eager_step_ops(signature.device)
-        return EagerRun(denoiser, decoder, StaticBuffers.allocate(signature), steps, ops)
+        return EagerRun(denoiser, decoder, StaticBuffers.allocate(signature), ops)
 
     def warming(self) -> AbstractContextManager[None]:
         """There is nothing to prepare."""

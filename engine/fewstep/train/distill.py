@@ -14,7 +14,7 @@ from fewstep.errors import ArgumentError
 from fewstep.models import UNet
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
-from fewstep.request.conditions import ClassLabels, labels_from_config
+from fewstep.request.conditions import Classes, condition_from_config
 from fewstep.train.consistency import Consistency
 from fewstep.train.data import Dataset, load_data
 from fewstep.train.distill_config import DistillConfig
@@ -122,8 +122,8 @@ def _check(config: DistillConfig, taught: ModelSpec, data: Dataset) -> None:
         raise ArgumentError("teacher", f"{config.teacher}, which predicts {taught.prediction}", allowed)
     if data.shape != taught.shape:
         raise ArgumentError("data", f"{config.data} of shape {list(data.shape)}", f"the teacher's {list(taught.shape)}")
-    classes = labels_from_config(taught.labels)
-    count = classes.count if isinstance(classes, ClassLabels) else None
+    classes = condition_from_config(taught.labels)
+    count = classes.count if isinstance(classes, Classes) else None
     if count != data.classes:
         raise ArgumentError("data", f"{config.data} with {data.classes} classes", f"the teacher's {count}")
 

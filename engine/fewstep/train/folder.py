@@ -9,12 +9,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from fewstep.diffusion.schedules import from_config
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError, OutputError
 from fewstep.files import atomic_write, check_writable
+from fewstep.models.model import Model
 from fewstep.models.spec import ModelSpec
-from fewstep.request.conditions import labels_from_config
 from fewstep.train.checkpoint import Checkpoint
 from fewstep.train.config import FitConfig
 from fewstep.train.fit import CHECKPOINTS, LOSS_FILE, last_checkpoint
@@ -93,20 +92,8 @@ class Sheets:
 
     def draw(self, module: nn.Module, step: int) -> None:
         """A sheet of the module after so many steps."""
-        engine = Engine(
-            module,
-            schedule=from_config(self.spec.schedule),
-            prediction=self.spec.prediction,
-            shape=self.spec.shape,
-            labels=labels_from_config(self.spec.labels),
-            plan=self.spec.plan,
-            guidance=self.spec.guidance,
-            trained=self.spec.trained,
-            device=self.device,
-            max_batch=self.count,
-            runner="eager",  # graphs of weights that change would have to be captured each time
-            name=self.spec.name,
-        )
+        # Eager: graphs of weights that change would have to be captured each time.
+        engine = Engine(Model.of(module, self.spec), device=self.device, max_batch=self.count, runner="eager")
         samples = engine.sample(self.count, labels=self.labels, seeds=0)
         samples.save(
             self.out / SHEETS / f"step-{step:08d}.png", singles=False, columns=PER_CLASS, parameters={"step": step}

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from fewstep.diffusion.forward import PREDICTIONS
 from fewstep.diffusion.levels import LEVEL_OPTIONS, make_levels
@@ -18,7 +18,7 @@ from fewstep.diffusion.samplers.lcm import lcm
 from fewstep.diffusion.schedules import Kind, Schedule
 from fewstep.errors import ArgumentError
 
-__all__ = ["SAMPLERS", "Clip", "Sampler", "consistency", "ddim", "ddpm", "euler", "lcm", "make_plan"]
+__all__ = ["SAMPLERS", "Clip", "Sampler", "SamplerName", "consistency", "ddim", "ddpm", "euler", "lcm", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ SAMPLERS: dict[str, Sampler] = {
     "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",)),
     "consistency": Sampler(consistency, "consistency models", predictions=("consistency",), kinds=("ve",)),
 }
+
+
+SamplerName = Literal["ddpm", "ddim", "euler", "lcm", "consistency"]
+"""A key of SAMPLERS, written out for type checkers."""
 
 
 def make_plan(

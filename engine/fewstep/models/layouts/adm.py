@@ -1,6 +1,7 @@
 """ADM, the code base guided-diffusion (Dhariwal and Nichol 2021): its flags as a UNetConfig, its tensor names."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
@@ -17,52 +18,56 @@ _MULTIPLIERS: Final = {
 }
 
 
-def config_from_adm(
-    *,
-    image_size: int,
-    num_channels: int,
-    num_res_blocks: int,
-    in_channels: int = 3,
-    channel_mult: Sequence[float] = (),
-    attention_resolutions: Sequence[int] = (16, 8),
-    num_heads: int = 4,
-    num_head_channels: int = -1,
-    use_scale_shift_norm: bool = True,
-    resblock_updown: bool = False,
-    learn_sigma: bool = False,
-    num_classes: int | None = None,
-    label_range: tuple[float, float] | None = None,
-    dropout: float = 0.0,
-) -> UNetConfig:
-    """The UNetConfig of guided-diffusion's flags of the same names.
+@dataclass(frozen=True)
+class Flags:
+    """guided-diffusion's flags, by their names.
 
-    `attention_resolutions` are in pixels, as on its command line; `num_classes` is given for --class_cond True.
-    ModelError for flags that make no U-Net.
+    `attention_resolutions` are in pixels, as on its command line; `num_classes` is given for --class_cond True, and
+    `label_range`, which it does not know, for a continuous label.
     """
-    multipliers = tuple(channel_mult) or _MULTIPLIERS.get(image_size)
+
+    image_size: int
+    num_channels: int
+    num_res_blocks: int
+    in_channels: int = 3
+    channel_mult: Sequence[float] = ()
+    attention_resolutions: Sequence[int] = (16, 8)
+    num_heads: int = 4
+    num_head_channels: int = -1
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = False
+    learn_sigma: bool = False
+    num_classes: int | None = None
+    label_range: tuple[float, float] | None = None
+    dropout: float = 0.0
+
+
+def config_from_adm(flags: Flags) -> UNetConfig:
+    """The UNetConfig that some flags mean. ModelError for flags that make no U-Net."""
+    multipliers = tuple(flags.channel_mult) or _MULTIPLIERS.get(flags.image_size)
     if multipliers is None:
         sizes = ", ".join(map(str, _MULTIPLIERS))
-        raise ModelError(f"ADM flags: image_size: got {image_size} without channel_mult; allowed: {sizes}")
+        raise ModelError(f"ADM flags: image_size: got {flags.image_size} without channel_mult; allowed: {sizes}")
     levels = len(multipliers)
-    attention = tuple(image_size // 2**level in attention_resolutions for level in range(levels))
-    step = "block" if resblock_updown else "conv"
+    attention = tuple(flags.image_size // 2**level in flags.attention_resolutions for level in range(levels))
+    step = "block" if flags.resblock_updown else "conv"
     return UNetConfig(
-        in_channels=in_channels,
-        out_channels=in_channels * (2 if learn_sigma else 1),
-        channels=tuple(int(multiplier * num_channels) for multiplier in multipliers),
-        layers=num_res_blocks,
+        in_channels=flags.in_channels,
+        out_channels=flags.in_channels * (2 if flags.learn_sigma else 1),
+        channels=tuple(int(multiplier * flags.num_channels) for multiplier in multipliers),
+        layers=flags.num_res_blocks,
         down_attention=attention,
         up_attention=attention,
         down=(step,) * (levels - 1),
         up=(step,) * (levels - 1),
-        head_dim=None if num_head_channels == -1 else num_head_channels,
-        heads=num_heads,
-        scale_shift=use_scale_shift_norm,
-        time_channels=num_channels,
-        embed_channels=4 * num_channels,
-        num_classes=num_classes,
-        label_range=label_range,
-        dropout=dropout,
+        head_dim=None if flags.num_head_channels == -1 else flags.num_head_channels,
+        heads=flags.num_heads,
+        scale_shift=flags.use_scale_shift_norm,
+        time_channels=flags.num_channels,
+        embed_channels=4 * flags.num_channels,
+        num_classes=flags.num_classes,
+        label_range=flags.label_range,
+        dropout=flags.dropout,
     )
 
 

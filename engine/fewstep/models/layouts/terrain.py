@@ -38,15 +38,17 @@ SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.002, 80.0
 NORM_BEFORE: Final = {"in_layers.2": "in_layers.0", "out_layers.3": "out_layers.0", "qkv": "norm", "out.2": "out.0"}
 
 CONFIG: Final = adm.config_from_adm(
-    image_size=SIZE,
-    in_channels=1,
-    num_channels=32,
-    num_res_blocks=4,
-    channel_mult=(1, 1, 2, 3, 4),
-    attention_resolutions=(32, 16, 8),
-    num_head_channels=32,
-    resblock_updown=True,
-    label_range=DIFFICULTY,
+    adm.Flags(
+        image_size=SIZE,
+        in_channels=1,
+        num_channels=32,
+        num_res_blocks=4,
+        channel_mult=(1, 1, 2, 3, 4),
+        attention_resolutions=(32, 16, 8),
+        num_head_channels=32,
+        resblock_updown=True,
+        label_range=DIFFICULTY,
+    )
 )
 
 SPEC: Final = ModelSpec(

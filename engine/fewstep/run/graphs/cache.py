@@ -31,6 +31,7 @@ class Entry:
     bytes: int
     replays: int = 0
     decode: Graph | None = None
+    leased: bool = False  # to a run, which may replay it at any time
 
     def release(self) -> None:
         """Give the memory of its graphs back."""
@@ -55,16 +56,22 @@ class GraphCache:
         return entry
 
     def put(self, key: GraphKey, entry: Entry) -> bool:
-        """Keep an entry, evicting the least recently used until it fits. False: it can never fit, and is released."""
-        if entry.bytes > self.budget_bytes:
+        """Keep an entry, evicting the least recently used until it fits. False: it cannot fit, and is released."""
+        held = sum(kept.bytes for kept in self._entries.values() if kept.leased)
+        if held + entry.bytes > self.budget_bytes:
             entry.release()
             return False
         while self.bytes + entry.bytes > self.budget_bytes:
-            _, oldest = self._entries.popitem(last=False)
-            oldest.release()
+            oldest = next(key for key, kept in self._entries.items() if not kept.leased)
+            self._entries.pop(oldest).release()
             self.evictions += 1
         self._entries[key] = entry
         return True
+
+    @property
+    def leased(self) -> bool:
+        """Whether a run holds one of them."""
+        return any(entry.leased for entry in self._entries.values())
 
     @property
     def bytes(self) -> int:

@@ -31,33 +31,45 @@ KEEP_BELOW = 0.98  # of the eager time; a graph that wins less is not worth its 
 
 @dataclass(frozen=True)
 class GraphRun:
-    """A run by replay. `buffers` belong to the graph: whatever is to outlive the run is copied out of them."""
+    """Steps by replay, on the buffers of a graph that is leased until the run is closed.
+
+    Whatever is to outlive the run is copied out of the buffers.
+    """
 
     entry: Entry
     unroll: int
-    count: int
+    denoiser: Denoiser
+    decoder: Decoder
 
     @property
     def buffers(self) -> StaticBuffers:
         """The graph's own."""
         return self.entry.buffers
 
-    def steps(self) -> Iterator[int]:
-        """Yield after each step; an unrolled run takes them all before the first is yielded."""
-        for i in range(self.count):
-            if i % self.unroll == 0:
-                self.entry.graph.replay()
-                self.entry.replays += 1
-            yield i
+    def advance(self, steps: int) -> None:
+        """Replay the graph as often as it takes; call the loop for a part of a graph of several steps."""
+        if steps % self.unroll:
+            sample_loop(self.denoiser, self.buffers, steps)
+            return
+        for _ in range(steps // self.unroll):
+            self.entry.graph.replay()
+            self.entry.replays += 1
 
     def decode(self) -> None:
         """Replay the graph that decodes; an unrolled run has done so."""
         if self.entry.decode is not None:
             self.entry.decode.replay()
 
+    def close(self) -> None:
+        """End the lease."""
+        self.entry.leased = False
+
 
 class GraphRunner:
     """Replays captured graphs, and runs eagerly what is not captured yet or not worth it.
+
+    A graph and its buffers are leased to one run at a time, and neither shared nor evicted while they are. Nothing is
+    captured while a run has a lease: a capture takes seconds, and a session that admits waits between two steps.
 
     Args:
         capturer: what captures on the device.
@@ -73,19 +85,24 @@ class GraphRunner:
         self._dropped: set[GraphKey] = set()
         self._counts: Counter[str] = Counter()
 
-    def prepare(self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, watched: bool) -> Run:
+    def prepare(self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, stepwise: bool) -> Run:
         """A run by replay where the key is captured, or has now been used often enough to be; else an eager one."""
-        key = self.key(signature, steps, watched)
+        key = self.key(signature, steps, stepwise)
         entry = self.cache.get(key)
         self._uses[key] += 1
-        if entry is None and self._uses[key] > self._eager_uses and key not in self._dropped:
+        if entry is None and self._wanted(key):
             entry = self._capture(denoiser, decoder, key)
-        if entry is None:
+        if entry is None or entry.leased:
             self._counts["eager runs"] += 1
-            return self._eager.prepare(denoiser, decoder, signature, steps, watched)
+            return self._eager.prepare(denoiser, decoder, signature, steps, stepwise)
         self._counts["hits"] += 1
+        entry.leased = True
         entry.buffers.clear()
-        return GraphRun(entry, key.unroll, steps)
+        return GraphRun(entry, key.unroll, denoiser, decoder)
+
+    def _wanted(self, key: GraphKey) -> bool:
+        """Whether a key is to be captured now."""
+        return self._uses[key] > self._eager_uses and key not in self._dropped and not self.cache.leased
 
     @contextmanager
     def warming(self) -> Iterator[None]:
@@ -122,10 +139,10 @@ class GraphRunner:
         }
 
     @staticmethod
-    def key(signature: Signature, steps: int, watched: bool) -> GraphKey:
+    def key(signature: Signature, steps: int, stepwise: bool) -> GraphKey:
         """Which graph serves a run. Each can draw noise: a row that adds none masks it, at no cost in launches."""
-        by_step = watched or steps > MAX_UNROLL
-        decodes = signature.output is not None and not by_step
+        by_step = stepwise or steps > MAX_UNROLL
+        decodes = signature.output is not None and not signature.output.each and not by_step
         return GraphKey(replace(signature, stochastic=True), 1 if by_step else steps, decodes)
 
     def _capture(self, denoiser: Denoiser, decoder: Decoder, key: GraphKey) -> Entry | None:
@@ -135,8 +152,7 @@ class GraphRunner:
 
         @torch.no_grad()
         def work() -> None:
-            for _ in sample_loop(denoiser, buffers, key.unroll):
-                pass
+            sample_loop(denoiser, buffers, key.unroll)
             if key.decodes:
                 decode(decoder, buffers)
 

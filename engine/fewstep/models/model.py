@@ -1,0 +1,185 @@
+"""A model: a network and all that has to be known of it to sample."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from fewstep.diffusion.samplers import SAMPLERS
+from fewstep.diffusion.schedules import Schedule, from_config
+from fewstep.diffusion.trained import Trained, trained_from_config
+from fewstep.errors import ArgumentError
+from fewstep.models.bundled import model_folder
+from fewstep.models.load import load_model
+from fewstep.models.spec import ModelSpec
+from fewstep.request.conditions import Condition, condition_from_config
+from fewstep.request.guidance import Guidance, guidance_from_config
+from fewstep.request.planning import Planner
+
+Prediction = Literal["eps", "x_0", "v", "flow", "score", "consistency"]
+Time = Literal["timestep", "unit"]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Model:
+    """A network and what it was trained for. Frozen: an engine never changes it, nor the network.
+
+    Attributes:
+        module: the network, called as module(x_in [R, C, H, W], t [R], labels=...). Ours, diffusers', or any other.
+        schedule: the schedule it was trained on, such as `fewstep.schedules.cosine(1000)`.
+        shape: (C, H, W) of one sample; or C and one size, for sequences, or three, for volumes.
+        prediction: what it predicts: "eps", "x_0", "v", "flow", "score" or "consistency".
+        time: what it is told as t: "timestep", as the schedule counts, or "unit", that divided by their number.
+        conditions: what it may be asked for: `Classes`, `Numbers` or `Unconditional`.
+        guidance: how it is guided: `ClassifierFree` or `EmbeddedGuidance`.
+        defaults: of `Engine.plan`: a sampler, steps, and options of that sampler.
+        trained: what a distilled model was trained for; other plans run with an `UntrainedPlanWarning`.
+        decoder: what makes images [B, C', H', W'] in [-1, 1] of the final x [B, C, H, W], for a latent model. Any
+            module; it is called in its own dtype, as a part of the run.
+        name: for the record.
+    """
+
+    module: nn.Module
+    schedule: Schedule
+    shape: tuple[int, ...]
+    prediction: Prediction
+    time: Time
+    conditions: Condition
+    guidance: Guidance
+    defaults: Mapping[str, Any]
+    trained: Trained | None
+    decoder: nn.Module | None
+    name: str
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        schedule: Schedule,
+        shape: Sequence[int],
+        prediction: str = "eps",
+        time: Time = "timestep",
+        conditions: Condition | Mapping[str, Any] | None = None,
+        guidance: Guidance | Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        trained: Trained | Mapping[str, Any] | None = None,
+        decoder: nn.Module | None = None,
+        name: str = "",
+    ) -> None:
+        """Check what is given.
+
+        Args:
+            module, schedule, shape, prediction, time, decoder, name: as the attributes.
+            conditions: or a dict like {"kind": "classes", "count": 10, "null": 10}; None for a model without labels.
+            guidance: or {"min": 1.0, "max": 4.0, "default": 1.5}, where the module takes the scale itself, as
+                module(..., guidance=[R]), so that a sample owns one lane at any scale. None: by two halves, where there
+                is a null condition.
+            defaults: {"sampler": "ddim", "steps": 4, ...} with options of that sampler, and perhaps the guidance_scale
+                to sample with unless told (1 if it is not there).
+            trained: or {"sampler": "ddim", "steps": [4]}.
+
+        Raises:
+            ArgumentError: naming the argument and what is allowed.
+        """
+        if not isinstance(module, nn.Module):
+            raise ArgumentError("module", type(module).__name__, "a torch.nn.Module")
+        if not isinstance(schedule, Schedule):
+            raise ArgumentError("schedule", schedule, "a Schedule, such as fewstep.schedules.linear(1000)")
+        _check_choice("prediction", prediction, get_args(Prediction))
+        _check_choice("time", time, get_args(Time))
+        if decoder is not None and not isinstance(decoder, nn.Module):
+            raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
+        given = {"sampler": _usual_sampler(prediction), "steps": 4, **(defaults or {})}
+        values = {
+            "module": module,
+            "schedule": schedule,
+            "shape": _checked_shape(shape),
+            "prediction": prediction,
+            "time": time,
+            "conditions": condition_from_config(conditions),
+            "guidance": guidance_from_config(guidance, given.pop("guidance_scale", None)),
+            "defaults": MappingProxyType(given),
+            "trained": trained_from_config(trained),
+            "decoder": decoder,
+            "name": name,
+        }
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+        if self.trained is not None and not self.trained.lists(given["sampler"], given["steps"]):
+            raise ArgumentError("trained", str(self.trained), "what lists the default plan, which is another")
+        if defaults is not None:
+            self.planner().plan()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        steps: int | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        allow_pickle: bool = False,
+        **overrides: Any,
+    ) -> "Model":
+        """The model of a folder: ours (`fewstep.json`), or a diffusers unconditional pipeline or UNet2DModel.
+
+        Args:
+            folder: the model folder; or "digits", a model in the box with students for 1, 2, 4 and 8 steps.
+            steps: model calls that will be asked for, by which a student in the box is picked; 4 unless given.
+            dtype: of the weights.
+            allow_pickle: also read weights stored as pickles; they are refused otherwise.
+            overrides: attributes of `Model` to have in place of the folder's.
+
+        Raises:
+            ModelError: a file that is missing, damaged, or not what its config says.
+        """
+        unet, spec = load_model(model_folder(folder, steps), dtype=dtype, allow_pickle=allow_pickle)
+        return cls.of(unet, spec, **overrides)
+
+    @classmethod
+    def of(cls, module: nn.Module, spec: ModelSpec, **overrides: Any) -> "Model":
+        """The model that a network and what its folder says of it make, with some attributes in place of the spec's."""
+        said: dict[str, Any] = {
+            "schedule": from_config(spec.schedule),
+            "shape": spec.shape,
+            "prediction": spec.prediction,
+            "conditions": spec.labels,
+            "defaults": spec.plan,
+            "guidance": spec.guidance,
+            "trained": spec.trained,
+            "name": spec.name,
+        }
+        return cls(module, **(said | overrides))
+
+    def planner(self) -> Planner:
+        """What makes its plans."""
+        return Planner(self.schedule, self.prediction, self.defaults, self.guidance, self.trained, self.name)
+
+    @property
+    def time_scale(self) -> float:
+        """What timesteps are multiplied by to be what the network is told."""
+        return 1.0 if self.time == "timestep" else 1.0 / len(self.schedule)
+
+
+def _usual_sampler(prediction: str) -> str:
+    return next(name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
+
+
+def _check_choice(argument: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ArgumentError(argument, value, ", ".join(allowed))
+
+
+def _checked_shape(shape: object) -> tuple[int, ...]:
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
+    if not 2 <= len(sizes) <= 4 or not whole:
+        allowed = "positive integers: (channels, height, width), or channels and one or three sizes"
+        raise ArgumentError("shape", shape, allowed)
+    return sizes
+
+
+FIELDS = tuple(each.name for each in fields(Model))

@@ -1,0 +1,66 @@
+"""What a model may be asked for: nothing, one of its classes, or a number in a range. One small file for each kind."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fewstep.errors import ArgumentError
+from fewstep.request.conditions.classes import Classes
+from fewstep.request.conditions.labels import Labels
+from fewstep.request.conditions.numbers import Numbers
+from fewstep.request.conditions.unconditional import Unconditional
+
+__all__ = ["Classes", "Condition", "Labels", "Numbers", "Unconditional", "condition_from_config"]
+
+# By the names that fewstep.json has for them.
+KINDS: Mapping[str, Callable[..., "Condition"]] = {
+    "classes": Classes,
+    "continuous": Numbers,
+}
+
+
+class Condition(Protocol):
+    """A kind of condition. What it makes of labels goes to the network as `labels`."""
+
+    @property
+    def allowed(self) -> str:
+        """What an error says is allowed."""
+        ...
+
+    @property
+    def example(self) -> float | None:
+        """Some valid label; None where labels are not taken."""
+        ...
+
+    def rows(self, labels: Labels | None, samples: int) -> Tensor | None:
+        """Labels as the network takes them, [samples, ...]; None where it takes none. ArgumentError as `allowed`."""
+        ...
+
+    def null_rows(self, samples: int) -> Tensor | None:
+        """What stands for no condition, [samples, ...]; None where there is nothing to guide from."""
+        ...
+
+
+def condition_from_config(config: object) -> Condition:
+    """{"kind": "classes", "count": 10, "null": 10} or {"kind": "continuous", "min": 1, "max": 100}, or what they make.
+
+    None makes a model that takes no labels.
+
+    Raises:
+        ArgumentError: another kind, or fields that do not belong to it.
+    """
+    if config is None:
+        return Unconditional()
+    if isinstance(config, Classes | Numbers | Unconditional):
+        return config
+    allowed = "fewstep.Classes(count, null), fewstep.Numbers(min, max), or None for a model without labels"
+    if not isinstance(config, Mapping):
+        raise ArgumentError("conditions", config, allowed)
+    fields: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}
+    if config.get("kind") not in KINDS:
+        raise ArgumentError("labels.kind", config.get("kind"), " or ".join(KINDS))
+    try:
+        return KINDS[str(config["kind"])](**fields)
+    except TypeError:
+        raise ArgumentError("labels", dict(config), "count and null for classes, min and max for continuous") from None

@@ -1,0 +1,49 @@
+"""A number in a range."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewstep.checks import number
+from fewstep.errors import ArgumentError
+from fewstep.request.conditions.labels import Labels, as_list, plain
+
+MAX_NUMBER = 1e9
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A number from `min` to `max`, such as a difficulty or an angle."""
+
+    min: float
+    max: float
+
+    def __post_init__(self) -> None:
+        low, high = (number(f"numbers.{name}", getattr(self, name), -MAX_NUMBER, MAX_NUMBER) for name in ("min", "max"))
+        if low >= high:
+            raise ArgumentError("numbers", f"min {low:g} and max {high:g}", "a min below the max")
+
+    @property
+    def allowed(self) -> str:
+        """What an error says is allowed."""
+        return f"numbers from {self.min:g} to {self.max:g}"
+
+    @property
+    def example(self) -> float:
+        """Some valid label."""
+        return self.min
+
+    def rows(self, labels: Labels | None, samples: int) -> Tensor:
+        """The labels as the model takes them, float32 [samples]."""
+        if labels is None:
+            raise ArgumentError("labels", None, f"one per sample, {self.allowed}")
+        values = as_list(labels)
+        for value in values:
+            if not self.min <= value <= self.max:
+                raise ArgumentError("labels", plain(value), self.allowed)
+        return torch.tensor(values, dtype=torch.float32)
+
+    def null_rows(self, samples: int) -> Tensor | None:
+        """A number has no null."""
+        return None

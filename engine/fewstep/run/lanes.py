@@ -1,0 +1,38 @@
+"""Which lanes a sample owns. A lane is a row of the network's batch.
+
+m = uncond + w (cond - uncond) (Ho and Salimans 2022, in diffusers' convention). Both halves run in one batch. A plan
+whose w is 1 on every row needs the conditional half alone, one whose w is 0 the unconditional half alone: the sample
+then owns a single lane that carries the half it needs, and nothing is combined.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from fewstep.diffusion.plan import Plan
+
+Halves = Literal["cond", "uncond", "both"]
+
+
+def halves_of(plan: Plan) -> Halves:
+    """Which halves of a guided prediction the rows of a plan use."""
+    w = plan.column("w")
+    if (w == 1).all():
+        return "cond"
+    return "uncond" if (w == 0).all() else "both"
+
+
+def lanes_of(plan: Plan) -> int:
+    """How many lanes a sample of this plan owns."""
+    return 2 if halves_of(plan) == "both" else 1
+
+
+def assign_lanes(plans: Sequence[Plan], free: Sequence[int]) -> list[tuple[int, int]]:
+    """(cond_lane, uncond_lane) of each sample, of the lanes that are free.
+
+    One lane for each sample, in order, and behind them a second one for each that needs both halves; where it owns
+    one, both are the same.
+    """
+    firsts, seconds = free[: len(plans)], iter(free[len(plans) :])
+    return [
+        (lane, next(seconds) if halves_of(plan) == "both" else lane) for lane, plan in zip(firsts, plans, strict=True)
+    ]

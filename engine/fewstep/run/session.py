@@ -1,0 +1,287 @@
+"""A session: samples in slots and lanes on one device, taken step by step until each is done. It knows no user."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import torch
+
+from fewstep.errors import ArgumentError
+from fewstep.run.buffers import Output, Place, Signature, table_capacity
+from fewstep.run.decode import Decoder, Images, taken, taken_alone
+from fewstep.run.denoiser import Denoiser
+from fewstep.run.lanes import assign_lanes
+from fewstep.run.noise import noise_table
+from fewstep.run.runners import Runner
+from fewstep.run.sample import Sample
+
+
+class Session:
+    """Slots and lanes of one `Signature`, given to samples and taken back.
+
+    A session that `admits` takes samples between any two steps, gives their slots and lanes to others when
+    they are done, and decodes each by itself. One that is not is filled once, has exactly the lanes it needs, and is
+    taken in as few launches as the runner can.
+
+    Args:
+        runner: what executes the steps. What the session holds of it is given back by `close`.
+        denoiser: the network.
+        decoder: what makes images of x.
+        signature: slots, lanes and features, which do not change any more; see `signature_of`. The last lane is scratch
+            where the session admits, or has one to spare.
+        admits: samples come and go while others run.
+        watched: somebody looks between the steps, so they are taken one by one.
+        steps: the most model calls that a sample takes, where the session does not admit.
+        lock: held while the device works; whoever shares the runner shares it.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        denoiser: Denoiser,
+        decoder: Decoder,
+        signature: Signature,
+        *,
+        admits: bool = False,
+        watched: bool = False,
+        steps: int = 1,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        self.signature, self.admits = signature, admits
+        self._lock = threading.RLock() if lock is None else lock
+        self._decoder = decoder
+        self._places: dict[int, Place] = {}
+        self._left: dict[int, int] = {}
+        self._finished: list[int] = []
+        self._free_slots = list(range(signature.samples))
+        self._free_lanes = list(range(signature.lanes - 1 if admits else signature.lanes))
+        with self._lock:
+            self._run = runner.prepare(denoiser, decoder, signature, steps, stepwise=admits or watched)
+        self.buffers = self._run.buffers
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def finished(self) -> tuple[int, ...]:
+        """The slots whose samples are done and not taken yet, in the order in which they were done."""
+        return tuple(self._finished)
+
+    @property
+    def left(self) -> int:
+        """Steps until the last of the samples is done."""
+        return max(self._left.values(), default=0)
+
+    def why_not(self, *samples: Sample) -> str | None:
+        """Why these samples cannot be admitted now; None where they can."""
+        lanes = sum(sample.lanes for sample in samples)
+        if len(samples) > len(self._free_slots):
+            return f"{len(samples)} samples and {len(self._free_slots)} free slots"
+        if lanes > len(self._free_lanes):
+            return f"{lanes} lanes and {len(self._free_lanes)} free ones"
+        return next((why for sample in samples if (why := unlike(self.signature, sample)) is not None), None)
+
+    def accepts(self, *samples: Sample) -> bool:
+        """Whether these samples can be admitted now, all of them."""
+        return self.why_not(*samples) is None
+
+    def admit(self, *samples: Sample) -> list[int]:
+        """Give samples a slot each, and its lanes; the slots.
+
+        Raises:
+            ArgumentError: what `why_not` says.
+        """
+        if not samples:
+            return []
+        why = self.why_not(*samples)
+        if why is not None:
+            raise ArgumentError("sample", why, "what the session has room for")
+        slots = self._free_slots[: len(samples)]
+        plans = [sample.plan for sample in samples]
+        given = [self._with_noise(sample) for sample in samples]
+        places = [
+            Place(sample, slot, *lanes)
+            for sample, slot, lanes in zip(given, slots, assign_lanes(plans, self._free_lanes), strict=True)
+        ]
+        used = [lane for place in places for lane in dict.fromkeys((place.cond_lane, place.uncond_lane))]
+        with self._lock:
+            self.buffers.fill(places)
+            if not self._places and len(used) < self.signature.lanes:
+                self.buffers.spare_lanes(len(used))
+        self._free_slots = self._free_slots[len(slots) :]
+        taken_lanes = set(used)
+        self._free_lanes = [lane for lane in self._free_lanes if lane not in taken_lanes]
+        for place in places:
+            self._places[place.slot] = place
+            self._left[place.slot] = place.sample.calls
+        return slots
+
+    def advance(self, steps: int | None = None) -> list[int]:
+        """Take so many steps, or all that are left; the slots whose samples got done, in order.
+
+        A sample that is done earlier than the others stays as it is.
+        """
+        steps = min(self.left, self.left if steps is None else steps)
+        if steps > 0:
+            with self._lock, torch.no_grad():
+                self._run.advance(steps)
+        done = [slot for slot, left in self._left.items() if left <= steps]
+        for slot in self._left:
+            self._left[slot] -= steps
+        for slot in done:
+            del self._left[slot]
+        self._finished += done
+        return done
+
+    def cancel(self, slot: int) -> None:
+        """Take a sample out of the run from the next step on; where the session admits, free its slot and lanes."""
+        self._held(slot)
+        with self._lock:
+            self.buffers.cancel(slot)
+        self._left.pop(slot, None)
+        if slot in self._finished:
+            self._finished.remove(slot)
+        if self.admits:
+            self._release(slot)
+
+    def sample(self, slot: int) -> Sample:
+        """The sample in a slot as it stands: what `admit` goes on from, here or elsewhere."""
+        place, left = self._held(slot), self._left.get(slot, 0)
+        with self._lock:
+            return replace(place.sample, start=self.buffers.state(slot, len(place.sample.plan) - left))
+
+    def take(self, slot: int) -> Images:
+        """The images of one sample, [1, ...], which leaves its slot and lanes to others."""
+        self._held(slot)
+        with self._lock, torch.no_grad():
+            images = self._alone(slot)
+        if slot in self._finished:
+            self._finished.remove(slot)
+        self._left.pop(slot, None)
+        self._release(slot)
+        return images
+
+    def images(self) -> Images:
+        """The images of all samples in the order of their slots, as they stand, in a closed session."""
+        output, count = self.signature.output, len(self._places)
+        with self._lock, torch.no_grad():
+            if output is not None and output.each:
+                return Images.cat([self._alone(slot) for slot in sorted(self._places)])
+            self._run.decode()
+            return taken(self.buffers, count)
+
+    def close(self) -> None:
+        """Give back what the session holds of its runner. It can be used no more."""
+        with self._lock:
+            self._run.close()
+
+    def _alone(self, slot: int) -> Images:
+        if self.buffers.final is None:
+            return taken_alone(self.buffers, slot)
+        self.buffers.final.copy_(self.buffers.x[slot : slot + 1])
+        self._run.decode()
+        return taken(self.buffers, 1)
+
+    def _held(self, slot: int) -> Place:
+        if slot not in self._places:
+            raise ArgumentError("slot", slot, f"one of {sorted(self._places)}")
+        return self._places[slot]
+
+    def _release(self, slot: int) -> None:
+        place = self._places.pop(slot)
+        if self.admits:
+            with self._lock:
+                self.buffers.vacate(slot, self.signature.lanes - 1)
+        self._free_slots = sorted([*self._free_slots, slot])
+        self._free_lanes = sorted({*self._free_lanes, place.cond_lane, place.uncond_lane})
+
+    def _with_noise(self, sample: Sample) -> Sample:
+        """A session with a table of noise reads it for every sample."""
+        if not self.signature.given_noise or sample.noise is not None:
+            return sample
+        return replace(sample, noise=noise_table(sample.seed, len(sample.plan), sample.start.x.shape))
+
+
+def signature_of(
+    samples: Sequence[Sample],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    slots: int | None = None,
+    lanes: int | None = None,
+    watched: bool = False,
+    output: Output | None = None,
+) -> Signature:
+    """The features of a session that some samples need, and its size.
+
+    Args:
+        samples: at least one.
+        dtype: of the network.
+        device: where it runs.
+        slots, lanes: the size; exactly as many as the samples take unless given.
+        watched: somebody wants previews.
+        output: what a run ends in; None for x.
+    """
+    plans = [sample.plan for sample in samples]
+    first = samples[0]
+    return Signature(
+        samples=len(samples) if slots is None else slots,
+        lanes=sum(sample.lanes for sample in samples) if lanes is None else lanes,
+        shape=_three(first.start.x.shape),
+        steps=table_capacity(max(len(plan) for plan in plans)),
+        dtype=dtype,
+        device=device,
+        history=max(plan.history for plan in plans),
+        learned_variance=any(plan.learned_variance for plan in plans),
+        stochastic=any(plan.stochastic for plan in plans),
+        statistics=any(plan.statistics for plan in plans),
+        preview=watched,
+        given_noise=any(sample.noise is not None for sample in samples),
+        known=any(sample.mask is not None for sample in samples),
+        conditioning=schema(first),
+        output=output,
+    )
+
+
+def schema(sample: Sample) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+    """Name, shape and dtype of all that a sample is conditioned on."""
+    return tuple((name, tuple(rows.shape), rows.dtype) for name, rows in sorted(sample.condition.items()))
+
+
+def unlike(signature: Signature, sample: Sample) -> str | None:
+    """What a sample needs and a signature has not; None where it fits."""
+    plan, shape = sample.plan, tuple(sample.start.x.shape)
+    lacks = {
+        f"a sample of shape {list(shape)}": shape != signature.shape,
+        f"a plan of {len(plan)} rows": len(plan) > signature.steps,
+        f"a plan that reads {plan.history} past values": plan.history > signature.history,
+        "a learned variance": plan.learned_variance and not signature.learned_variance,
+        "noise": plan.stochastic and not signature.stochastic,
+        "a rescaled guidance or a dynamic threshold": plan.statistics and not signature.statistics,
+        "noise of its own": sample.noise is not None and not signature.given_noise,
+        "a known region": sample.mask is not None and not signature.known,
+        f"the conditions {schema(sample)}": schema(sample) != signature.conditioning,
+    }
+    return next((f"{what}, which this session was not opened for" for what, lacking in lacks.items() if lacking), None)
+
+
+def fitting(samples: Iterable[Sample], max_lanes: int) -> list[list[Sample]]:
+    """The samples in order, cut where a batch would own more than `max_lanes` lanes."""
+    batches: list[list[Sample]] = []
+    used = max_lanes
+    for sample in samples:
+        if used + sample.lanes > max_lanes:
+            batches.append([])
+            used = 0
+        batches[-1].append(sample)
+        used += sample.lanes
+    return batches
+
+
+def _three(shape: Sequence[int]) -> tuple[int, int, int]:
+    channels, height, width = shape
+    return channels, height, width
