@@ -11,7 +11,8 @@ class Distillation(Protocol):
     """One student of one teacher by one method: a frozen dataclass of what it was asked for.
 
     Its fields are `student_steps`, `teacher_steps` (None for the method's own choice) and the method's options, each
-    with its default. It checks the options when it is made: ArgumentError for what is not allowed.
+    with its default. It checks the options when it is made, and no more than these: ArgumentError for what is not
+    allowed. The steps are checked by `DistillConfig`, which makes every method, whichever is asked for.
     """
 
     @property
