@@ -13,9 +13,9 @@ from fewstep.diffusion.forward import x_0_coefficients
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import make_plan
 from fewstep.errors import ArgumentError
-from fewstep.train.consistency import HUBER_C, Consistency
 from fewstep.train.losses import Batch
-from fewstep.train.progressive import Progressive, substeps
+from fewstep.train.methods.consistency import HUBER_C, Consistency
+from fewstep.train.methods.progressive import Progressive, substeps
 from fewstep.train.teacher import Teacher
 
 SCHEDULE = schedules.cosine(64)

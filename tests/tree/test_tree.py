@@ -95,8 +95,6 @@ def test_the_tree_stays_small() -> None:
 
 
 MAX_PARAMETERS = 12
-# What still takes more: a kernel of Triton's and a verb of the command line apart, nothing else should.
-CROWDED = {"Engine.__init__", "Engine.sample", "config_from_adm", "build_request", "carry_out"}
 
 
 def crowded(tree: ast.AST) -> Iterator[str]:
@@ -113,7 +111,7 @@ def test_what_travels_together_is_a_value_with_a_name() -> None:
     verbs = FEWSTEP / "cli"
     found = {name for path in sources() if verbs not in path.parents for name in crowded(parsed(path))}
     print(*sorted(found))
-    assert found == CROWDED
+    assert not found
     many = ", ".join(f"a{i}" for i in range(13))
     source = f"class A:\n    def f(self, {many}): ...\n\n@triton.jit\ndef kernel({many}): ..."
     assert list(crowded(ast.parse(source))) == ["A.f"]

@@ -14,6 +14,7 @@ from fewstep.cli.shared import emit, emit_fields, examples
 from fewstep.cli.training import asked_to_stop, command_line, device_for, fit_progress, tell
 from fewstep.cli.training_options import HOW, RUN, WHAT
 from fewstep.errors import ArgumentError
+from fewstep.train.methods import METHODS
 
 if TYPE_CHECKING:
     from fewstep.train import DistillConfig, Trained
@@ -58,7 +59,7 @@ def distill(
     student_steps: Annotated[
         str | None, Option(help="Steps of the student, or of a chain, as 8,4,2,1.", rich_help_panel=WHAT)
     ] = None,
-    method: Annotated[str | None, Option(help="progressive or consistency.", rich_help_panel=WHAT)] = None,
+    method: Annotated[str | None, Option(help=f"{options.one_of(METHODS)}.", rich_help_panel=WHAT)] = None,
     teacher_steps: Annotated[
         int | None,
         Option(help="Of the first teacher, that become the student's. Default: 2x.", rich_help_panel=WHAT),
@@ -93,11 +94,7 @@ def distill(
     quiet: training_options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Distill a model into students of fewer steps, with guidance as an input.
-
-    progressive: a student's step does what two of its teacher's do; a chain halves down to 1.
-    consistency: one student for 1 to 8 steps, sampled with lcm.
-    """
+    """Distill a model into students of fewer steps, with guidance as an input."""
     from fewstep.train import Listeners
     from fewstep.train import distill as run
 
@@ -124,6 +121,12 @@ def distill(
                 tell(f"stopped at step {made.step}, saved; the same command with --resume goes on")
                 raise KeyboardInterrupt
             _show(made, settings, as_json)
+
+
+# --help is the docstring, and a docstring cannot be computed.
+distill.__doc__ = "\n".join(
+    [f"{distill.__doc__}\n", *(f"{name}: {method.summary}." for name, method in METHODS.items())]
+)
 
 
 def _show(trained: "Trained", settings: "DistillConfig", as_json: bool) -> None:
@@ -168,8 +171,8 @@ def _stages(
     shown = ",".join(map(str, students))
     if any(after >= before for before, after in pairwise(students)):
         raise ArgumentError("student_steps", shown, "falling numbers, such as 8,4,2,1")
-    if len(students) > 1 and base.method == "consistency":
-        raise ArgumentError("student_steps", shown, "one number: a consistency model does with 1 to 8 steps")
+    if len(students) > 1 and base.distillation.alone:
+        raise ArgumentError("student_steps", shown, f"one number: {base.distillation.alone}")
     if budgets is not None and len(budgets) not in (1, len(students)):
         allowed = f"one number, or {len(students)}: one for each student"
         raise ArgumentError("steps", ",".join(map(str, budgets)), allowed)

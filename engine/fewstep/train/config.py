@@ -169,9 +169,9 @@ def unet_config(unet: Mapping[str, Any], channels: int, classes: int | None, lea
 
 
 class Checks:
-    """Checks of one field at a time; what is right is stored in the field's own type."""
+    """Checks of one field of a frozen dataclass at a time; what is right is stored in the field's own type."""
 
-    def __init__(self, config: FitConfig) -> None:
+    def __init__(self, config: object) -> None:
         self._config = config
 
     def integer(self, name: str, low: int, high: int) -> None:

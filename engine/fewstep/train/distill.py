@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
 
 import torch
 
-from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ArgumentError
@@ -15,20 +13,13 @@ from fewstep.models import UNet
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
 from fewstep.request.conditions import Classes, condition_from_config
-from fewstep.train.consistency import Consistency
 from fewstep.train.data import Dataset, load_data
 from fewstep.train.distill_config import DistillConfig
 from fewstep.train.fit import Fitted, Listeners, Loss, ignore
 from fewstep.train.folder import machine
-from fewstep.train.progressive import Progressive
-from fewstep.train.session import Trained, carry_out, saved_settings
+from fewstep.train.methods import METHODS
+from fewstep.train.session import Task, Trained, carry_out, saved_settings
 from fewstep.train.teacher import Teacher
-
-DIRECTIONS: Final = {"ddim": ("clipped_direction",)}  # options of one sampler alone
-FIXED: Final = (
-    "teacher", "method", "student_steps", "teacher_steps", "guidance", "weighting", "huber_c", "data", "size",
-)  # fmt: skip
-CONSISTENCY_STEPS: Final = (1, 2, 3, 4, 5, 6, 7, 8)  # for which its student counts as trained
 
 
 def distill(
@@ -53,32 +44,33 @@ def distill(
     _check(config, taught, data)
     guidance = _guidance(config, taught)
     student, spec = build(config, module, taught, guidance, out.resolve().name)
-    title = f"{spec.name}: {config.method} distillation of {taught.name}, batches of {config.batch}"
 
     def card(spec: ModelSpec, fitted: Fitted, loss: float) -> ModelSpec:
         return _card(fitted, spec, taught, data, config, loss, device)
 
-    return carry_out(
+    task = Task(
         student,
         spec,
         _loss(config, module.to(device), taught, spec, guidance),
         data,
-        config,
-        out,
-        fixed=FIXED,
-        title=title,
+        fixed=fixed(),
+        title=f"{spec.name}: {config.method} distillation of {taught.name}, batches of {config.batch}",
         card=card,
         label_dropout=0.0,
-        resume=resume,
-        device=device,
         command=command,
-        listeners=listeners,
     )
+    return carry_out(task, config, out, resume=resume, device=device, listeners=listeners)
 
 
 def saved_config(out: Path, say: Callable[[str], None] = ignore) -> DistillConfig | None:
     """The settings of the run in `out` that can be resumed; None where there is none."""
     return saved_settings(DistillConfig, out, say)
+
+
+def fixed() -> tuple[str, ...]:
+    """The settings that a resumed run must share with its checkpoint; the rest may be changed, by name."""
+    options = [option for method in METHODS.values() for option in method.options]
+    return ("teacher", "method", "student_steps", "teacher_steps", "guidance", *options, "data", "size")
 
 
 def build(
@@ -106,9 +98,9 @@ def build(
         name=name,
         unet=unet,
         labels=labels,
-        plan=_plan(config, taught),
+        plan=config.distillation.plan(taught),
         guidance=None if guidance is None else _guidance_input(guidance, config.default_guidance),
-        trained=_trained(config, taught),
+        trained=config.distillation.trained(taught),
         licence=config.licence or taught.licence,
         source="fewstep distill",
     )
@@ -143,46 +135,14 @@ def _guidance_input(guidance: tuple[float, float], default: float) -> dict[str, 
     return {"min": guidance[0], "max": guidance[1], "default": min(max(default, guidance[0]), guidance[1])}
 
 
-def _plan(config: DistillConfig, taught: ModelSpec) -> dict[str, Any]:
-    """The student's own plan, as its folder carries it; x_0 is clipped as the teacher's is."""
-    sampler = "lcm" if config.method == "consistency" else _walker(taught)
-    grid = {"original_steps": config.walk} if config.method == "consistency" else {}
-    return {"sampler": sampler, "steps": config.student_steps, **grid, **_clip(sampler, taught)}
-
-
-def _clip(sampler: str, taught: ModelSpec) -> dict[str, Any]:
-    """How the teacher's own plan keeps x_0 in range, as far as another sampler can."""
-    return {name: taught.plan[name] for name in ("clip", *DIRECTIONS.get(sampler, ())) if name in taught.plan}
-
-
-def _trained(config: DistillConfig, taught: ModelSpec) -> dict[str, Any]:
-    if config.method == "consistency":
-        return {"sampler": "lcm", "steps": sorted({*CONSISTENCY_STEPS, config.student_steps})}
-    return {"sampler": _walker(taught), "steps": [config.student_steps]}
-
-
-def _walker(taught: ModelSpec) -> str:
-    """The deterministic sampler whose steps a student learns: the teacher's own where it is one."""
-    own: str = taught.plan["sampler"]
-    return own if own in ("ddim", "euler") else "ddim"
-
-
-def _teacher_plan(config: DistillConfig, taught: ModelSpec) -> Plan:
-    options = _clip(_walker(taught), taught)
-    if config.method == "consistency":
-        options |= {"spacing": "lcm", "original_steps": config.walk}
-    return make_plan(_walker(taught), from_config(taught.schedule), config.walk, taught.prediction, **options)
-
-
 def _loss(
     config: DistillConfig, module: UNet, taught: ModelSpec, spec: ModelSpec, guidance: tuple[float, float] | None
 ) -> Loss:
+    method = config.distillation
     null = None if taught.labels is None else taught.labels.get("null")
-    teacher = Teacher(module, _teacher_plan(config, taught), null, guided=taught.guidance is not None)
-    if config.method == "consistency":
-        return Consistency(teacher, guidance, config.huber_c)
-    plan = make_plan(schedule=from_config(spec.schedule), prediction=spec.prediction, **spec.plan)
-    return Progressive(teacher, plan, guidance, config.weighting)
+    schedule, walk = from_config(taught.schedule), method.teacher_plan(taught)
+    plan = make_plan(schedule=schedule, prediction=taught.prediction, **walk)
+    return method.loss(Teacher(module, plan, null, guided=taught.guidance is not None), spec, guidance)
 
 
 def _card(
@@ -195,12 +155,7 @@ def _card(
     device: torch.device,
 ) -> ModelSpec:
     """The spec with what a user wants to know of how it came to be."""
-    count = config.student_steps
-    how = (
-        f"a consistency model on the {config.walk} levels of its teacher"
-        if config.method == "consistency"
-        else f"{count} step{'s' * (count > 1)} for {config.walk} of its teacher"
-    )
+    how = config.distillation.how
     folded = "without guidance"
     if spec.guidance is not None:
         folded = f"guidance {spec.guidance['min']:g} to {spec.guidance['max']:g} as an input"

@@ -5,17 +5,18 @@ from typing import Final
 
 from fewstep.errors import ArgumentError
 from fewstep.train.config import Checks, FitConfig
-from fewstep.train.consistency import HUBER_C
-from fewstep.train.progressive import WEIGHTINGS
+from fewstep.train.methods import METHODS, ConsistencyDistillation, Distillation, ProgressiveDistillation
 
-METHODS: Final = ("progressive", "consistency")
-GRID: Final = 50  # of the teacher's steps that a consistency student is trained on
 MAX_MODEL_STEPS: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(FitConfig):
-    """`fewstep distill`: which teacher becomes which student. The defaults are those of the digits' students."""
+    """`fewstep distill`: which teacher becomes which student. The defaults are those of the digits' students.
+
+    The options of all methods are fields here, so that a file of settings is one flat table; those of methods that were
+    not asked for are checked, and otherwise ignored.
+    """
 
     steps: int = 2000
     learning_rate: float = 5e-4
@@ -25,11 +26,11 @@ class DistillConfig(FitConfig):
     teacher: str = "digits/teacher"  # a model folder, or a model in the box
     method: str = "progressive"
     student_steps: int = 4
-    teacher_steps: int | None = None  # None: twice the student's, or GRID for consistency
+    teacher_steps: int | None = None  # None: as many as the method chooses
     guidance: tuple[float, float] | None = (1.0, 2.0)  # the scales folded in; None: the teacher without guidance
     default_guidance: float = 1.25  # of the student, unless asked otherwise
-    weighting: str = "truncated_snr"  # of the progressive loss
-    huber_c: float = HUBER_C  # of the consistency loss
+    weighting: str = ProgressiveDistillation.weighting
+    huber_c: float = ConsistencyDistillation.huber_c
     data: str = "digits"  # what is noised for the student to start from; see `fewstep.train.data.load_data`
     size: int | None = None
     licence: str = ""  # of the student; by default the teacher's
@@ -39,21 +40,36 @@ class DistillConfig(FitConfig):
         check = Checks(self)
         for name in ("teacher", "data", "licence"):
             check.text(name)
-        check.choice("method", METHODS)
-        check.choice("weighting", WEIGHTINGS)
+        check.choice("method", tuple(METHODS))
+        for name in METHODS:
+            self._check_options(name)
         check.integer("student_steps", 1, MAX_MODEL_STEPS)
         if self.teacher_steps is not None:
             check.integer("teacher_steps", 1, MAX_MODEL_STEPS)
-        check.number("huber_c", 0, 100, open_low=True)
         if self.size is not None:
             check.integer("size", 1, 2048)
         if self.guidance is not None:
             self._check_guidance()
 
     @property
+    def distillation(self) -> Distillation:
+        """The method that was asked for, with its options."""
+        return self._made(self.method)
+
+    @property
     def walk(self) -> int:
         """The steps of the teacher's plan."""
-        return self.teacher_steps or (GRID if self.method == "consistency" else 2 * self.student_steps)
+        return self.distillation.walk
+
+    def _made(self, name: str) -> Distillation:
+        options = {option: getattr(self, option) for option in METHODS[name].options}
+        return METHODS[name].build(student_steps=self.student_steps, teacher_steps=self.teacher_steps, **options)
+
+    def _check_options(self, name: str) -> None:
+        """A method checks its options where it is made; here they are stored in the types it gave them."""
+        made = self._made(name)
+        for option in METHODS[name].options:
+            object.__setattr__(self, option, getattr(made, option))
 
     def _check_guidance(self) -> None:
         given = self.guidance

@@ -16,7 +16,7 @@ from fewstep.train.data import Dataset, load_data
 from fewstep.train.fit import Fitted, Listeners, ignore
 from fewstep.train.folder import machine
 from fewstep.train.losses import Objective
-from fewstep.train.session import Trained, carry_out, saved_settings
+from fewstep.train.session import Task, Trained, carry_out, saved_settings
 
 # What a resumed run must share with its checkpoint: the rest may be changed, by name.
 FIXED: Final = ("data", "size", "prediction", "schedule", "learned_range", "unet")
@@ -50,7 +50,6 @@ def train(
     device = device or torch.device("cpu")
     data = load_data(config.data, config.size)
     module, spec = build(config, data, out.resolve().name)
-    title = f"{spec.name}: {config.prediction} prediction, batches of {config.batch}"
     objective = Objective(
         config.noise_schedule(), config.prediction, config.min_snr_gamma, config.learned_range, config.vlb_weight
     )
@@ -58,22 +57,18 @@ def train(
     def card(spec: ModelSpec, fitted: Fitted, loss: float) -> ModelSpec:
         return _card(fitted, spec, data, config, loss, device)
 
-    return carry_out(
+    task = Task(
         module,
         spec,
         objective,
         data,
-        config,
-        out,
         fixed=FIXED,
-        title=title,
+        title=f"{spec.name}: {config.prediction} prediction, batches of {config.batch}",
         card=card,
         label_dropout=0.0 if data.labels is None else config.label_dropout,
-        resume=resume,
-        device=device,
         command=command,
-        listeners=listeners,
     )
+    return carry_out(task, config, out, resume=resume, device=device, listeners=listeners)
 
 
 def saved_config(out: Path, say: Callable[[str], None] = ignore) -> TrainConfig | None:

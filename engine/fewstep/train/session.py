@@ -37,56 +37,64 @@ class Card(Protocol):
     def __call__(self, spec: ModelSpec, fitted: Fitted, loss: float) -> ModelSpec: ...
 
 
-def carry_out(
-    module: UNet,
-    spec: ModelSpec,
-    loss: Loss,
-    data: Dataset,
-    config: FitConfig,
-    out: Path,
-    *,
-    fixed: Iterable[str],
-    title: str,
-    card: Card,
-    label_dropout: float,
-    resume: bool,
-    device: torch.device,
-    command: str,
-    listeners: Listeners,
-) -> Trained:
-    """Fit the module to the loss, and write it into `out` as the model of `spec`.
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned.
 
-    Args:
+    Attributes:
+        module: what learns.
+        spec: the model that it will be.
+        loss: of one batch.
+        data: to learn from.
         fixed: the settings that a resumed run must share with its checkpoint.
         title: of the picture of the loss.
+        card: the spec of the model that was made.
+        label_dropout: the share of labels that become the null class.
         command: how a user would make this model again; "" for a resumed run as it was.
     """
+
+    module: UNet
+    spec: ModelSpec
+    loss: Loss
+    data: Dataset
+    fixed: Iterable[str]
+    title: str
+    card: Card
+    label_dropout: float
+    command: str
+
+
+def carry_out(
+    task: Task, config: FitConfig, out: Path, *, resume: bool, device: torch.device, listeners: Listeners
+) -> Trained:
+    """Fit the task's module to its loss, and write it into `out` as the model of its spec."""
     checkpoint = begin(out, resume, listeners.say)
+    module, data, command = task.module, task.data, task.command
     about: dict[str, Any] = {"digest": data.digest(), "device": device.type, "threads": torch.get_num_threads()}
     commands = [command] if command else []
     if checkpoint is not None:
-        compare(checkpoint, config, fixed, about, listeners.say)
+        compare(checkpoint, config, task.fixed, about, listeners.say)
         commands = list(dict.fromkeys([*checkpoint.about.get("commands", []), *commands]))
     about["commands"] = commands
-    spec = replace(spec, source="; then ".join(commands) or spec.source)
+    spec = replace(task.spec, source="; then ".join(commands) or task.spec.source)
 
-    sheets = Sheets(spec, data.classes, out, title, device, listeners.sheet)
+    sheets = Sheets(spec, data.classes, out, task.title, device, listeners.sheet)
     fitted = fit(
         module,
-        loss,
+        task.loss,
         data,
         config,
         out,
         about=about,
         null=None if spec.labels is None else spec.labels["null"],
-        label_dropout=label_dropout,
+        label_dropout=task.label_dropout,
         device=device,
         resume=checkpoint,
         listeners=replace(listeners, sheet=sheets.draw),
     )
-    last = draw_losses(out, title, fitted.step)
+    last = draw_losses(out, task.title, fitted.step)
     if fitted.finished:
-        save_model(out, cast(UNet, fitted.module), card(spec, fitted, last), overwrite=True)
+        save_model(out, cast(UNet, fitted.module), task.card(spec, fitted, last), overwrite=True)
     return Trained(out, fitted.finished, fitted.step, fitted.seconds, last, count_parameters(module))
 
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 import fewstep_kernels
 from fewstep.diffusion.plan import Plan
+from fewstep.train.losses import Batch
 from fewstep_kernels import COLUMN
 
 
@@ -42,6 +43,14 @@ class Teacher:
             arguments["guidance"] = w
         answer: Tensor = self.module(x_in, t, **arguments)
         return answer
+
+
+def drawn_guidance(guidance: tuple[float, float] | None, batch: Batch) -> Tensor | None:
+    """A guidance scale for each sample, uniform in the range: [B] float32 on the device."""
+    if guidance is None:
+        return None
+    low, high = guidance
+    return (low + (high - low) * batch.spare).float().to(batch.x_0.device)
 
 
 def _each(row: Tensor, column: str) -> Tensor:

@@ -1,6 +1,7 @@
 """Progressive distillation. Salimans and Ho (2202.00512); guidance as an input: Meng et al. (2210.03142)."""
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -8,11 +9,51 @@ from torch import Tensor, nn
 
 import fewstep_kernels
 from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ArgumentError
+from fewstep.models.spec import ModelSpec
+from fewstep.train.config import Checks
 from fewstep.train.losses import Batch
-from fewstep.train.teacher import Teacher
+from fewstep.train.methods.walk import walker, walking
+from fewstep.train.teacher import Teacher, drawn_guidance
 
 WEIGHTINGS: Final = ("truncated_snr", "snr_plus_one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressiveDistillation:
+    """A student of half its teacher's steps, or of another part; the next student of a chain has it as its teacher."""
+
+    student_steps: int
+    teacher_steps: int | None = None  # None: twice the student's
+    weighting: str = "truncated_snr"  # of the loss
+
+    alone: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        Checks(self).choice("weighting", WEIGHTINGS)
+
+    @property
+    def walk(self) -> int:
+        return self.teacher_steps or 2 * self.student_steps
+
+    @property
+    def how(self) -> str:
+        return f"{self.student_steps} step{'s' * (self.student_steps > 1)} for {self.walk} of its teacher"
+
+    def plan(self, taught: ModelSpec) -> dict[str, Any]:
+        return walking(taught, self.student_steps)
+
+    def trained(self, taught: ModelSpec) -> dict[str, Any]:
+        return {"sampler": walker(taught), "steps": [self.student_steps]}
+
+    def teacher_plan(self, taught: ModelSpec) -> dict[str, Any]:
+        return walking(taught, self.walk)
+
+    def loss(self, teacher: Teacher, spec: ModelSpec, guidance: tuple[float, float] | None) -> "Progressive":
+        plan = make_plan(schedule=from_config(spec.schedule), prediction=spec.prediction, **spec.plan)
+        return Progressive(teacher, plan, guidance, self.weighting)
 
 
 class Progressive:
@@ -77,14 +118,6 @@ def substeps(teacher: Plan, student: Plan) -> int:
             return spans
     allowed = f"a multiple of {len(student)} whose timesteps include the student's, such as {2 * len(student)}"
     raise ArgumentError("teacher_steps", len(teacher), allowed)
-
-
-def drawn_guidance(guidance: tuple[float, float] | None, batch: Batch) -> Tensor | None:
-    """A guidance scale for each sample, uniform in the range: [B] float32 on the device."""
-    if guidance is None:
-        return None
-    low, high = guidance
-    return (low + (high - low) * batch.spare).float().to(batch.x_0.device)
 
 
 def _table(plan: Plan, weighting: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Consistency distillation as latent consistency models do it. Luo et al. (2310.04378)."""
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -8,11 +9,49 @@ from torch import Tensor, nn
 
 import fewstep_kernels
 from fewstep.diffusion.samplers.lcm import boundary
+from fewstep.models.spec import ModelSpec
+from fewstep.train.config import Checks
 from fewstep.train.losses import Batch
-from fewstep.train.progressive import drawn_guidance
-from fewstep.train.teacher import Teacher
+from fewstep.train.methods.walk import clipping, walking
+from fewstep.train.teacher import Teacher, drawn_guidance
 
+GRID: Final = 50  # of the teacher's steps that a student is trained on
 HUBER_C: Final = 0.03
+STEPS: Final = (1, 2, 3, 4, 5, 6, 7, 8)  # for which a student counts as trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyDistillation:
+    """One student for a few numbers of steps of `lcm`, on the levels of its teacher's walk."""
+
+    student_steps: int  # of its plan, unless asked otherwise
+    teacher_steps: int | None = None  # None: GRID
+    huber_c: float = HUBER_C  # of the loss
+
+    alone: ClassVar[str] = "a consistency model does with 1 to 8 steps"
+
+    def __post_init__(self) -> None:
+        Checks(self).number("huber_c", 0, 100, open_low=True)
+
+    @property
+    def walk(self) -> int:
+        return self.teacher_steps or GRID
+
+    @property
+    def how(self) -> str:
+        return f"a consistency model on the {self.walk} levels of its teacher"
+
+    def plan(self, taught: ModelSpec) -> dict[str, Any]:
+        return {"sampler": "lcm", "steps": self.student_steps, "original_steps": self.walk, **clipping("lcm", taught)}
+
+    def trained(self, taught: ModelSpec) -> dict[str, Any]:
+        return {"sampler": "lcm", "steps": sorted({*STEPS, self.student_steps})}
+
+    def teacher_plan(self, taught: ModelSpec) -> dict[str, Any]:
+        return {**walking(taught, self.walk), "spacing": "lcm", "original_steps": self.walk}
+
+    def loss(self, teacher: Teacher, spec: ModelSpec, guidance: tuple[float, float] | None) -> "Consistency":
+        return Consistency(teacher, guidance, self.huber_c)
 
 
 class Consistency:
