@@ -1,7 +1,8 @@
 """The engine as its users call it."""
 
 import threading
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 
 import fewstep
 from fewstep import Inpaint, Numbers, Resume, Sample, Step
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import SAMPLERS, SamplerName, make_plan
+from fewstep.engine import Ending
+from fewstep.models.model import Prediction
+from fewstep.results import read_parameters
+from fewstep.run.decode import OUTPUTS
 from fewstep.run.noise import initial_noise
 from support.small import SHAPE, SmallNet, picture, small_engine
 
@@ -284,3 +289,89 @@ def test_a_bfloat16_model_keeps_its_state_in_float32() -> None:
     narrow = engine.sample(labels=[1], seeds=0, callback=lambda step: seen.append(step.x.dtype))
     assert set(seen) == {torch.float32}
     torch.testing.assert_close(narrow.images, small_engine().sample(labels=[1], seeds=0).images, atol=0.3, rtol=0)
+
+
+def test_each_sample_may_have_steps_a_sampler_a_scale_and_a_start_of_its_own() -> None:
+    engine = small_engine()
+    starts = [None, fewstep.Image(picture(), 0.5), Inpaint(picture(), torch.eye(8))]
+    wishes: list[dict[str, Any]] = [
+        {"steps": 2, "sampler": "ddim", "guidance_scale": 1.0, "start": starts[0]},
+        {"steps": 3, "sampler": "ddpm", "guidance_scale": 2.0, "start": starts[1]},
+        {"steps": 4, "sampler": "euler", "guidance_scale": 0.0, "start": starts[2]},
+    ]
+    together = engine.sample(
+        labels=[1, 2, 3],
+        seeds=[4, 5, 6],
+        steps=[2, 3, 4],
+        sampler=["ddim", "ddpm", "euler"],
+        guidance_scale=[1.0, 2.0, 0.0],
+        start=starts,
+    )
+    for place, wish in enumerate(wishes):
+        alone = engine.sample(labels=[1 + place], seeds=[4 + place], **wish)
+        torch.testing.assert_close(alone.images[0], together.images[place], rtol=1e-4, atol=1e-5)
+        assert together.plans[place].sampler == wish["sampler"]
+        assert together.parameters_of(place) == alone.parameters_of(0)
+    assert [together.parameters_of(place).get("strength") for place in range(3)] == [None, "0.5", "1"]
+
+
+def test_a_picture_carries_its_own_plan(tmp_path: Path) -> None:
+    engine = small_engine()
+    samples = engine.sample(labels=[1, 2], seeds=0, plan=[engine.plan(4, "ddim"), engine.plan(8, "euler")])
+    sheet, first, second = samples.save(tmp_path / "out.png")
+    assert [read_parameters(path)["sampler"] for path in (first, second, sheet)] == ["ddim", "euler", "ddim,euler"]
+    assert [read_parameters(path)["steps"] for path in (first, second, sheet)] == ["4", "8", "4,8"]
+    assert repr(samples).startswith("Samples(2 x 3 x 8 x 8; ddim, 4 steps, euler, 8 steps; 8 model calls")
+
+
+def test_noise_is_recorded_where_the_user_gave_it_alone() -> None:
+    engine = small_engine()
+    assert "noise" not in engine.sample(labels=[1], seeds=0, sampler="ddpm").parameters_of(0)  # drawn ahead
+    one_each = [torch.zeros(SHAPE), torch.ones(SHAPE)]
+    by_list = engine.sample(labels=[1, 2], seeds=0, sampler="ddpm", noise=one_each)
+    by_tensor = engine.sample(labels=[1, 2], seeds=0, sampler="ddpm", noise=torch.stack(one_each))
+    assert torch.equal(by_list.images, by_tensor.images)
+    assert by_list.parameters_of(1)["noise"] == "tensor"
+    image = fewstep.Image(picture(), 0.5)
+    beside = engine.sample(labels=[1, 2], seeds=0, start=image, noise=torch.stack(one_each))
+    assert not torch.equal(beside.images[0], beside.images[1])
+
+
+def test_a_generator_of_ones_own_depends_on_no_company() -> None:
+    """A sample whose plan adds no noise leaves its neighbour's generator, and its own, alone."""
+    engine = small_engine()
+    plans = [engine.plan(3, "ddim"), engine.plan(3, "ddpm")]
+    both = engine.sample(labels=[1, 2], plan=plans, noise=[torch.Generator().manual_seed(seed) for seed in (1, 2)])
+    quiet = torch.Generator().manual_seed(1)
+    alone = engine.sample(labels=[1], plan=plans[0], noise=[quiet])
+    torch.testing.assert_close(both.images[:1], alone.images)
+    again = torch.Generator().manual_seed(1)
+    torch.randn(1, *SHAPE, generator=again)
+    assert torch.equal(quiet.get_state(), again.get_state())
+
+
+def test_what_a_stop_left_undone_is_nan_and_is_not_decoded() -> None:
+    class Counting(nn.Upsample):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Counting.calls += 1
+            return super().forward(x)
+
+    engine = small_engine(decoder=Counting(scale_factor=2), max_batch=2)
+    Counting.calls = 0
+    samples = engine.sample(labels=[1, 2, 3, 4], seeds=0, callback=lambda step: False)
+    assert Counting.calls == 1
+    assert samples.cancelled == [True] * 4
+    assert samples.images.shape == (4, 3, 16, 16)
+    assert samples.images[:2].isfinite().all()
+    assert samples.images[2:].isnan().all()
+    pixels = engine.sample(labels=[1, 2, 3, 4], seeds=0, callback=lambda step: False, output="uint8")
+    assert list(pixels.finite) == [True, True, False, False]
+    assert not pixels.images[2:].any()
+
+
+def test_literal_names_are_those_that_there_are() -> None:
+    assert set(get_args(SamplerName)) <= set(SAMPLERS)
+    assert get_args(Ending) == OUTPUTS
+    assert set(get_args(Prediction)) == {each for sampler in SAMPLERS.values() for each in sampler.predictions}

@@ -25,7 +25,14 @@ from support.tree import ROOT
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "design", "troubleshooting"))]
 LINKED = [ROOT / "CONTRIBUTING.md", *PAGES, *sorted({*(ROOT / "docs").glob("*.md")} - {*PAGES})]
 PACKAGES = {"fewstep": ROOT / "engine/fewstep", "fewstep_kernels": ROOT / "kernels/fewstep_kernels"}
-INSTANCES = {"engine": "Engine", "plan": "Plan", "samples": "Samples", "step": "Step", "buffers": "StaticBuffers"}
+INSTANCES = {
+    "session": "Session",
+    "engine": "Engine",
+    "plan": "Plan",
+    "samples": "Samples",
+    "step": "Step",
+    "buffers": "StaticBuffers",
+}
 LIBRARIES = {"torch": torch, "nn": torch.nn}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -132,3 +132,41 @@ def test_tests_mirror_the_rooms_and_share_only_what_is_in_support() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         names = {name.split(".")[-1] for name in imported(parsed(path), "")} | imported(parsed(path), "")
         assert not [name for name in names if name.startswith(("test_", "tests.")) or name == "conftest"], path
+
+
+KINDS = {"ClassifierFree", "EmbeddedGuidance", "Classes", "Numbers", "Unconditional"}
+# Classes, one by one, are looked at by what labels them for itself: races, scores of digits, and students of a teacher.
+BY_CLASS = {"bench/subject.py", "evaluate/run.py", "train/distill.py", "cost/subjects.py"}
+
+
+def asks_of_guidance(tree: ast.AST) -> list[str]:
+    """Where a file asks whether there is guidance, or which kind: a comparison with None, or of types."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(each, ast.Is | ast.IsNot) for each in node.ops):
+            found += [ast.unparse(node)] * (re.search(r"guidance$", ast.unparse(node.left)) is not None)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            words = set(re.findall(r"\w+", ast.unparse(node)))
+            found += [ast.unparse(node)] * bool({"ClassifierFree", "EmbeddedGuidance"} & words)
+    return found
+
+
+def test_which_guidance_it_is_is_asked_in_the_guidance_room_alone() -> None:
+    asked: dict[str, list[str]] = {}
+    for path in sources():
+        if FEWSTEP in path.parents and (found := asks_of_guidance(parsed(path))):
+            asked[path.relative_to(FEWSTEP).as_posix()] = found
+    for name, found in asked.items():
+        print(name, *found, sep="\n    ")
+    outside = {name for name in asked if not name.startswith("request/guidance/")}
+    # The file of a model and its training speak of a range in numbers, and the U-Net of an embedding; no request does.
+    assert all(name.startswith(("models/", "train/")) for name in outside), outside
+
+
+def test_a_kind_of_condition_is_named_by_its_room_and_by_who_labels_for_himself() -> None:
+    named = {
+        path.relative_to(FEWSTEP).as_posix()
+        for path, names in sources().items()
+        if KINDS & {name.rpartition(".")[2] for name in names}
+    }
+    assert {name for name in named if not name.startswith("request/") and name != "__init__.py"} == BY_CLASS

@@ -40,6 +40,7 @@ class Request:
         given: whether the plans were handed over, and not made for the request.
         condition: what the network is given beside x and t, each [B, ...].
         null: what takes its place in the unconditional half, each [B, ...].
+        labels: as they were asked for, in numbers, for the record; None where none were.
         scales: the guidance scale of each sample where its plan does not have it.
         noise: from outside; None for the seeds'.
         resumed: the samples that are gone on with, whole; empty where none is.
@@ -51,6 +52,7 @@ class Request:
     given: bool
     condition: Mapping[str, Tensor]
     null: Mapping[str, Tensor]
+    labels: list[float] | None = None
     scales: Sequence[float] | None = None
     noise: GivenNoise | None = None
     resumed: Sequence[Sample] = ()
@@ -62,12 +64,6 @@ class Request:
     def own_levels(self) -> bool:
         """Whether the plans surely visit the levels of the model's own."""
         return not self.given and all(start.strength == 1 for start in self.starts)
-
-    @property
-    def labels(self) -> list[float] | None:
-        """For the record."""
-        rows = self.condition.get("labels")
-        return None if rows is None else rows.tolist()
 
     def parameters(self, place: int) -> dict[str, object]:
         """What made a sample beside its plan, seed and label, for the record; only what the user said."""
@@ -145,6 +141,7 @@ def build_request(
         given=asked.plan is not None,
         condition=condition,
         null=null,
+        labels=None if asked.labels is None else condition["labels"].tolist(),
         scales=planner.guidance.recorded(condition),
         noise=given_noise(asked.noise, plans, seeds, shape),
     )
@@ -238,6 +235,19 @@ def _resumed(asked: Asked, samples: Sequence[Sample], planner: Planner, shape: t
         given=True,
         condition=condition,
         null={},
+        labels=_recorded_labels(samples),
         scales=planner.guidance.recorded(condition),
         resumed=samples,
     )
+
+
+def _recorded_labels(samples: Sequence[Sample]) -> list[float] | None:
+    """The labels of samples that were kept; None where there are none, or only ones that stand for no condition."""
+    labels = [sample.condition.get("labels") for sample in samples]
+    nulls = [sample.null.get("labels") for sample in samples]
+    known = [label for label in labels if label is not None]
+    if len(known) < len(samples) or all(
+        null is not None and torch.equal(label, null) for label, null in zip(known, nulls, strict=True)
+    ):
+        return None
+    return [label.tolist() for label in known]
