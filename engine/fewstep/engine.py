@@ -79,6 +79,7 @@ class Engine:
         self.module = own_module(model.module, self.device, dtype)
         self.dtype = parameter_dtype(self.module)
         self._planner = model.planner()
+        self._label_argument = label_argument_of(self.module)
         self._runner = runner_for(runner, self.device)
         self._shape = folded(model.shape)
         self._decoder = Decoder.of(model.decoder, self._shape, self.device)
@@ -348,7 +349,7 @@ class Engine:
         channels = signature.shape[0]
         allowed = (2 * channels,) if signature.learned_variance else (channels, 2 * channels)
         sizes = () if self.model.shape == signature.shape else self.model.shape[1:]
-        return ModuleDenoiser(self.module, label_argument_of(self.module), allowed, sizes, self.model.time_scale)
+        return ModuleDenoiser(self.module, self._label_argument, allowed, sizes, self.model.time_scale)
 
     def _note(self, asked: Asked, signature: Signature, samples: Sequence[Sample], watched: bool) -> None:
         if any(sample.start.index for sample in samples):

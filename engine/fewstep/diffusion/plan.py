@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from fewstep_kernels.row import COLUMN, COLUMNS, IDLE_ROW
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Halves = Literal["cond", "uncond", "both"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,20 +88,28 @@ class Plan:
         """[N] one column of the rows, by its name in `fewstep_kernels.row`."""
         return self.rows[:, COLUMN[name]]
 
-    @property
+    @cached_property
     def stochastic(self) -> bool:
         """Whether a run draws noise after its start."""
         return bool((self.column("s") != 0).any() or (self.column("known_fresh") != 0).any())
 
-    @property
+    @cached_property
     def statistics(self) -> bool:
         """Whether a row needs numbers of the whole sample: guidance rescale or a dynamic threshold."""
         return bool((self.column("phi") != 0).any() or (self.column("clip_ratio") != 0).any())
 
-    @property
+    @cached_property
     def guided(self) -> bool:
         """Whether a row needs both halves: w = 0 and w = 1 select one."""
         return bool((~np.isin(self.column("w"), (0.0, 1.0))).any())
+
+    @cached_property
+    def halves(self) -> Halves:
+        """Which halves of a guided prediction the rows use."""
+        w = self.column("w")
+        if (w == 1).all():
+            return "cond"
+        return "uncond" if (w == 0).all() else "both"
 
     def with_guidance(
         self, w: float | Sequence[float], rescale: float = 0.0, interval: tuple[float, float] | None = None

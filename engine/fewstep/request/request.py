@@ -14,7 +14,6 @@ from fewstep.request.conditions import Condition
 from fewstep.request.noise import GivenNoise, given_noise
 from fewstep.request.planning import Planner
 from fewstep.request.start import Beginning, Resume, beginnings
-from fewstep.run.lanes import halves_of
 from fewstep.run.noise import initial_noise, row_noise
 from fewstep.run.sample import Sample, State
 
@@ -191,8 +190,8 @@ def _conditions(
         rows, null_rows = conditions.rows(asked.labels, count), conditions.null_rows(count)
         condition |= {} if rows is None else {"labels": rows}
         null = ({} if null_rows is None else {"labels": null_rows}) | null
-    if not null and any(halves_of(plan) != "cond" for plan in plans):
-        w = next(plan.column("w").max() for plan in plans if halves_of(plan) != "cond")
+    if not null and any(plan.halves != "cond" for plan in plans):
+        w = next(plan.column("w").max() for plan in plans if plan.halves != "cond")
         allowed = "1: there is no null label to guide from, and no pair (tensor, null) in `condition`"
         raise ArgumentError("guidance_scale", float(w), allowed)
     return condition, null
@@ -250,4 +249,4 @@ def _recorded_labels(samples: Sequence[Sample]) -> list[float] | None:
         null is not None and torch.equal(label, null) for label, null in zip(known, nulls, strict=True)
     ):
         return None
-    return [label.tolist() for label in known]
+    return [float(label) if label.is_floating_point() else int(label) for label in known]

@@ -6,24 +6,13 @@ then owns a single lane that carries the half it needs, and nothing is combined.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from fewstep.diffusion.plan import Plan
-
-Halves = Literal["cond", "uncond", "both"]
-
-
-def halves_of(plan: Plan) -> Halves:
-    """Which halves of a guided prediction the rows of a plan use."""
-    w = plan.column("w")
-    if (w == 1).all():
-        return "cond"
-    return "uncond" if (w == 0).all() else "both"
 
 
 def lanes_of(plan: Plan) -> int:
     """How many lanes a sample of this plan owns."""
-    return 2 if halves_of(plan) == "both" else 1
+    return 2 if plan.halves == "both" else 1
 
 
 def assign_lanes(plans: Sequence[Plan], free: Sequence[int]) -> list[tuple[int, int]]:
@@ -33,6 +22,4 @@ def assign_lanes(plans: Sequence[Plan], free: Sequence[int]) -> list[tuple[int, 
     one, both are the same.
     """
     firsts, seconds = free[: len(plans)], iter(free[len(plans) :])
-    return [
-        (lane, next(seconds) if halves_of(plan) == "both" else lane) for lane, plan in zip(firsts, plans, strict=True)
-    ]
+    return [(lane, next(seconds) if plan.halves == "both" else lane) for lane, plan in zip(firsts, plans, strict=True)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fewstep.diffusion.plan import Plan
-from fewstep.run.lanes import Halves, halves_of, lanes_of
+from fewstep.run.lanes import lanes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +49,6 @@ class Sample:
     mask: Tensor | None = None
 
     @property
-    def halves(self) -> Halves:
-        """Which halves of a guided prediction it needs."""
-        return halves_of(self.plan)
-
-    @property
     def lanes(self) -> int:
         """Rows of the network's batch that it owns."""
         return lanes_of(self.plan)
@@ -66,4 +61,4 @@ class Sample:
     def conditions(self) -> tuple[Mapping[str, Tensor], ...]:
         """What its lanes carry, one mapping for each lane."""
         without = {**self.condition, **{name: self.null[name] for name in self.condition if name in self.null}}
-        return {"cond": (self.condition,), "uncond": (without,), "both": (self.condition, without)}[self.halves]
+        return {"cond": (self.condition,), "uncond": (without,), "both": (self.condition, without)}[self.plan.halves]
