@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,21 +23,20 @@ from fewstep.request.asked import MAX_SAMPLES, Asked
 from fewstep.request.conditions import Labels
 from fewstep.request.noise import Noise
 from fewstep.request.request import Request, build_request
-from fewstep.request.seen import Seen, words_of
+from fewstep.request.seen import Seen
 from fewstep.request.start import Resume, Start
 from fewstep.results import Samples
 from fewstep.run.buffers import Output, Signature, table_capacity
 from fewstep.run.callbacks import Callback, Following
 from fewstep.run.decode import Decoder, Images
-from fewstep.run.denoiser import ModuleDenoiser, label_argument_of, parameter_dtype
-from fewstep.run.graphs.cache import GraphKey
-from fewstep.run.graphs.runner import GraphRunner
+from fewstep.run.denoiser import Denoiser, ModuleDenoiser, label_argument_of, parameter_dtype
 from fewstep.run.lanes import lanes_of
 from fewstep.run.modules import own_module
 from fewstep.run.runner_choice import RunnerName, runner_for
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
-from fewstep.run.session import Session, signature_of
+from fewstep.run.session import Prepared, Session, prepare, prepared_signature, signature_of
+from fewstep.warming import key_of, note, session_key, warm
 
 Ending = Literal["float", "uint8"]
 
@@ -197,7 +197,7 @@ class Engine:
         asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options)
         request = build_request(asked, self._planner, self.model.conditions, self.model.shape, self.dtype)
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
-        ending = self._decoder.output(output, each=self.batch_invariant)
+        ending = self.ending(output)
         with self._lock:
             started = time.perf_counter()
             run = Following(len(request), callback)
@@ -214,13 +214,15 @@ class Engine:
         """The samples of a request that run together: a session of exactly their size."""
         if run.stopped:
             return self._decoder.missing(len(places), ending, self.device)
-        samples = self._samples(request, places)
-        signature = self._signature(samples, ending, watched=run.callback is not None)
-        with self._closed(signature, samples, watched=run.callback is not None) as session:
-            session.admit(*samples)
+        samples, watched = request.samples(places, self._shape, self.device), run.callback is not None
+        denoiser, signature, prepared = self.prepared(samples, ending, watched)
+        steps = max(sample.calls for sample in samples)
+        opened = partial(Session, self._runner, denoiser, self._decoder, signature)
+        with opened(watched=watched, steps=steps, lock=self._lock) as session:
+            session.admit(*samples, prepared=prepared)
             run.follow(session, places)
             images = session.images()
-        self._note(asked, signature, samples, watched=run.callback is not None)
+        note(self._seen, self.model, asked, signature, samples, watched)
         return images
 
     def session(
@@ -264,8 +266,9 @@ class Engine:
         )
         size = {"slots": slots, "lanes": lanes, "steps": steps, "history": history}
         words = {"session": size | {"features": list(features), "output": output}}
-        self._seen.note(GraphRunner.key(signature, 1, stepwise=True), lambda: words)
-        denoiser = self._denoiser(signature)
+        denoiser = self._denoiser(signature.learned_variance)
+        signature = prepared_signature(signature, prepare(denoiser, example[0], signature))
+        self._seen.note(session_key(signature), lambda: words)
         return Session(self._runner, denoiser, self._decoder, signature, admits=True, lock=self._lock)
 
     def samples(self, n: int | None = None, **arguments: Any) -> list[Sample]:
@@ -276,7 +279,7 @@ class Engine:
             Asked(n, **said, options=arguments), self._planner, self.model.conditions, self.model.shape, self.dtype
         )
         with self._lock:
-            return self._samples(request, range(len(request)))
+            return request.samples(range(len(request)), self._shape, self.device)
 
     def warm_up(self, requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
         """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.
@@ -292,11 +295,7 @@ class Engine:
             ModelError: a file that is no manifest, naming the entry and the field.
         """
         with self._runner.warming(), self._seen.paused():
-            for name, request in reversed(manifest.named(requests)):
-                try:
-                    self._warm(request)
-                except ArgumentError as error:
-                    raise ArgumentError(f"{name}: {error.argument}", error.value, error.allowed) from error
+            warm(self, requests)
 
     def manifest(self, path: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
         """The kinds of request served so far, most used first, for `warm_up`; also written to `path` if given, as JSON.
@@ -307,8 +306,8 @@ class Engine:
         Raises:
             OutputError: naming the path and the reason.
         """
-        with self._lock:
-            requests = self._seen.requests(self._key_of)
+        with self._lock, self._seen.paused():
+            requests = self._seen.requests(partial(key_of, self))
         if path is not None:
             manifest.write(path, requests)
         return requests
@@ -332,68 +331,25 @@ class Engine:
             used += owned
         yield batch
 
-    def _samples(self, request: Request, places: Sequence[int]) -> list[Sample]:
-        """Samples as tensors, with what the network prepares of their condition."""
-        return request.samples(places, self._shape, self.device)
+    def ending(self, output: Ending) -> Output | None:
+        """What a run for an output ends in; None where that is x itself. ArgumentError for another word."""
+        return self._decoder.output(output, each=self.batch_invariant)
 
-    def _signature(self, samples: Sequence[Sample], ending: Output | None, watched: bool) -> Signature:
+    def prepared(
+        self, samples: Sequence[Sample], ending: Output | None, watched: bool
+    ) -> tuple[Denoiser, Signature, list[Prepared]]:
+        """The network for some samples, the signature of a session of theirs, and what is prepared of each."""
         size = {"slots": self.max_batch, "lanes": self.max_batch + 1} if self.batch_invariant else {}
-        return signature_of(samples, self.dtype, self.device, watched=watched, output=ending, **size)
+        signature = signature_of(samples, self.dtype, self.device, watched=watched, output=ending, **size)
+        denoiser = self._denoiser(signature.learned_variance)
+        prepared = [prepare(denoiser, sample, signature) for sample in samples]
+        return denoiser, prepared_signature(signature, prepared[0]), prepared
 
-    def _closed(self, signature: Signature, samples: Sequence[Sample], watched: bool) -> Session:
-        steps = max(sample.calls for sample in samples)
-        denoiser = self._denoiser(signature)
-        return Session(self._runner, denoiser, self._decoder, signature, watched=watched, steps=steps, lock=self._lock)
-
-    def _denoiser(self, signature: Signature) -> ModuleDenoiser:
-        channels = signature.shape[0]
-        allowed = (2 * channels,) if signature.learned_variance else (channels, 2 * channels)
-        sizes = () if self.model.shape == signature.shape else self.model.shape[1:]
+    def _denoiser(self, learned_variance: bool) -> Denoiser:
+        channels = self.model.shape[0]
+        allowed = (2 * channels,) if learned_variance else (channels, 2 * channels)
+        sizes = () if self.model.shape == self._shape else self.model.shape[1:]
         return ModuleDenoiser(self.module, self._label_argument, allowed, sizes, self.model.time_scale)
-
-    def _note(self, asked: Asked, signature: Signature, samples: Sequence[Sample], watched: bool) -> None:
-        if any(sample.start.index for sample in samples):
-            return  # resumed, or entered late: a line cannot say it
-        output = signature.output
-        flags = {"callback": watched, "inpaint": signature.known, "noise": asked.noise is not None}
-        plans = [sample.plan for sample in samples]
-
-        def words() -> dict[str, Any] | None:
-            said = words_of(asked, plans, self.model.defaults, **flags)
-            pixels = output is not None and output.dtype == torch.uint8
-            return said | {"output": "uint8"} if said is not None and pixels else said
-
-        steps = max(sample.calls for sample in samples)
-        self._seen.note(GraphRunner.key(signature, steps, watched), words)
-
-    def _arguments(self, words: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of `sample` for an entry of a manifest."""
-        arguments = manifest.sample_arguments(words, self.model.shape, self.model.conditions)
-        arguments |= arguments.pop("options", {})
-        scales = arguments.pop("guidance_per_call", None)
-        if scales is not None:
-            rescale = arguments.pop("guidance_rescale", 0.0)
-            plan = self._planner.plan(arguments.pop("steps", None), arguments.pop("sampler", None))
-            arguments["plan"] = plan.with_guidance(scales, rescale=rescale)
-        return arguments
-
-    def _key_of(self, words: Mapping[str, Any]) -> GraphKey:
-        """The key that the words of a manifest give."""
-        if "session" in words:
-            with self.session(**words["session"]) as session, self._seen.paused():
-                return GraphRunner.key(session.signature, 1, stepwise=True)
-        arguments = self._arguments(words)
-        watched = arguments.pop("callback", None) is not None
-        ending = self._decoder.output(arguments.pop("output", "float"), each=self.batch_invariant)
-        samples = self.samples(**arguments)
-        signature = self._signature(samples, ending, watched)
-        return GraphRunner.key(signature, max(sample.calls for sample in samples), watched)
-
-    def _warm(self, words: Mapping[str, Any]) -> None:
-        if "session" in words:
-            self.session(**words["session"]).close()
-        else:
-            self.sample(**self._arguments(words))
 
     def _record(self, request: Request, run: Following, seconds: float) -> Samples:
         images = Images.cat(run.parts)

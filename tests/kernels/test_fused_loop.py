@@ -83,7 +83,7 @@ def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffer
     shift = torch.linspace(-0.5, 0.5, 5, device=device)
 
     class Denoiser:
-        def prepare(self, condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
             return condition
 
         def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:

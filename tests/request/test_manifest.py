@@ -1,6 +1,7 @@
 """The warm-up manifest: what was served, kept in a file, is captured by the next engine before anybody asks."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,52 @@ def test_a_manifest_that_cannot_be_written_leaves_the_one_before(tmp_path: Path)
     with pytest.raises(OutputError, match="is a directory"):
         engine.manifest(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_session_is_listed_in_its_own_words_and_warms_up(device: str, tmp_path: Path) -> None:
+    _, graph, _ = engines(device)
+    words: dict[str, Any] = {"slots": 2, "lanes": 5, "steps": 16, "history": 0, "features": ["stochastic", "preview"]}
+    graph.session(**words).close()
+    path = tmp_path / "warm.json"
+    assert graph.manifest(path) == [{"session": words | {"output": "float"}}]
+    assert graph.manifest() == graph.manifest()
+    _, again, runner = engines(device)
+    again.warm_up(path)
+    assert runner.stats()["captures"] == 1
+    again.session(**words).close()
+    assert (runner.stats()["captures"], runner.stats()["eager_runs"]) == (1, 0)
+
+
+BAD_SESSIONS = {
+    "no slots": ({"slots": 0}, "slots: got 0; allowed: an integer from 1"),
+    "one lane": ({"lanes": 1}, "lanes: got 1; allowed: an integer from 2"),
+    "another feature": ({"features": ["speed"]}, "features: got 'speed'; allowed: stochastic, statistics"),
+    "another field": ({"seeds": 1}, "unknown field 'seeds'"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_SESSIONS.values(), ids=BAD_SESSIONS)
+def test_a_bad_session_is_refused_by_field(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"slots": 2, "lanes": 5, "steps": 8, "history": 0, "output": "float", "features": []}
+    path = tmp_path / "warm.json"
+    path.write_text(json.dumps({"format": 2, "requests": [{"session": good | change}]}))
+    with pytest.raises(ModelError, match=re.escape(f"{path}: requests[0]: session: {message}")):
+        small_engine().warm_up(path)
+
+
+def test_a_list_of_scales_in_a_file_of_before_has_one_for_each_call(tmp_path: Path) -> None:
+    path = tmp_path / "warm.json"
+    old = {"n": 2, "steps": 3, "sampler": "ddpm", "guidance_scale": [1.0, 2.0, 4.0], "guidance_rescale": 0.5}
+    path.write_text(json.dumps({"format": 1, "requests": [old, {"n": 1, "mask": True}]}))
+    _, graph, runner = engines("cpu")
+    graph.warm_up(path)
+    plan = graph.plan(3, "ddpm").with_guidance([1.0, 2.0, 4.0], rescale=0.5)
+    graph.sample(2, plan=plan, seeds=0)
+    graph.sample(1, start=Inpaint(torch.zeros(SHAPE), torch.ones(8, 8)), seeds=0)
+    assert (runner.stats()["captures"], runner.stats()["eager_runs"]) == (2, 0)
+    new = [{**old, "guidance_per_call": old["guidance_scale"]}, {"n": 1, "inpaint": True}]
+    del new[0]["guidance_scale"]
+    path.write_text(json.dumps({"format": 2, "requests": new}))
+    _, again, other = engines("cpu")
+    again.warm_up(path)
+    assert {key for key, _ in other.cache.items()} == {key for key, _ in runner.cache.items()}

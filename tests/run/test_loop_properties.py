@@ -23,6 +23,7 @@ from fewstep_kernels import COLUMN
 
 SHAPE = (2, 3, 5)
 SCHEDULE = linear()
+SHIFT = (("shift", (), torch.float32),)
 
 
 def two_step_history(steps: int) -> Plan:
@@ -62,7 +63,7 @@ batches = st.lists(wishes, min_size=1, max_size=4)
 class Shifting:
     """Works on each lane alone, so that rounding cannot couple them; the condition is a shift."""
 
-    def prepare(self, condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
         return condition
 
     def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
@@ -81,7 +82,7 @@ def opened(samples: Sequence[Sample], slots: int | None = None) -> Session:
     slots = slots or len(samples)
     signature = Signature(
         samples=slots, lanes=2 * slots + 3, shape=SHAPE, steps=6, dtype=torch.float32, device=torch.device("cpu"),
-        history=2, statistics=True, preview=True, conditioning=(("shift", (), torch.float32),),
+        history=2, statistics=True, preview=True, condition=SHIFT, conditioning=SHIFT,
     )  # fmt: skip
     decoder = Decoder.of(None, SHAPE, torch.device("cpu"))
     session = Session(EagerRunner(), Shifting(), decoder, signature, admits=True)

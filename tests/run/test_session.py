@@ -1,5 +1,6 @@
 """Sessions as a server uses them: samples come, go, are cancelled and finish; each is what it is alone, to the bit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from fewstep import ArgumentError, Engine, Image, Inpaint, Sample, Session
 from fewstep.run.graphs.runner import GraphRunner
 from support.recorder import RecorderCapturer
 from support.runners import BUDGET
-from support.small import SHAPE, picture, small_engine
+from support.small import SHAPE, SmallNet, picture, small_engine
 
 SLOTS = 4
 FEATURES = ("stochastic", "statistics", "known", "given_noise", "preview")
@@ -241,3 +242,35 @@ def test_a_graph_is_leased_to_one_session_at_a_time_and_not_evicted() -> None:
         assert runner.stats()["captures"] == 1
         assert runner.stats()["evictions"] == 0
     assert not runner.cache.leased
+
+
+class Prepared(SmallNet):
+    """A network that looks its labels up once for a sample, and not in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared: list[tuple[int, int]] = []
+
+    def prepare_condition(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+        self.prepared.append((int(condition["labels"]), len(times)))
+        return {"shift": self.embedding(condition["labels"])}
+
+    def forward(self, x: Tensor, t: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
+        h = self.conv(x) + t[:, None, None, None].to(x.dtype) / 1000
+        return torch.tanh(h + shift[:, :, None, None])
+
+
+@pytest.mark.parametrize("w", [1.0, 3.0], ids=["one half", "guided"])
+def test_what_a_network_prepares_is_prepared_once_a_sample(w: float) -> None:
+    net = Prepared()
+    engine, plain = small_engine(net, device="cpu"), small_engine(SmallNet(), device="cpu")
+    wish: Wish = {"labels": [3, 7], "seeds": 0, "guidance_scale": w}
+    assert torch.equal(engine.sample(**wish).images, plain.sample(**wish).images)
+    assert net.prepared == [(label, 8) for label in ((3, 7) if w == 1 else (3, 10, 7, 10))]
+    with engine.session(4) as session:
+        net.prepared.clear()
+        slots = session.admit(*engine.samples(**wish))
+        session.advance()
+        assert len(net.prepared) == (2 if w == 1 else 4)
+        found = torch.cat([session.take(slot).values for slot in slots])
+    torch.testing.assert_close(found, plain.sample(**wish).images)

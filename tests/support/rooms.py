@@ -6,7 +6,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "run": ("run",),
     "request": ("request",),
     "models": ("models",),
-    "engine": ("", "engine", "results", "samplers", "schedules"),  # what a user imports
+    "engine": ("", "engine", "results", "samplers", "schedules", "warming"),  # what a user imports
     "train": ("train",),
     "evaluate": ("evaluate",),
     "bench": ("bench",),

@@ -4,7 +4,7 @@ Whatever may differ between two runs of the same signature is a tensor here, nev
 graph serves every sampler, schedule, seed, guidance scale and label, and a slot can be given away at any step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from fewstep.run.sample import Sample, State
 from fewstep_kernels import COLUMN, COLUMNS, IDLE_ROW, StepOperands
+
+Schema = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+"""Name, shape and dtype of tensors that are there for each lane."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Signature:
     preview: bool = False
     given_noise: bool = False
     known: bool = False
-    conditioning: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()  # name, shape of a lane, dtype
+    condition: Schema = ()  # of what a sample is asked for
+    conditioning: Schema = ()  # of what the denoiser makes of it, in each lane
     output: Output | None = None
 
     @property
@@ -61,6 +65,7 @@ class Place(NamedTuple):
     slot: int
     cond_lane: int  # the lane that carries its condition
     uncond_lane: int  # and the one that goes without; the same where it owns one lane
+    prepared: tuple[Mapping[str, Tensor], ...] = ()  # of each of its lanes, as the denoiser takes it
 
 
 @dataclass
@@ -185,7 +190,7 @@ class StaticBuffers:
         carried = [
             (lane, rows)
             for place in places
-            for lane, rows in zip((place.cond_lane, place.uncond_lane), place.sample.conditions(), strict=False)
+            for lane, rows in zip((place.cond_lane, place.uncond_lane), place.prepared, strict=False)
         ]
         lanes = self._index([lane for lane, _ in carried])
         for name, buffer in self.conditioning.items():

@@ -16,8 +16,13 @@ LABEL_ARGUMENTS = ("labels", "class_labels", "y")
 class Denoiser(Protocol):
     """A network seen from a run."""
 
-    def prepare(self, condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What `predict` takes for one sample, each [...]; for work that does not depend on x or on others."""
+    def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+        """What `predict` takes for one lane of one sample, each [...]: all work that does not depend on x.
+
+        Args:
+            condition: each [...], what the lane carries.
+            times: [N] the t that it will be called with; the last is repeated where the plan is shorter.
+        """
         ...
 
     def predict(
@@ -34,6 +39,9 @@ class Denoiser(Protocol):
 class ModuleDenoiser:
     """Any module called as module(x_in, t, **condition), its answer taken from `.sample` or the first of a tuple.
 
+    A module may have a method `prepare_condition(condition, times)`: then it is called as module(x_in, t, **prepared)
+    with what that returned for each lane, see `Denoiser.prepare`.
+
     Attributes:
         module: the network.
         label_argument: what its forward calls the labels; see `label_argument_of`.
@@ -48,9 +56,12 @@ class ModuleDenoiser:
     sizes: tuple[int, ...] = ()
     time_scale: float = 1.0
 
-    def prepare(self, condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A module says nothing of what could be done ahead."""
-        return condition
+    def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+        """What the module's own `prepare_condition` makes of it; as it is where there is none."""
+        own: Callable[..., Mapping[str, Tensor]] | None = getattr(self.module, "prepare_condition", None)
+        return (
+            condition if own is None else own({name: rows.to(times.device) for name, rows in condition.items()}, times)
+        )
 
     def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
         """Call the module, and check the shape of what it answers."""

@@ -1,20 +1,24 @@
 """A session: samples in slots and lanes on one device, taken step by step until each is done. It knows no user."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fewstep.errors import ArgumentError
-from fewstep.run.buffers import Output, Place, Signature, table_capacity
+from fewstep.run.buffers import Output, Place, Schema, Signature, table_capacity
 from fewstep.run.decode import Decoder, Images, taken, taken_alone
 from fewstep.run.denoiser import Denoiser
 from fewstep.run.lanes import assign_lanes
 from fewstep.run.noise import noise_table
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
+
+Prepared = tuple[Mapping[str, Tensor], ...]
+"""What a denoiser made ahead of one sample, for each lane it owns."""
 
 
 class Session:
@@ -49,6 +53,7 @@ class Session:
         lock: AbstractContextManager[object] | None = None,
     ) -> None:
         self.signature, self.admits = signature, admits
+        self._denoiser = denoiser
         self._lock = threading.RLock() if lock is None else lock
         self._decoder = decoder
         self._places: dict[int, Place] = {}
@@ -89,23 +94,32 @@ class Session:
         """Whether these samples can be admitted now, all of them."""
         return self.why_not(*samples) is None
 
-    def admit(self, *samples: Sample) -> list[int]:
+    def admit(self, *samples: Sample, prepared: Sequence[Prepared] | None = None) -> list[int]:
         """Give samples a slot each, and its lanes; the slots.
 
+        Args:
+            samples: who comes.
+            prepared: what `prepare` made of each, where that is known already.
+
         Raises:
-            ArgumentError: what `why_not` says.
+            ArgumentError: what `why_not` says, or a condition that the session was not opened for.
         """
         if not samples:
             return []
         why = self.why_not(*samples)
         if why is not None:
             raise ArgumentError("sample", why, "what the session has room for")
+        if prepared is None:
+            with self._lock:
+                prepared = [prepare(self._denoiser, sample, self.signature) for sample in samples]
         slots = self._free_slots[: len(samples)]
         plans = [sample.plan for sample in samples]
         given = [self._with_noise(sample) for sample in samples]
         places = [
-            Place(sample, slot, *lanes)
-            for sample, slot, lanes in zip(given, slots, assign_lanes(plans, self._free_lanes), strict=True)
+            Place(sample, slot, *lanes, ready)
+            for sample, slot, lanes, ready in zip(
+                given, slots, assign_lanes(plans, self._free_lanes), prepared, strict=True
+            )
         ]
         used = [lane for place in places for lane in dict.fromkeys((place.cond_lane, place.uncond_lane))]
         with self._lock:
@@ -216,7 +230,7 @@ def signature_of(
     watched: bool = False,
     output: Output | None = None,
 ) -> Signature:
-    """The features of a session that some samples need, and its size.
+    """The features of a session that some samples need, and its size; but for what a denoiser prepares.
 
     Args:
         samples: at least one.
@@ -242,14 +256,27 @@ def signature_of(
         preview=watched,
         given_noise=any(sample.noise is not None for sample in samples),
         known=any(sample.mask is not None for sample in samples),
-        conditioning=schema(first),
+        condition=schema(first.condition),
         output=output,
     )
 
 
-def schema(sample: Sample) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-    """Name, shape and dtype of all that a sample is conditioned on."""
-    return tuple((name, tuple(rows.shape), rows.dtype) for name, rows in sorted(sample.condition.items()))
+def prepare(denoiser: Denoiser, sample: Sample, signature: Signature) -> Prepared:
+    """What a denoiser makes ahead of a sample, for each lane it owns, in buffers of a signature."""
+    plan = torch.tensor(sample.plan.column("t"), dtype=signature.state_dtype)
+    times = torch.cat([plan, plan[-1:].expand(signature.steps - len(plan))]).to(signature.device)
+    with torch.no_grad():
+        return tuple(denoiser.prepare(condition, times) for condition in sample.conditions())
+
+
+def prepared_signature(signature: Signature, prepared: Prepared) -> Signature:
+    """The signature with room for what the denoiser made of a sample."""
+    return replace(signature, conditioning=schema(prepared[0]))
+
+
+def schema(tensors: Mapping[str, Tensor]) -> Schema:
+    """Name, shape and dtype of all that a lane carries."""
+    return tuple((name, tuple(rows.shape), rows.dtype) for name, rows in sorted(tensors.items()))
 
 
 def unlike(signature: Signature, sample: Sample) -> str | None:
@@ -264,7 +291,7 @@ def unlike(signature: Signature, sample: Sample) -> str | None:
         "a rescaled guidance or a dynamic threshold": plan.statistics and not signature.statistics,
         "noise of its own": sample.noise is not None and not signature.given_noise,
         "a known region": sample.mask is not None and not signature.known,
-        f"the conditions {schema(sample)}": schema(sample) != signature.conditioning,
+        f"the conditions {schema(sample.condition)}": schema(sample.condition) != signature.condition,
     }
     return next((f"{what}, which this session was not opened for" for what, lacking in lacks.items() if lacking), None)
 
