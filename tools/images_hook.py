@@ -29,6 +29,7 @@ class Keeper:
         self.name = "example"
         self.images: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
+        self.drawn = itertools.count()
 
     def watch(self) -> None:
         """From now on, keep the images of every call; seeds that are drawn count from 0."""
@@ -40,8 +41,7 @@ class Keeper:
             return samples
 
         fewstep.Engine.sample = sample  # type: ignore[method-assign]
-        counter = itertools.count()
-        random.SystemRandom.getrandbits = lambda *_: next(counter)  # type: ignore[method-assign, assignment]
+        random.SystemRandom.getrandbits = lambda *_: next(keeper.drawn)  # type: ignore[method-assign, assignment]
 
     def keep(self, images: torch.Tensor) -> None:
         """One call's."""
@@ -50,7 +50,8 @@ class Keeper:
         self.images[f"{self.name}/{count}"] = images[:few].detach().cpu().numpy().copy()
 
     def pytest_runtest_setup(self, item: Any) -> None:
-        """A test's images are by its own name; the file may move."""
+        """A test's images are by its own name, and its drawn seeds begin anew; the file may move."""
+        self.drawn = itertools.count()
         self.name = re.sub(r"[/\\]", "_", item.name)
 
 
