@@ -32,19 +32,31 @@ class Samples:
     """B finished images and how they came to be.
 
     `len(samples)` is B; `.numpy()`, `.pil()`, `.grid()` and `.save()` convert. A notebook shows the sheet.
+
+    Attributes:
+        images: [B, C, H, W] float32, as the model leaves them: -1 is black and 1 is white, and what lies beyond is cut
+            off only in bytes, unless a clip keeps it within. Or uint8 [B, H, W, C]. NaN for what never ran.
+        seeds: one per sample.
+        plan: one for all, or one per sample; `plans` always is one per sample.
+        labels: one per sample, in numbers; None where none were asked for.
+        model_calls: of the network, over all batches.
+        seconds: the request took, from its first batch to its last.
+        cancelled: whether a sample was stopped early, so that its image is unfinished, or NaN; empty for none.
+        parameters: what else made them, such as model and strength: one mapping for all, or one per sample.
+        finite: beside uint8 images, whether a sample was finite before it became bytes.
+        guidance_scales: one per sample where the network takes the scale; else the plans have it.
     """
 
-    images: Tensor  # [B, C, H, W] float32, in [-1, 1]; or [B, H, W, C] uint8
-    seeds: Sequence[int]  # [B]
-    plan: "Plan | Sequence[Plan]"  # one for all, or one per sample
-    labels: Sequence[float] | Tensor | None = None  # [B], None for a model without labels
+    images: Tensor
+    seeds: Sequence[int]
+    plan: "Plan | Sequence[Plan]"
+    labels: Sequence[float] | Tensor | None = None
     model_calls: int = 0
     seconds: float = 0.0
-    cancelled: Sequence[bool] = ()  # [B]: stopped early, so its image is unfinished or NaN; empty for none
-    # What else made them, model or strength: one for all, or one per sample.
+    cancelled: Sequence[bool] = ()
     parameters: Mapping[str, object] | Sequence[Mapping[str, object]] = field(default_factory=dict)
-    finite: Sequence[bool] = ()  # [B], beside uint8 images: whether a sample was finite before it became bytes
-    guidance_scales: Sequence[float] | None = None  # [B] where the network takes the scale; else the plan has it
+    finite: Sequence[bool] = ()
+    guidance_scales: Sequence[float] | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

@@ -170,3 +170,18 @@ def test_a_kind_of_condition_is_named_by_its_room_and_by_who_labels_for_himself(
         if KINDS & {name.rpartition(".")[2] for name in names}
     }
     assert {name for name in named if not name.startswith("request/") and name != "__init__.py"} == BY_CLASS
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines of what a function does, its docstring apart."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    end = function.body[-1].end_lineno
+    return 0 if end is None else end - body[0].lineno + 1
+
+
+def test_a_request_is_a_session_in_less_than_forty_lines() -> None:
+    tree = parsed(FEWSTEP / "engine.py")
+    methods = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    lines = {name: code_lines(methods[name]) for name in ("sample", "_part", "prepared")}
+    print(lines)
+    assert sum(lines.values()) < 40

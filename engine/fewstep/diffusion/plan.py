@@ -28,8 +28,18 @@ Halves = Literal["cond", "uncond", "both"]
 class Plan:
     """What a sampler does, as numbers: an immutable value that threads can share.
 
-    Row i takes x from level i of `levels` to level i + 1, in the levels' coordinates; its columns are those of
-    `fewstep_kernels.row`. A run starts from init_scale z, or from an image noised to level 0.
+    Row i takes x from level i of `levels` to level i + 1, in the levels' coordinates. A run starts from init_scale z, or
+    from an image noised to level 0.
+
+    Attributes:
+        sampler: its name, for the record.
+        prediction: what the network has to predict for these rows.
+        levels: the N + 1 noise levels, and what the network is told at the first N.
+        rows: [N, K] float64, a row per model call; the columns are those of `fewstep_kernels.row`.
+        init_scale: what z is multiplied by to be the first x.
+        history: how many past x_0 or m the rows read.
+        learned_variance: the model predicts 2C channels, the last C the share of log_var_max.
+        closed: the rows recover hidden state from x, so nobody else may write to it.
     """
 
     # What a column holds unless a sampler says otherwise: as in a row that does nothing, but without its x' = x.
@@ -38,11 +48,11 @@ class Plan:
     sampler: str
     prediction: str
     levels: Levels
-    rows: Array  # [N, len(COLUMNS)]
+    rows: Array
     init_scale: float = 1.0
-    history: int = 0  # how many past x_0 or m the rows read
-    learned_variance: bool = False  # the model predicts 2C channels, the last C the share of log_var_max
-    closed: bool = False  # the rows recover hidden state from x: nobody else may write to it
+    history: int = 0
+    learned_variance: bool = False
+    closed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", read_only(self.rows))

@@ -38,7 +38,7 @@ class Model:
         guidance: how it is guided: `ClassifierFree` or `EmbeddedGuidance`.
         defaults: of `Engine.plan`: a sampler, steps, and options of that sampler.
         trained: what a distilled model was trained for; other plans run with an `UntrainedPlanWarning`.
-        decoder: what makes images [B, C', H', W'] in [-1, 1] of the final x [B, C, H, W], for a latent model. Any
+        decoder: what makes images [B, C', H', W'] of the final x [B, C, H, W], for a latent model. Any
             module; it is called in its own dtype, as a part of the run.
         name: for the record.
     """

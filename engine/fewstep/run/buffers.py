@@ -23,7 +23,7 @@ class Output:
     """What a run ends in where that is not x: images of `shape` (C', H', W'), decoded or as pixels."""
 
     shape: tuple[int, int, int]
-    dtype: torch.dtype  # float32 [B, C', H', W'] in [-1, 1], or uint8 [B, H', W', C']
+    dtype: torch.dtype  # float32 [B, C', H', W'], or uint8 [B, H', W', C']
     each: bool = False  # every x is decoded by itself, when it is finished, so its bits depend on no other's
 
 

@@ -25,7 +25,7 @@ class Step:
 
     @property
     def x_0(self) -> Tensor:
-        """The estimate of x_0 after this step, [len(samples), C, H, W] in [-1, 1]: a preview. A copy."""
+        """The estimate of x_0 after this step, [len(samples), C, H, W]: a preview. A copy."""
         preview = self._session.buffers.preview
         assert preview is not None  # a run with a callback allocates it
         return preview[: len(self.samples)].clone()

@@ -33,7 +33,7 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoder:
-    """Images [B, C', H', W'] of x [B, C, H, W], in [-1, 1].
+    """Images [B, C', H', W'] of x [B, C, H, W], -1 for black and 1 for white.
 
     Attributes:
         module: called with x in `dtype`, channels last; None where x is the image.
@@ -122,7 +122,7 @@ def taken_alone(buffers: StaticBuffers, slot: int) -> Images:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, C] of images [B, C, H, W] in [-1, 1]: round((x + 1) * 127.5), clamped to 0..255."""
+    """uint8 [B, H, W, C] of images [B, C, H, W]: round((x + 1) * 127.5), clamped to 0..255."""
     pixels = ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1)
 
