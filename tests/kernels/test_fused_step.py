@@ -31,7 +31,7 @@ from support.step_case import Case, cast, make_case
 SHAPES = {
     "one element": ((1, 1, 1), 512),
     "9x7, a ragged second tile": ((2, 9, 7), 64),
-    "channels that vectorise": ((4, 8, 8), 128),
+    "channels that vectorise": ((4, 4, 4), 64),
 }
 Options = dict[str, Any]
 Step = Callable[[StepOperands], None]
