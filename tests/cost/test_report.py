@@ -24,6 +24,8 @@ from fewstep.models.net.unet import UNet
 from fewstep.models.spec import ModelSpec
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 SAMPLED = tuple(name for name, sampler in SAMPLERS.items() if "vp" in sampler.kinds)
 GUIDANCE = ("none", "guided", "guided, rescaled")
 

@@ -18,6 +18,8 @@ from fewstep_kernels.measured import AHEAD
 from support.simulation import FEW, MANY, builder, emulator, judge, layouts, rising, simulate, tensors
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHOICE = sys.modules[cuda_attention.__module__]
 PADDED = (32, 40, 80, 96, 160)  # no multiple of 64
 SWEPT = (40, 64, 80, 160)

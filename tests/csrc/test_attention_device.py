@@ -13,6 +13,8 @@ from fewstep_kernels.attention import own_attention
 from support.attention_shapes import UNETS
 from support.simulation import FEW, judge, simulate, tensors
 
+pytestmark = pytest.mark.slow
+
 DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from support.pairwise import pairwise
 from support.simulation import FEW, MANY, emulator, judge, layouts, simulate, tensors
 
+pytestmark = pytest.mark.slow
+
 EXACT = (32, 40, 64, 80, 96, 128, 160, 192, 256)  # head dims with a variant of their own
 LARGER = (8, 24, 48, 72, 88, 104, 136, 168, 248)  # served by the nearest above
 LENGTHS = (1, 7, 64, 77, 130, 257)

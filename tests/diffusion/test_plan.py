@@ -241,6 +241,7 @@ def test_describe_shows_what_varies() -> None:
     assert "1 model call," in make_plan("ddim", LINEAR, 1).describe()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 4, 40])
 def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Path) -> None:

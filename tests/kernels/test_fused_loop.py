@@ -18,6 +18,8 @@ from fewstep.run.loop import sample_loop
 from fewstep_kernels import COLUMN, STREAM_INITIAL, StepOps, fused, reference
 from support.devices import KERNEL_DEVICES
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = (2, 9, 7)
 SCHEDULE = linear()
 

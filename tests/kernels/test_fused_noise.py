@@ -16,6 +16,8 @@ from fewstep_kernels.fused.philox import _box_muller, random_words
 from fewstep_kernels.philox import philox4x32
 from support.devices import KERNEL_DEVICES
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {
     "one element": (1, 1, 1),
     "five elements": (5, 1, 1),

@@ -17,6 +17,8 @@ from fewstep_kernels import reference
 from fewstep_kernels.fused import norms
 from support.devices import KERNEL_DEVICES
 
+pytestmark = pytest.mark.slow
+
 CHANNELS_LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
 LAYOUTS = {"channels-last": CHANNELS_LAST, "contiguous": CONTIGUOUS}
 REAL = norms._TILE

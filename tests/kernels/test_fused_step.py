@@ -27,6 +27,8 @@ from fewstep_kernels.fused.step import denoise_step_launch
 from support.devices import KERNEL_DEVICES
 from support.step_case import Case, cast, make_case
 
+pytestmark = pytest.mark.slow
+
 # A sample's shape, and the elements of a program: fewer than there are on a GPU, and a small sample has several.
 SHAPES = {
     "one element": ((1, 1, 1), 512),

@@ -124,6 +124,7 @@ def test_every_card_says_what_the_model_is_of_how_it_was_made_and_what_it_scores
         assert re.search(pattern, notes, re.M), (member, pattern)
 
 
+@pytest.mark.slow
 def test_guidance_takes_digits_apart_unless_eps_knows_of_the_clip() -> None:
     """diffusers' DDIM keeps the eps from before the clip; see docs/training.md."""
     engine = Engine.from_pretrained("digits/teacher", device="cpu", max_batch=200)
@@ -168,6 +169,7 @@ def test_a_bundled_model_is_half_as_large_and_has_its_scores_on_its_card(
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), unet.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_demo_draws_a_strip_for_each_number_of_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo = runpy.run_path(str(ROOT / "examples/few_steps.py"))
     demo["main"].__globals__.update(ROWS=1, DIGITS=list(range(10)))

@@ -27,6 +27,8 @@ from triton.language.extra.cuda import gdc_wait
 from fewstep_kernels.fused.launch import Launch
 from fewstep_kernels.fused.variants import variant
 
+pytestmark = pytest.mark.slow
+
 
 @triton.jit
 def clean_kernel(out_ptr, x_ptr, scale_ptr, n, STRIDE: tl.constexpr, BLOCK: tl.constexpr):

@@ -16,6 +16,8 @@ import pytest
 from support.simulation import cuda_builder
 from support.tree import ROOT, load
 
+pytestmark = pytest.mark.slow
+
 GATE = ROOT / "tools" / "cuda_gate.py"
 
 

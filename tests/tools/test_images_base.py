@@ -16,6 +16,8 @@ import images_base as tool
 EXAMPLE = """
 import sys, torch, fewstep
 from fewstep import schedules
+
+pytestmark = pytest.mark.slow
 net = torch.nn.Conv2d(1, 1, 1)
 torch.nn.init.constant_(net.weight, {weight})
 net.forward = lambda x, t: torch.nn.functional.conv2d(x, net.weight)

@@ -28,6 +28,8 @@ PLAYED = """#!{real} -IS
 import json, os, shutil, sys, time
 from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 me, arguments = Path(sys.argv[0]), sys.argv[1:]
 stage = json.loads(Path({stage!r}).read_text())
 with open({calls!r}, "a") as file:

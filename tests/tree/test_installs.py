@@ -22,6 +22,8 @@ site.addsitedir(sys.argv[1])
 sys.path.append(sys.argv[2])
 import torch, fewstep, fewstep_kernels
 from fewstep_kernels import _ext
+
+pytestmark = pytest.mark.slow
 assert fewstep_kernels.attention(*torch.randn(3, 1, 5, 2, 8).unbind()).shape == (1, 5, 2, 8)
 print(fewstep.__file__, fewstep_kernels.__file__, _ext.extension().why_not, sep="\\n")
 """

@@ -71,6 +71,7 @@ def circle(found: Edges) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 def test_every_module_has_a_room_and_imports_point_one_way() -> None:
     found = edges()
     for i, name in enumerate(ROOMS):
