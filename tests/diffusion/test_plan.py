@@ -254,6 +254,7 @@ def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Path)
     assert len(update.patches) % steps == 0
 
 
+@pytest.mark.slow
 def test_plot_of_a_plan_without_signal_at_its_start(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib")
     make_plan("ddim", ZERO_SNR, 1, "v").plot(tmp_path / "one.svg")

@@ -160,6 +160,7 @@ def test_the_noise_belongs_to_the_image_and_the_seed() -> None:
     assert bounds_of(data, COARSE, seed=1)["fixed_large"].total != whole.total
 
 
+@pytest.mark.slow
 def test_every_model_call_is_counted() -> None:
     calls: list[tuple[int, int]] = []
     data = Normal(0.0, 1.0)
@@ -194,6 +195,7 @@ def test_the_discretised_decoder_far_out_is_finite_and_symmetric() -> None:
     assert float(found[0]) == pytest.approx(-((1 - HALF_BIN) ** 2) / (2 * 0.005**2), rel=1e-3)  # the nearer edge rules
 
 
+@pytest.mark.slow
 def test_a_fine_discretisation_is_the_density_times_the_bin() -> None:
     """Data on a grid of 256 values spread over many: bits are those of the density, plus log2(127.5)."""
     data = Normal(0.0, 0.25)

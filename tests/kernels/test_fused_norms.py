@@ -111,13 +111,10 @@ def arguments(
 
 
 def normed(given: dict[str, Any], tile: int) -> Tensor:
-    """The op as it is called, or with fewer values in a tile."""
-    if tile == REAL:
+    """The op, with so many values in a tile."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(norms, "_TILE", tile)
         return norms.group_norm_silu(**given)
-    out = torch.empty_like(given["x"])
-    for launch in norms.group_norm_silu_launches(out, **given, tile=tile):
-        launch.run()
-    return out
 
 
 def twin(arguments: dict[str, Any], dtype: torch.dtype) -> Tensor:
@@ -174,14 +171,15 @@ def test_every_form_is_as_good_as_torch(device: str, form: str, size: Map) -> No
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @LAUNCHES
 def test_narrow_inputs_are_computed_in_float32(
-    device: str, size: Map, dtype: torch.dtype, layout: torch.memory_format
+    device: str, size: Map, dtype: torch.dtype, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = arguments(size, dtype=dtype, layout=layout, device=device)
     wide = torch.empty_like(given["x"], dtype=torch.float32)
-    for launch in norms.group_norm_silu_launches(wide, **given, tile=size.tile):
+    monkeypatch.setattr(norms, "_TILE", size.tile)
+    for launch in norms.group_norm_silu_launches(wide, **given):
         launch.run()
     assert_as_good(wide, given)
-    narrow = normed(given, size.tile)
+    narrow = norms.group_norm_silu(**given)
     assert (narrow.dtype, narrow.stride()) == (dtype, given["x"].stride())
     rounding = torch.finfo(dtype).eps * wide.abs() + torch.finfo(dtype).tiny  # the interpreter truncates bfloat16
     assert ((narrow.float() - wide).abs() <= rounding).all()
@@ -245,10 +243,10 @@ def test_scale_without_shift_is_not_used(device: str) -> None:
     assert torch.equal(plain, norms.group_norm_silu(**given | {"shift": None}))
 
 
-def test_the_second_launch_alone_is_dependent_and_awaits_the_moments() -> None:
+def test_the_second_launch_alone_is_dependent_and_awaits_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     def launched(size: Map) -> list[tuple[bool, tuple[str, ...], bool]]:
-        out, options = torch.empty(size[:4]), {"dependent": True, "tile": size.tile}
-        launches = norms.group_norm_silu_launches(out, **arguments(size), **options)
+        monkeypatch.setattr(norms, "_TILE", size.tile)
+        launches = norms.group_norm_silu_launches(torch.empty(size[:4]), **arguments(size), dependent=True)
         return [(each.constants["DEPENDENT"], each.awaits, "launch_pdl" in each.options) for each in launches]
 
     assert launched(SPLIT) == [(True, (), False), (True, ("moments_ptr",), True)]

@@ -78,6 +78,7 @@ def test_the_u_net_equals_onnxruntime(converted: tuple[UNet, ModelSpec], graph: 
     assert (raw - graph["raw"]).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_its_plan_denoises_as_onnxruntime(
     converted: tuple[UNet, ModelSpec], noisy: npt.NDArray[np.float32], graph: dict[str, torch.Tensor]
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 GATE = ROOT / "tools" / "compile_gate.py"
 
 if importlib.util.find_spec("triton") is None:
@@ -26,8 +28,6 @@ from triton.language.extra.cuda import gdc_wait
 
 from fewstep_kernels.fused.launch import Launch
 from fewstep_kernels.fused.variants import variant
-
-pytestmark = pytest.mark.slow
 
 
 @triton.jit

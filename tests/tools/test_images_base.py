@@ -13,11 +13,11 @@ from support.tree import ROOT
 sys.path.append(str(ROOT / "tools"))
 import images_base as tool
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = """
 import sys, torch, fewstep
 from fewstep import schedules
-
-pytestmark = pytest.mark.slow
 net = torch.nn.Conv2d(1, 1, 1)
 torch.nn.init.constant_(net.weight, {weight})
 net.forward = lambda x, t: torch.nn.functional.conv2d(x, net.weight)

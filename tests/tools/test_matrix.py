@@ -18,6 +18,8 @@ import pytest
 
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 sys.path.append(str(ROOT / "tools"))
 matrix: Any = importlib.import_module("matrix")
 matrix_results: Any = importlib.import_module("matrix_results")
@@ -27,8 +29,6 @@ matrix_venv: Any = importlib.import_module("matrix_venv")
 PLAYED = """#!{real} -IS
 import json, os, shutil, sys, time
 from pathlib import Path
-
-pytestmark = pytest.mark.slow
 
 me, arguments = Path(sys.argv[0]), sys.argv[1:]
 stage = json.loads(Path({stage!r}).read_text())

@@ -14,6 +14,8 @@ import torch
 from support.simulation import cuda_builder
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = {"fewstep": ROOT / "engine/fewstep", "fewstep_kernels": ROOT / "kernels/fewstep_kernels"}
 BUILT = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info")
 LOOK = """
@@ -22,8 +24,6 @@ site.addsitedir(sys.argv[1])
 sys.path.append(sys.argv[2])
 import torch, fewstep, fewstep_kernels
 from fewstep_kernels import _ext
-
-pytestmark = pytest.mark.slow
 assert fewstep_kernels.attention(*torch.randn(3, 1, 5, 2, 8).unbind()).shape == (1, 5, 2, 8)
 print(fewstep.__file__, fewstep_kernels.__file__, _ext.extension().why_not, sep="\\n")
 """

@@ -81,6 +81,7 @@ def test_every_module_has_a_room_and_imports_point_one_way() -> None:
     assert upward(found) == []
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle() -> None:
     assert circle(edges()) == []
 

@@ -306,14 +306,13 @@ def group_norm_silu_launches(
     silu: bool = True,
     residual: Tensor | None = None,  # [B, C, H, W]
     dependent: bool = False,  # the second launch, on sm_90 or newer
-    tile: int = _TILE,
 ) -> list[Launch]:
     """The launches of one call: one for a map of one tile, else two around a workspace [B, slabs, 2, groups]."""
     B, C, H, W = x.shape
     if x.numel() == 0:
         return []
     channels_last = C > 1 and x.is_contiguous(memory_format=torch.channels_last)
-    cut = settings(C, H * W, groups, x.element_size(), channels_last, tile)
+    cut = settings(C, H * W, groups, x.element_size(), channels_last, _TILE)
     if cut.programs > MAX_PROGRAMS[2]:
         raise ValueError(f"groups: got {groups}; allowed: at most {MAX_PROGRAMS[2] * cut.groups} at {C} channels")
     if residual is not None:
