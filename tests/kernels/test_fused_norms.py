@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 CHANNELS_LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
 LAYOUTS = {"channels-last": CHANNELS_LAST, "contiguous": CONTIGUOUS}
-REAL = norms._TILE
+REAL, WHOLE_BYTES = norms._TILE, norms._WHOLE_BYTES
 
 
 class Map(NamedTuple):
@@ -113,8 +113,14 @@ def arguments(
 def normed(given: dict[str, Any], tile: int) -> Tensor:
     """The op, with so many values in a tile."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(norms, "_TILE", tile)
+        set_tile(patched, tile)
         return norms.group_norm_silu(**given)
+
+
+def set_tile(patched: pytest.MonkeyPatch, tile: int) -> None:
+    """What a call takes for a tile, and for a map of one, in the proportion of a GPU."""
+    patched.setattr(norms, "_TILE", tile)
+    patched.setattr(norms, "_WHOLE_BYTES", WHOLE_BYTES * tile // REAL)
 
 
 def twin(arguments: dict[str, Any], dtype: torch.dtype) -> Tensor:
@@ -136,7 +142,7 @@ def assert_as_good(ours: Tensor, arguments: dict[str, Any], dtype: torch.dtype =
 def test_shapes_are_what_they_are_called() -> None:
     def cut(name: str, channels_last: bool = True) -> norms.Settings:
         _, channels, height, width, groups, tile = SHAPES[name]
-        return norms.settings(channels, height * width, groups, 4, channels_last, tile)
+        return norms.settings(channels, height * width, groups, 4, channels_last, tile, WHOLE_BYTES * tile // REAL)
 
     assert cut("8x8 in one launch").whole
     assert not cut("63x21, tiles as on a GPU").whole
@@ -175,7 +181,7 @@ def test_narrow_inputs_are_computed_in_float32(
 ) -> None:
     given = arguments(size, dtype=dtype, layout=layout, device=device)
     wide = torch.empty_like(given["x"], dtype=torch.float32)
-    monkeypatch.setattr(norms, "_TILE", size.tile)
+    set_tile(monkeypatch, size.tile)
     for launch in norms.group_norm_silu_launches(wide, **given):
         launch.run()
     assert_as_good(wide, given)
@@ -239,13 +245,13 @@ def test_any_strides_are_read(device: str) -> None:
 
 def test_scale_without_shift_is_not_used(device: str) -> None:
     given = arguments(SPLIT, "scale and shift", device=device)
-    plain = norms.group_norm_silu(**{name: each for name, each in given.items() if name not in ("scale", "shift")})
-    assert torch.equal(plain, norms.group_norm_silu(**given | {"shift": None}))
+    plain = normed({name: each for name, each in given.items() if name not in ("scale", "shift")}, SPLIT.tile)
+    assert torch.equal(plain, normed(given | {"shift": None}, SPLIT.tile))
 
 
 def test_the_second_launch_alone_is_dependent_and_awaits_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     def launched(size: Map) -> list[tuple[bool, tuple[str, ...], bool]]:
-        monkeypatch.setattr(norms, "_TILE", size.tile)
+        set_tile(monkeypatch, size.tile)
         launches = norms.group_norm_silu_launches(torch.empty(size[:4]), **arguments(size), dependent=True)
         return [(each.constants["DEPENDENT"], each.awaits, "launch_pdl" in each.options) for each in launches]
 

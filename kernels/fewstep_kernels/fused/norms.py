@@ -222,10 +222,18 @@ _DEPENDENT = False  # the second launch, where the GPU can: off until one has me
 
 
 @functools.cache
-def settings(C: int, L: int, groups: int, itemsize: int, channels_last: bool, tile: int = _TILE) -> Settings:
+def settings(
+    C: int,
+    L: int,
+    groups: int,
+    itemsize: int,
+    channels_last: bool,
+    tile: int = _TILE,
+    whole_bytes: int = _WHOLE_BYTES,
+) -> Settings:
     """The cut for samples of C channels and L pixels: a pure function of the shape, whatever the batch.
 
-    Tests give a smaller `tile`, a power of two, to see many of them in a small map.
+    Tests give a smaller `tile`, a power of two, and as much less of one tile's bytes: a small map then has several.
     """
     width = C // groups
     channel_vector = math.gcd(16 // itemsize, C) if channels_last else 1
@@ -241,7 +249,7 @@ def settings(C: int, L: int, groups: int, itemsize: int, channels_last: bool, ti
 
     own = next((k for k in choices if k * width >= narrow), choices[-1])
     block_l = triton.next_power_of_2(L)
-    if block_l * triton.next_power_of_2(own * width) * itemsize * _TILE <= _WHOLE_BYTES * tile:
+    if block_l * triton.next_power_of_2(own * width) * itemsize <= whole_bytes:
         return cut(own, block_l, 1, 1)
 
     # The least padding, then the most programs; each reads the moments of all slabs, so there are no more of those than
@@ -312,7 +320,7 @@ def group_norm_silu_launches(
     if x.numel() == 0:
         return []
     channels_last = C > 1 and x.is_contiguous(memory_format=torch.channels_last)
-    cut = settings(C, H * W, groups, x.element_size(), channels_last, _TILE)
+    cut = settings(C, H * W, groups, x.element_size(), channels_last, _TILE, _WHOLE_BYTES)
     if cut.programs > MAX_PROGRAMS[2]:
         raise ValueError(f"groups: got {groups}; allowed: at most {MAX_PROGRAMS[2] * cut.groups} at {C} channels")
     if residual is not None:
