@@ -53,9 +53,9 @@ def _add_noise_kernel(
     tl.store(x_t_ptr + offsets(sample, element, size, x_t_stride), x_t, mask=inside)
 
 
-def normal_launch(z: Tensor, seed: Tensor, step: Tensor, stream: int, block: int | None = None) -> Launch:
-    """The launch that fills z [B, ...]; `block` as of `block_of`."""
-    n, block = z[0].numel(), block_of(z, block=block)
+def normal_launch(z: Tensor, seed: Tensor, step: Tensor, stream: int) -> Launch:
+    """The launch that fills z [B, ...]."""
+    n, block = z[0].numel(), block_of(z)
     arguments = {
         "z_ptr": z,
         "seed_ptr": seed,
