@@ -28,6 +28,9 @@ WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
 # An uninitialised local is a pattern and not, by chance, zero; no product and sum in one rounding, so that two
 # machines find the same bits.
 HOST = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS)
+# A mutant is compiled to be run for a moment: half of its time would go into optimising, and into these headers.
+MUTANT = ("-O1", "-include", "standard.h")
+STANDARD = ("algorithm", "array", "cmath", "cstring", "functional", "map", "string", "vector")
 POISON = "-ftrivial-auto-var-init=pattern"
 WITH_SM90 = "FEWSTEP_SM90"  # in built.h: the kernel for Hopper is there too
 WITH_SWEEP = "FEWSTEP_SWEEP"  # in built.h: designs of it that are there to be measured
@@ -58,9 +61,12 @@ class Ninja:
         self.lines += [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
         self.lines += ["  depfile = $out.d", "  deps = gcc"] if depfile else []
 
-    def edge(self, out: str, rule: str, inputs: Sequence[Path | str], flags: Sequence[str] = ()) -> str:
-        """One thing to make; gives back its name."""
-        self.lines += [f"build {_escaped(out)}: {rule} {' '.join(_escaped(str(each)) for each in inputs)}"]
+    def edge(
+        self, out: str, rule: str, inputs: Sequence[Path | str], flags: Sequence[str] = (), after: Sequence[str] = ()
+    ) -> str:
+        """One thing to make, once `after` is made; gives back its name."""
+        given = " ".join(_escaped(str(each)) for each in (*inputs, *(("|", *after) if after else ())))
+        self.lines += [f"build {_escaped(out)}: {rule} {given}"]
         self.lines += [f"  flags = {' '.join(shlex.quote(flag) for flag in flags)}"]
         return out
 
@@ -182,7 +188,9 @@ def _emulator_objects(plan: Ninja) -> list[str]:
     cxx = compiler()
     probe = subprocess.run([cxx, POISON, "-x", "c++", "-E", os.devnull], capture_output=True)
     poison = "" if probe.returncode else f" {POISON}"
-    plan.rule("compile", f"{cxx} {' '.join(HOST)}{poison} $flags -MMD -MF $out.d -x c++ -c $in -o $out", depfile=True)
+    compile = f"{cxx} {' '.join(HOST)}{poison} $flags"
+    plan.rule("compile", f"{compile} -MMD -MF $out.d -x c++ -c $in -o $out", depfile=True)
+    plan.rule("precompile", f"{compile} -x c++-header $in -o $out")
     plan.rule("link", f"{cxx} -shared $in -o $out")
     made = [plan.edge(f"{Path(each).stem}.o", "compile", [CSRC / each]) for each in EMULATOR]
     return [
@@ -228,6 +236,8 @@ def build_mutants(folder: Path, mutants: dict[str, Planted], head_dim: int) -> d
         shared = _emulator_objects(plan)
         shared.append(dispatch_object(plan, "compile", [head_dim], BFLOAT16_ONLY, WITH_SM90, WITH_SWEEP))
         whole = variant_objects(plan, dict.fromkeys(VARIANTS, "compile"), [head_dim], ["bfloat16"], sweep=True)
+        write_if_different(folder / "standard.h", "".join(f"#include <{each}>\n" for each in STANDARD))
+        standard = plan.edge("standard.h.gch", "precompile", ["standard.h"], MUTANT[:1])
         for name, mutant in mutants.items():
             _plant(folder / name, mutant)
             rest, changed = dict.fromkeys(whole), []
@@ -235,9 +245,9 @@ def build_mutants(folder: Path, mutants: dict[str, Planted], head_dim: int) -> d
                 if kernel not in mutant.file and any(other in mutant.file for other in VARIANTS):
                     continue
                 design = mutant.design if kernel == "sm90" else "Exact"
-                flags = variant_flags(head_dim, "bfloat16", design)
+                flags = [*MUTANT, *variant_flags(head_dim, "bfloat16", design)]
                 del rest[variant_name(kernel, head_dim, "bfloat16", design)]
-                changed.append(plan.edge(f"{name}_{kernel}.o", "compile", [folder / name / source], flags))
+                changed.append(plan.edge(f"{name}_{kernel}.o", "compile", [folder / name / source], flags, [standard]))
             # The linker takes the first of a function that several have.
             made[name] = folder / plan.edge(f"{name}.so", "link", [*changed, *shared, *rest])
         plan.run(jobs())

@@ -230,6 +230,7 @@ def test_a_replayed_graph_states_no_share_of_the_network() -> None:
     assert (row.outside_us, row.loop_median_us, row.setup_us) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_json_and_files_hold_every_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert bench("--json", "--out", str(tmp_path)) == 0
     report = json.loads(capsys.readouterr().out)
@@ -256,6 +257,7 @@ def test_json_and_files_hold_every_row(capsys: pytest.CaptureFixture[str], tmp_p
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_page_states_hardware_parity_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench() == 0
     page = capsys.readouterr().out
@@ -263,6 +265,7 @@ def test_the_page_states_hardware_parity_and_times(capsys: pytest.CaptureFixture
         assert words in page
 
 
+@pytest.mark.slow
 def test_without_diffusers_its_rows_say_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +277,7 @@ def test_without_diffusers_its_rows_say_how_to_get_it(
     assert "not installed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_where_diffusers_lands_elsewhere_it_takes_no_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--steps", "3", "--json") == 0
     status = {row["sampler"]: row["status"] for row in rows_of(capsys) if row["contender"] == DIFFUSERS}
@@ -286,6 +290,7 @@ def rows_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_model_folder_in_diffusers_format_is_raced_against_diffusers(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -329,6 +334,7 @@ def test_flow_models_have_no_reference_yet() -> None:
         run(subject(schedule=schedules.flow()), Settings(cold=False))
 
 
+@pytest.mark.slow
 def test_a_cold_start_is_measured_in_a_process_of_its_own() -> None:
     engine, diffusers = cold_starts(subject(), 2)
     assert engine.status == "measured"

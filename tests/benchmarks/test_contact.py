@@ -176,6 +176,7 @@ def test_exact_designs_may_be_wrong_where_the_library_pads(monkeypatch: pytest.M
     assert sweep.must_be_right("exact", 64)
 
 
+@pytest.mark.slow
 def test_golden_on_a_device_says_that_the_widths_are_wrong_and_keeps_each_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_report_of_an_earlier_call_is_not_taken_for_a_new_one(tmp_path: Path) 
     assert run.done[0].outcomes[0].notes == ["wrote no report of its checks"]
 
 
+@pytest.mark.slow
 def test_the_end_of_the_budget_is_no_fault_of_what_it_ends(tmp_path: Path) -> None:
     slow = gpu.Part("slow", (gpu.Command("slow", 60, ("-c", "import time; time.sleep(60)")),), expected=1)
     run, started = a_run(tmp_path), time.monotonic()
@@ -183,6 +184,7 @@ child(sys.argv[1:], run)
 """
 
 
+@pytest.mark.slow
 def test_a_case_that_hangs_traps_or_raises_costs_itself_alone() -> None:
     cases = ["a", "hangs", "b", "traps", "raises", "c"]
     found = list(isolated.run_isolated(["-c", CHILD], cases, start=20, seconds=1.0))

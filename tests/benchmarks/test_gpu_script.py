@@ -41,6 +41,7 @@ def ended(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_run_of_parts_that_pass_fail_hang_and_test_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_part_is_proven_only_if_each_of_its_commands_is(tmp_path: Path) -> Non
     assert run.done[0].status == "NOT RUN"
 
 
+@pytest.mark.slow
 def test_a_pytest_part_counts_tests_and_none_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     body = "import pytest\ndef test_a(): pass\ndef test_b(): assert 0\n@pytest.mark.skip\ndef test_c(): pass\n"
@@ -112,6 +114,7 @@ def test_a_pytest_part_counts_tests_and_none_is_not_run(tmp_path: Path) -> None:
     assert a_run(tmp_path).run({"tests": missing}) == 3
 
 
+@pytest.mark.slow
 def test_workers_share_the_tests_where_there_are_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("xdist")
     (tmp_path / "tests").mkdir()

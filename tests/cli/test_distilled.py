@@ -43,6 +43,7 @@ def test_pictures_and_info_tell_the_scale(run: Run, guided: Path, tmp_path: Path
     assert refused.error.startswith("guidance_scale: got 7.0; allowed: a number from 1 to 4")
 
 
+@pytest.mark.slow
 def test_cost_counts_a_student_without_its_second_half(run: Run, guided: Path) -> None:
     ran = run("info", guided, "--cost", "--json")
     assert ran.code == 0, ran.err

@@ -17,7 +17,7 @@ from support.cli_case import CONFIG, Ran, Run, names, tiny_model
 
 CLASSES = {"kind": "classes", "count": 10, "null": 10}
 SCHEDULE = {"name": "cosine", "num_timesteps": 20}
-SMALL = ("--n", "40", "--steps", "1,2", "--threads", "1")
+SMALL = ("--n", "20", "--steps", "1,2", "--threads", "1")
 TIMES = ("seconds", "ms_per_image")
 
 
@@ -59,9 +59,11 @@ def timeless(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name not in ("machine", "files")} | {"rows": rows}
 
 
+@pytest.mark.slow
 def test_a_table_a_plot_sheets_and_the_numbers(run: Run, conditional: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run("evaluate", conditional, *SMALL, "--guidance-scale", 2, "--bpd", "--bpd-images", 4, "--out", out)
+    options = ("--n", 40, "--guidance-scale", 2, "--bpd", "--bpd-images", 4)
+    done = run("evaluate", conditional, *SMALL, *options, "--out", out)
     assert (done.code, done.err) == (0, "")
     assert names(out) == ["bound.png", "evaluate.json", "quality.png", "samples-1.png", "samples-2.png"]
     for word in ("tiny", "Frechet", "accuracy", "recall", "real", "fixed_large", "L_T", "guidance scale 2", "cosine"):
@@ -81,6 +83,7 @@ def test_a_table_a_plot_sheets_and_the_numbers(run: Run, conditional: Path, tmp_
     assert Image.open(out / "samples-1.png").width == 10 * 34 - 2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others(run: Run, conditional: Path) -> None:
     first, batched, other = (
         json.loads(run("evaluate", conditional, *SMALL, "--json", *more).out)
@@ -94,6 +97,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(run: Run, c
     assert first["real"] == other["real"]
 
 
+@pytest.mark.slow
 def test_a_model_without_labels_has_no_accuracy_and_a_learned_variance_its_bound(run: Run, learned: Path) -> None:
     result = json.loads(run("evaluate", learned, *SMALL, "--bpd", "--bpd-images", 2, "--json").out)
     assert [row["accuracy"] for row in result["rows"]] == [None, None]
@@ -103,14 +107,15 @@ def test_a_model_without_labels_has_no_accuracy_and_a_learned_variance_its_bound
     assert "bits" not in run("evaluate", learned, *SMALL).out
 
 
+@pytest.mark.slow
 def test_an_earlier_result_is_drawn_beside(run: Run, conditional: Path, learned: Path, tmp_path: Path) -> None:
     run("evaluate", learned, *SMALL, "--out", tmp_path / "a")
     beside = ("--beside", tmp_path / "a/evaluate.json")
     assert run("evaluate", conditional, *SMALL, "--out", tmp_path / "b", *beside).code == 0
     assert run("evaluate", conditional, *SMALL, "--out", tmp_path / "c").code == 0
     assert (tmp_path / "b/quality.png").read_bytes() != (tmp_path / "c/quality.png").read_bytes()
-    fewer = run("evaluate", conditional, "--n", 20, "--steps", 1, *beside)
-    assert "allowed: results with n 20, classifier " in fewer.error
+    fewer = run("evaluate", conditional, "--n", 10, "--steps", 1, *beside)
+    assert "allowed: results with n 10, classifier " in fewer.error
     (tmp_path / "wrong.json").write_text('{"rows": [{"steps": 1}]}')
     failed = run("evaluate", conditional, *SMALL, "--beside", tmp_path / "wrong.json")
     assert failed.error.endswith("wrong.json: is no result of fewstep evaluate")
@@ -149,6 +154,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert failed.code == 2
 
 
+@pytest.mark.slow
 def test_a_model_of_something_else_is_refused(run: Run, tmp_path: Path) -> None:
     other = tiny_model(tmp_path / "other", CONFIG)
     assert "allowed: a model of digits, shape [1, 32, 32]" in run("evaluate", other, *SMALL).error
@@ -166,6 +172,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_sampled(
     assert "cannot be written" in run("evaluate", conditional, "--out", tmp_path / "file").error
 
 
+@pytest.mark.slow
 def test_the_classifier_is_trained_by_the_command(
     run: Run, tmp_path: Path, conditional: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,7 @@ def test_group_norm_is_one_launch_for_a_small_map_and_two_that_both_read_a_large
 # The engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [cifar10_ddpm, sd_latents], ids=["cifar10-ddpm", "sd-latents"])
 @pytest.mark.parametrize("sampler", SAMPLED)
 @pytest.mark.parametrize("batch", [1, 3])

@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
+from support.pairwise import pairwise
 from support.simulation import FEW, MANY, emulator, judge, layouts, simulate, tensors
+
+pytestmark = pytest.mark.slow
 
 EXACT = (32, 40, 64, 80, 96, 128, 160, 192, 256)  # head dims with a variant of their own
 LARGER = (8, 24, 48, 72, 88, 104, 136, 168, 248)  # served by the nearest above
@@ -25,7 +27,10 @@ def name(value: object) -> str:
     return str(value).removeprefix("torch.")
 
 
-@pytest.fixture(params=[80, 90], ids=["sm_80", "sm_90a"])
+ARCHS = {"sm_80": 80, "sm_90a": 90}
+
+
+@pytest.fixture(params=ARCHS.values(), ids=ARCHS)
 def run(request: pytest.FixtureRequest) -> Run:
     """The kernel of one architecture."""
     return functools.partial(simulate, arch=request.param)
@@ -38,7 +43,7 @@ def test_every_length_is_as_exact_as_torch_and_the_size_of_a_block_changes_no_bi
 ) -> None:
     """Each length as queries and as keys at every head dim, each pair at some; bits do not depend on the blocks."""
     for i, queries in enumerate(LENGTHS):
-        q, k, v = tensors(queries, LENGTHS[(i + EXACT.index(D)) % len(LENGTHS)], D, dtype)
+        q, k, v = tensors(queries, LENGTHS[(i + EXACT.index(D)) % len(LENGTHS)], D, dtype, B=1)
         large, did_large = run(q, k, v, multiprocessors=FEW)
         small, did_small = run(q, k, v, multiprocessors=MANY)
         judge(large, q, k, v)
@@ -46,11 +51,12 @@ def test_every_length_is_as_exact_as_torch_and_the_size_of_a_block_changes_no_bi
         assert did_large["blocks"] <= did_small["blocks"]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
-@pytest.mark.parametrize("D", LARGER)
+@pytest.mark.parametrize(
+    ("run", "D", "dtype"), pairwise(run=(80, 90), D=LARGER, dtype=DTYPES), indirect=["run"], ids=name
+)
 def test_a_head_dim_without_a_variant_runs_in_the_nearest_above(run: Run, D: int, dtype: torch.dtype) -> None:
     for queries, keys in ((7, 77), (65, 130)):
-        q, k, v = tensors(queries, keys, D, dtype)
+        q, k, v = tensors(queries, keys, D, dtype, B=1)
         judge(run(q, k, v, multiprocessors=MANY)[0], q, k, v)
 
 
@@ -89,9 +95,11 @@ def test_the_scale_is_an_argument(run: Run, scale: float) -> None:
         judge(run(q, k, v, scale)[0], q, k, v, scale)
 
 
-@pytest.mark.parametrize(("D", "form"), list(product((40, 128, 160), FORMS)))
+@pytest.mark.parametrize(
+    ("run", "D", "form"), pairwise(run=(80, 90), D=(40, 128, 160), form=list(FORMS)), indirect=["run"]
+)
 def test_five_orders_of_threads_and_blocks_give_the_same_bits(run: Run, D: int, form: str) -> None:
-    q, k, v = tensors(*FORMS[form], D, torch.bfloat16)
+    q, k, v = tensors(*FORMS[form], D, torch.bfloat16, B=1)
     for multiprocessors in (FEW, MANY):
         first, did = run(q, k, v, seed=0, multiprocessors=multiprocessors)
         for seed in range(1, 5):
@@ -109,8 +117,9 @@ def test_a_sample_has_the_same_bits_alone_and_in_a_batch(run: Run, form: str) ->
         assert torch.equal(alone[0], out[i])
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize(
+    ("run", "form", "dtype"), pairwise(run=(80, 90), form=list(FORMS), dtype=DTYPES), indirect=["run"], ids=name
+)
 def test_logits_of_200_either_way(run: Run, form: str, dtype: torch.dtype) -> None:
     q, k, v = tensors(*FORMS[form], 64, dtype)
     signs = torch.randn(64, generator=torch.Generator().manual_seed(1)).sign()
@@ -141,16 +150,10 @@ def test_equal_keys_give_the_mean_of_the_values(run: Run, form: str) -> None:
 def test_a_nan_stays_where_it_belongs(run: Run, form: str) -> None:
     """In a key or value: in the head that has it, for a value in its column; in a query: in its row."""
     q, k, v = tensors(*FORMS[form], 40, torch.bfloat16)
-    clean, _ = run(q, k, v)
-    where = {"q": (0, 3, 1), "k": (1, 65, 0), "v": (1, 65, 0, 5)}
-    reach = {"q": (0, 3, 1), "k": (1, slice(None), 0), "v": (1, slice(None), 0, 5)}
-    for which in "qkv":
-        given = {"q": q.clone(), "k": k.clone(), "v": v.clone()}
-        given[which][where[which]] = torch.nan
-        out, _ = run(**given)
-        expected = clean.clone()
-        expected[reach[which]] = torch.nan
-        torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
+    expected, _ = run(q, k, v)
+    q[0, 3, 1] = k[1, 65, 0] = v[0, 65, 0, 5] = torch.nan
+    expected[0, 3, 1] = expected[1, :, 0] = expected[0, :, 0, 5] = torch.nan
+    torch.testing.assert_close(run(q, k, v)[0], expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_logit_of_minus_infinity_has_no_weight(run: Run) -> None:

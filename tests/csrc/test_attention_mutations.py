@@ -12,6 +12,8 @@ from support.mutants_sm80 import Mutant
 from support.simulation import FEW, MANY, builder, emulator, errors, rising, simulate, tensors
 from support.tree import ROOT, load
 
+pytestmark = pytest.mark.slow
+
 SHARED = {name: each for name, each in mutants_sm80.MUTANTS.items() if each.file == mutants_sm80.SOFTMAX}
 
 

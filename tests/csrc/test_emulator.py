@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from support.simulation import builder
 from support.tree import ROOT, load
 
+pytestmark = pytest.mark.slow
+
 THREADS = 64
 
 

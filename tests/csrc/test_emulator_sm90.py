@@ -10,6 +10,8 @@ from torch import Tensor
 from support.simulation import builder
 from support.tree import ROOT, load
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(5)
 LATER = "|mbarrier: mbarrier.arrive at byte .* where none was initialised"  # in the orders in which nobody came first
 UNSEEN = "|uninitialised: a load reads"

@@ -6,6 +6,8 @@ import torch
 from support import sm90_cases as cases
 from support.sm90_cases import probes
 
+pytestmark = pytest.mark.slow
+
 # In the order of `Bug` in tests/csrc/sm90_pipeline.h.
 BUGS = {
     "no wait for full": "race: wgmma reads .*(is in flight|written by TMA with no wait)",

@@ -17,6 +17,8 @@ from support import sm90_cases as cases
 from support.sm90_cases import BOXES, KINDS, PRODUCTS, BoxCase, Product, probes
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = ROOT / "tests" / "data" / "sm90_golden.npz"
 
 

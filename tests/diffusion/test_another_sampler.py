@@ -61,6 +61,7 @@ def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=tree, env=env, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_it_samples_and_the_help_names_it(tree: Path) -> None:
     done = run(tree, "-c", LOOK)
     assert done.returncode == 0, done.stderr

@@ -241,6 +241,7 @@ def test_describe_shows_what_varies() -> None:
     assert "1 model call," in make_plan("ddim", LINEAR, 1).describe()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 4, 40])
 def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Path) -> None:
@@ -253,6 +254,7 @@ def test_plot_writes_a_picture(sampler: str, steps: int, tmp_path: pathlib.Path)
     assert len(update.patches) % steps == 0
 
 
+@pytest.mark.slow
 def test_plot_of_a_plan_without_signal_at_its_start(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib")
     make_plan("ddim", ZERO_SNR, 1, "v").plot(tmp_path / "one.svg")

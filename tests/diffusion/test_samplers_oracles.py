@@ -46,6 +46,7 @@ def continuous_path(kind: str, calls: int) -> Levels:
     return Levels.exponential(calls, 0.02, 20.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vp, even in t", "karras", "exponential"])
 def test_ddim_converges_to_the_flow_of_a_mixture_at_order_1(kind: str) -> None:
     """The reference is RK4 in ln sigma, right to 1e-8: to sigma = 1e-4 on levels whose last call grows ever shorter, to
@@ -138,6 +139,7 @@ def moment_bounds(mixture: Mixture, count: int, calls: int) -> tuple[Tensor, Ten
     return 4 * x.std(0) / count**0.5 + 1 / calls, 4 * products.std(0) / count**0.5 + 1 / calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.5, False)], ids=["its variance", "1.5 times it"])
 def test_ddpm_fixed_large_has_the_moments_of_a_mixture(factor: float, right: bool) -> None:
     """And a chain with 1.5 times the variance has not: the check can fail."""

@@ -64,6 +64,7 @@ def bounds_of(data: Normal, schedule: Schedule, prediction: str = "eps", **optio
     return {bound.variance: bound for bound in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "prediction"),
     [(COARSE, "eps"), (schedules.cosine(200), "v"), (schedules.linear(1000), "x_0"), (schedules.flow(200), "flow")],
@@ -86,6 +87,7 @@ def test_the_bound_with_the_optimal_variance_is_the_entropy_of_any_gaussian() ->
     assert found["optimal"].total < min(found["fixed_small"].total, found["fixed_large"].total)
 
 
+@pytest.mark.slow
 def test_a_worse_model_has_a_higher_bound() -> None:
     data = Normal(0.0, 1.0)
     exact = data.predictor(COARSE, "eps")
@@ -97,6 +99,7 @@ def test_a_worse_model_has_a_higher_bound() -> None:
         assert bound.total > best[bound.variance].total + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [schedules.linear(1000), schedules.cosine(1000), schedules.linear(1000).rescale_zero_terminal_snr()],
@@ -131,6 +134,7 @@ def learned(data: Normal, share: float) -> Predict:
     return predict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "same"), [(-1.0, "fixed_small"), (1.0, "fixed_large")])
 def test_a_learned_variance_at_an_end_of_its_range_is_the_fixed_one(share: float, same: str) -> None:
     data = Normal(0.0, 1.0)
@@ -148,6 +152,7 @@ def test_the_headline_of_a_fixed_variance_is_the_better_of_two() -> None:
     assert headline(list(found.values())) is found["fixed_large"]
 
 
+@pytest.mark.slow
 def test_the_noise_belongs_to_the_image_and_the_seed() -> None:
     data = Normal(0.0, 1.0)
     whole, in_parts = (bounds_of(data, COARSE, batch=batch)["fixed_large"] for batch in (8, 3))
@@ -155,6 +160,7 @@ def test_the_noise_belongs_to_the_image_and_the_seed() -> None:
     assert bounds_of(data, COARSE, seed=1)["fixed_large"].total != whole.total
 
 
+@pytest.mark.slow
 def test_every_model_call_is_counted() -> None:
     calls: list[tuple[int, int]] = []
     data = Normal(0.0, 1.0)
@@ -189,6 +195,7 @@ def test_the_discretised_decoder_far_out_is_finite_and_symmetric() -> None:
     assert float(found[0]) == pytest.approx(-((1 - HALF_BIN) ** 2) / (2 * 0.005**2), rel=1e-3)  # the nearer edge rules
 
 
+@pytest.mark.slow
 def test_a_fine_discretisation_is_the_density_times_the_bin() -> None:
     """Data on a grid of 256 values spread over many: bits are those of the density, plus log2(127.5)."""
     data = Normal(0.0, 0.25)

@@ -68,6 +68,7 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path, change: str) -> None
         load_classifier(tmp_path / "classifier.safetensors")
 
 
+@pytest.mark.slow
 def test_training_improves_the_loss_and_repeats_itself_to_the_bit(few: Digits) -> None:
     before = torch.get_rng_state()
     first, again = (train_classifier(few, epochs=12, seed=3) for _ in range(2))

@@ -49,6 +49,7 @@ def test_on_a_cpu_the_op_finds_the_same_bits(scale: float | None, dtype: torch.d
     assert torch.equal(reference.attention_laid_out(q, lay_out(k, v), scale), reference.attention(q, k, v, scale))
 
 
+@pytest.mark.slow
 def test_laying_out_once_then_attending_compiles_whole() -> None:
     def twice(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         kv = lay_out(k, v)

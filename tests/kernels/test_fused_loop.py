@@ -17,17 +17,15 @@ from fewstep.run.buffers import Place, Signature, StaticBuffers
 from fewstep.run.loop import sample_loop
 from fewstep.run.sample import Sample, State
 from fewstep_kernels import COLUMN, STREAM_INITIAL, StepOps, fused, reference
+from support.devices import KERNEL_DEVICES
+
+pytestmark = pytest.mark.slow
 
 SAMPLE = (2, 9, 7)
 SCHEDULE = linear()
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="compiled for the GPU instead")),
-        pytest.param("cuda", marks=pytest.mark.gpu),
-    ]
-)
+@pytest.fixture(params=KERNEL_DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -14,6 +14,9 @@ from fewstep_kernels.fused import add_noise, normal
 from fewstep_kernels.fused.launch import walk
 from fewstep_kernels.fused.philox import _box_muller, random_words
 from fewstep_kernels.philox import philox4x32
+from support.devices import KERNEL_DEVICES
+
+pytestmark = pytest.mark.slow
 
 SHAPES = {
     "one element": (1, 1, 1),
@@ -24,12 +27,7 @@ SHAPES = {
 SEEDS = [0, 5, -3, 2**40 + 7, 2**63 - 1]
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="compiled for the GPU instead")),
-        pytest.param("cuda", marks=pytest.mark.gpu),
-    ]
-)
+@pytest.fixture(params=KERNEL_DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -4,7 +4,7 @@ Without a GPU they run in Triton's interpreter; with one, `-m gpu` runs the same
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,31 +22,26 @@ from fewstep_kernels import (
     fused,
     reference,
 )
-from support.step_case import Case, make_case
+from fewstep_kernels.fused.statistics import step_statistics_launch
+from fewstep_kernels.fused.step import denoise_step_launch
+from support.devices import KERNEL_DEVICES
+from support.step_case import Case, cast, make_case
 
-SHAPES = {"one element": (1, 1, 1), "63x21, several tiles": (2, 63, 21), "channels that vectorise": (4, 16, 16)}
+pytestmark = pytest.mark.slow
+
+# A sample's shape, and the elements of a program: fewer than there are on a GPU, and a small sample has several.
+SHAPES = {
+    "one element": ((1, 1, 1), 512),
+    "9x7, a ragged second tile": ((2, 9, 7), 64),
+    "channels that vectorise": ((4, 4, 4), 64),
+}
 Options = dict[str, Any]
+Step = Callable[[StepOperands], None]
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="compiled for the GPU instead")),
-        pytest.param("cuda", marks=pytest.mark.gpu),
-    ]
-)
+@pytest.fixture(params=KERNEL_DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def cast(case: Case, dtype: torch.dtype, device: str) -> Case:
-    """A copy with the values of the float32 case, as `dtype` on `device`."""
-    values = {each.name: getattr(case, each.name) for each in fields(case)}
-    return Case(
-        **{
-            name: (value.float().to(dtype) if value.is_floating_point() else value).clone().to(device)
-            for name, value in values.items()
-        }
-    )
 
 
 def random(*size: int, seed: int) -> Tensor:
@@ -135,12 +130,29 @@ def build(form: Iterable[str], shape: tuple[int, int, int]) -> tuple[Case, Calla
     return case, options
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def in_blocks(block: int) -> Step:
+    """`denoise_step` with so many elements in a program."""
+    return lambda operands: denoise_step_launch(operands, block).run()
+
+
+@pytest.mark.parametrize(("shape", "block"), SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-def test_denoise_step_is_as_good_as_its_twin(device: str, form: tuple[str, ...], shape: tuple[int, int, int]) -> None:
+def test_denoise_step_is_as_good_as_its_twin(
+    device: str, form: tuple[str, ...], shape: tuple[int, int, int], block: int
+) -> None:
+    judge(in_blocks(block), device, form, shape)
+
+
+@pytest.mark.parametrize("form", ["everything", "everything, given noise"])
+def test_denoise_step_is_as_good_as_its_twin_in_blocks_as_on_a_gpu(device: str, form: str) -> None:
+    judge(fused.denoise_step, device, FORMS[form], (2, 63, 21))
+
+
+def judge(step: Step, device: str, form: tuple[str, ...], shape: tuple[int, int, int]) -> None:
+    """Everything that a step writes against the twin, in float32 and in float64."""
     case, options = build(form, shape)
     ours, theirs, exact = (cast(case, dtype, device) for dtype in (torch.float32, torch.float32, torch.float64))
-    mine = denoise(fused.denoise_step, ours, options(ours))
+    mine = denoise(step, ours, options(ours))
     twins = denoise(reference.denoise_step, theirs, options(theirs))
     truth = denoise(reference.denoise_step, exact, options(exact))
     for name, tensor in mine.items():
@@ -168,14 +180,14 @@ def between_others(tensor: Tensor) -> Tensor:
 def test_any_layout_and_dtype_of_the_network_gives_the_same_bits(
     device: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]
 ) -> None:
-    case, options = build(FORMS["everything"], (2, 21, 13))
+    case, options = build(FORMS["everything"], (2, 9, 7))
     case.model_output = case.model_output.to(dtype).double()
     plain, other = cast(case, torch.float32, device), cast(case, torch.float32, device)
     other.model_output = layout(other.model_output.cpu().to(dtype)).to(device)
     other.x_in, other.gradient = (layout(each.cpu()).to(device) for each in (other.x_in, other.gradient))
     other.x_in = other.x_in.to(dtype)
-    wanted = denoise(fused.denoise_step, plain, options(plain))
-    got = denoise(fused.denoise_step, other, options(other))
+    wanted = denoise(in_blocks(64), plain, options(plain))
+    got = denoise(in_blocks(64), other, options(other))
     for name in ("x", "history", "preview"):
         assert torch.equal(got[name], wanted[name])
     # The interpreter truncates to bfloat16 where a GPU rounds.
@@ -302,12 +314,14 @@ def test_begin_step_gathers_each_slots_row_and_stops_at_the_idle_one(device: str
             assert torch.equal(mine, theirs)
 
 
-STATISTICS_SHAPES = {"63x21": (2, 63, 21), "two tiles and a tail": (3, 43, 67)}
+STATISTICS_SHAPES = {"63x21": ((2, 63, 21), None), "9x7, a ragged second tile": ((2, 9, 7), 64)}
 
 
-@pytest.mark.parametrize("shape", STATISTICS_SHAPES.values(), ids=STATISTICS_SHAPES.keys())
+@pytest.mark.parametrize(("shape", "block"), STATISTICS_SHAPES.values(), ids=STATISTICS_SHAPES.keys())
 @pytest.mark.parametrize("form", ["guided", "one lane", "gradient", "channels-last bfloat16"])
-def test_step_statistics_is_as_good_as_its_twin(device: str, shape: tuple[int, int, int], form: str) -> None:
+def test_step_statistics_is_as_good_as_its_twin(
+    device: str, shape: tuple[int, int, int], block: int | None, form: str
+) -> None:
     case = make_case(shape)
     case.row[:, COLUMN["phi"]] = torch.tensor([0.7, 0.0, 0.3])
     case.row[:, COLUMN["clip_ratio"]] = torch.tensor([0.9, 0.995, 0.0])
@@ -327,7 +341,7 @@ def test_step_statistics_is_as_good_as_its_twin(device: str, shape: tuple[int, i
         given.append((statistics, copy.x, copy.model_output, copy.row, copy.cond_lane, copy.uncond_lane, gradient))
     if form == "channels-last bfloat16":
         given[0] = (*given[0][:2], given[0][2].bfloat16(), *given[0][3:])
-    fused.step_statistics(*given[0])
+    step_statistics_launch(*given[0], block=block).run()
     for arguments in given[1:]:
         reference.step_statistics(*arguments)
     ours, theirs, exact = (arguments[0] for arguments in given)
@@ -335,7 +349,7 @@ def test_step_statistics_is_as_good_as_its_twin(device: str, shape: tuple[int, i
     assert_as_good("quantile", ours[:2, 1], theirs[:2, 1], exact[:2, 1])
     if form == "guided":
         again = torch.full_like(ours, float("nan"))
-        fused.step_statistics(again, *given[0][1:])
+        step_statistics_launch(again, *given[0][1:], block=block).run()
         assert torch.equal(again, ours)
 
 

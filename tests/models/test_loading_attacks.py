@@ -212,6 +212,7 @@ def test_a_spec_that_lies_is_refused(folder: Path, changes: dict[str, Any], reas
     assert reason in message
 
 
+@pytest.mark.slow
 def test_absurdly_many_parameters_are_refused_before_weights_are_read(folder: Path) -> None:
     path = folder / "fewstep.json"
     spec = json.loads(path.read_text())

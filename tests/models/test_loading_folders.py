@@ -234,6 +234,7 @@ def test_weights_as_a_pickle_need_leave(tmp_path: Path) -> None:
         torch.testing.assert_close(unet(x, t), model.eval()(x, t).sample, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_info_reads_a_folder_without_its_weights(unet: UNet, tmp_path: Path) -> None:
     save_model(tmp_path / "tiny", unet, SPEC)
     (tmp_path / "tiny" / "model.safetensors").unlink()

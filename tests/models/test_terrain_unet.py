@@ -68,6 +68,7 @@ def converted(onnx_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return load_model(folder)
 
 
+@pytest.mark.slow
 def test_the_u_net_equals_onnxruntime(converted: tuple[UNet, ModelSpec], graph: dict[str, torch.Tensor]) -> None:
     unet, _ = converted
     with torch.no_grad():
@@ -77,6 +78,7 @@ def test_the_u_net_equals_onnxruntime(converted: tuple[UNet, ModelSpec], graph: 
     assert (raw - graph["raw"]).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_its_plan_denoises_as_onnxruntime(
     converted: tuple[UNet, ModelSpec], noisy: npt.NDArray[np.float32], graph: dict[str, torch.Tensor]
 ) -> None:
@@ -92,6 +94,7 @@ def test_its_plan_denoises_as_onnxruntime(
     assert (x_0 - graph["denoised"][:1]).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_the_engine_equals_onnxruntime(onnx_path: Path, tmp_path: Path) -> None:
     """The main job end to end: one noise, three difficulties, through `Engine.sample` and the package's own graph."""
     convert_terrain(None, tmp_path / "terrain")
@@ -121,6 +124,7 @@ def test_a_folder_in_use_is_not_overwritten(onnx_path: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_another_onnx_is_refused(onnx_path: Path, tmp_path: Path) -> None:
     model = onnx.load(onnx_path)
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "network.out.2.weight")
@@ -140,6 +144,7 @@ def test_another_onnx_is_refused(onnx_path: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_wheel_is_read_and_checked(onnx_path: Path, tmp_path: Path) -> None:
     for name, member in (("good.whl", ONNX), ("other.whl", "other.onnx")):
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:

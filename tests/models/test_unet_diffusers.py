@@ -142,6 +142,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return model, folder
 
 
+@pytest.mark.slow
 def test_a_saved_unet_2d_model_predicts_the_same(saved: tuple[UNet2DModel, Path]) -> None:
     model, folder = saved
     unet, spec = load_model(folder)
@@ -154,6 +155,7 @@ def test_a_saved_unet_2d_model_predicts_the_same(saved: tuple[UNet2DModel, Path]
     assert spec.shape == tuple(arguments["sample"].shape[1:])
 
 
+@pytest.mark.slow
 def test_bfloat16_is_as_accurate_as_diffusers(saved: tuple[UNet2DModel, Path]) -> None:
     model, folder = saved
     arguments = inputs(model)

@@ -19,6 +19,7 @@ def config(request: pytest.FixtureRequest) -> UNetConfig:
     return request.param
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compile_traces_the_whole_graph(config: UNetConfig) -> None:
     unet, values = random_unet(config), arguments(config)

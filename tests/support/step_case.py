@@ -1,6 +1,6 @@
 """The tensors of one step of three samples, random and in float64."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -55,4 +55,15 @@ def make_case(shape: tuple[int, int, int], *, learned: bool = False, depth: int 
         gradient=random(3, *shape),
         known=random(3, *shape),
         mask=torch.rand(3, 1, *size, generator=generator, dtype=torch.float64),
+    )
+
+
+def cast(case: Case, dtype: torch.dtype, device: str) -> Case:
+    """A copy with the values of the float32 case, as `dtype` on `device`."""
+    values = {each.name: getattr(case, each.name) for each in fields(case)}
+    return Case(
+        **{
+            name: (value.float().to(dtype) if value.is_floating_point() else value).clone().to(device)
+            for name, value in values.items()
+        }
     )

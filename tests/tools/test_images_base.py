@@ -13,6 +13,8 @@ from support.tree import ROOT
 sys.path.append(str(ROOT / "tools"))
 import images_base as tool
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = """
 import sys, torch, fewstep
 from fewstep import schedules

@@ -18,6 +18,8 @@ import pytest
 
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 sys.path.append(str(ROOT / "tools"))
 matrix: Any = importlib.import_module("matrix")
 matrix_results: Any = importlib.import_module("matrix_results")

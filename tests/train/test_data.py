@@ -69,6 +69,7 @@ def test_a_batch_larger_than_the_data_spans_epochs() -> None:
     assert Order(3, 0).indices(0, 10).bincount().tolist() in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
 
 
+@pytest.mark.slow
 def test_a_permutation_has_no_favourites() -> None:
     first = torch.tensor([int(permutation(8, 0, epoch)[0]) for epoch in range(2000)])
     assert (first.bincount(minlength=8) - 250).abs().max() < 5 * 250**0.5

@@ -199,6 +199,7 @@ def output_of(language: str, text: str, namespace: dict[str, object]) -> str:
     return stdout.getvalue()
 
 
+@pytest.mark.slow
 @every_page
 def test_code_on_the_page_runs_and_prints_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -219,6 +220,7 @@ def test_code_on_the_page_runs_and_prints_what_it_says(
     assert "Error: " not in printed
 
 
+@pytest.mark.slow
 @every_page
 def test_names_on_the_page_are_in_the_code(page: Path) -> None:
     assert sorted(code for code in inline_code(page) if unknown(code)) == []

@@ -11,6 +11,8 @@ from PIL import Image
 
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 EMBED = ROOT / "examples/embed_your_unet.py"
 NOTEBOOK = ROOT / "examples/quickstart.ipynb"
 

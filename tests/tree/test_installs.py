@@ -14,6 +14,8 @@ import torch
 from support.simulation import cuda_builder
 from support.tree import ROOT
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = {"fewstep": ROOT / "engine/fewstep", "fewstep_kernels": ROOT / "kernels/fewstep_kernels"}
 BUILT = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info")
 LOOK = """

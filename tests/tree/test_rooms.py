@@ -71,6 +71,7 @@ def circle(found: Edges) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 def test_every_module_has_a_room_and_imports_point_one_way() -> None:
     found = edges()
     for i, name in enumerate(ROOMS):
@@ -80,6 +81,7 @@ def test_every_module_has_a_room_and_imports_point_one_way() -> None:
     assert upward(found) == []
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle() -> None:
     assert circle(edges()) == []
 

@@ -52,10 +52,11 @@ def test_the_example_steps_as_the_engine_does(roll: SimpleNamespace) -> None:
     assert torch.allclose(frames[-1], x.flatten(1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_short_training_learns_distills_and_draws(
     roll: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = roll.main(tmp_path / "out", teacher_batches=500, student_batches=100, count=1000, frame_every=20)
+    found = roll.main(tmp_path / "out", teacher_batches=400, student_batches=100, count=500, frame_every=20)
     assert found["teacher, 40 steps"] < 3 * found["real"]
     assert found["student, 4 steps"] < 0.7 * found["teacher, 4 steps"]
     assert found["student, 1 step"] < 0.8 * found["teacher, 1 step"]
@@ -65,6 +66,7 @@ def test_a_short_training_learns_distills_and_draws(
         assert moving.n_frames == 3
 
 
+@pytest.mark.slow
 def test_training_improves_the_loss_and_repeats_itself(roll: SimpleNamespace, data: Tensor) -> None:
     losses = []
     for _ in range(2):

@@ -46,6 +46,7 @@ def test_every_form_of_import_is_seen(source: str, names: set[str]) -> None:
     assert imported(ast.parse(source), "a.b") == names
 
 
+@pytest.mark.slow
 def test_imports_point_one_way() -> None:
     assert KERNELS / "ops.py" in importers("torch")
     assert not {path for path in importers("fewstep") if KERNELS in path.parents}
@@ -58,6 +59,7 @@ def test_every_folder_of_code_is_a_package() -> None:
     assert not [path for path in sources() if not (path.parent / "__init__.py").exists()]
 
 
+@pytest.mark.slow
 def test_importing_fewstep_loads_only_the_core() -> None:
     heavy = ["diffusers", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "PIL", "pydantic", "rich"]
     heavy += ["transformers", "triton", "typer"]
@@ -123,6 +125,7 @@ def test_files_stay_short() -> None:
     assert not {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > 450}
 
 
+@pytest.mark.slow
 def test_tests_mirror_the_rooms_and_share_only_what_is_in_support() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
     of_code = {*ROOMS, "kernels", "csrc", "benchmarks", "tools"}

@@ -74,9 +74,12 @@ def has_dependent_launches(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def block_of(*tensors: Tensor | None) -> int:
-    """Elements of a program: 16 bytes a thread of the narrowest tensor, one 128-bit access where it is contiguous."""
-    return THREADS * 16 // min(tensor.element_size() for tensor in tensors if tensor is not None)
+def block_of(*tensors: Tensor | None, block: int | None = None) -> int:
+    """Elements of a program: 16 bytes a thread of the narrowest tensor, one 128-bit access where it is contiguous.
+
+    Tests give another `block`, a power of two, to see many of them in a small tensor.
+    """
+    return block or THREADS * 16 // min(tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def grid_of(block: int, **tensor: Tensor) -> tuple[int, int]:
@@ -89,14 +92,14 @@ def grid_of(block: int, **tensor: Tensor) -> tuple[int, int]:
     return len(given), triton.cdiv(elements, block)
 
 
-def reduction_block(n: int) -> tuple[int, int, int]:
+def reduction_block(n: int, block: int | None = None) -> tuple[int, int, int]:
     """Elements of a tile, warps and a thread's registers, for a program that reads a whole sample of n elements.
 
     Eight elements a thread, and at most 512 threads: the 64 registers that each of 1024 could have are too few for some
-    versions of Triton. And they are told of all 128, or some spill so that two programs fit an SM.
+    versions of Triton. And they are told of all 128, or some spill so that two programs fit an SM. `block` as above.
     """
-    block = min(max(triton.next_power_of_2(n), 256), 4096)
-    num_warps = block // 256
+    block = block or min(max(triton.next_power_of_2(n), 256), 4096)
+    num_warps = max(block // 256, 1)
     return block, num_warps, min(REGISTERS // (32 * num_warps), 255)
 
 

@@ -222,8 +222,19 @@ _DEPENDENT = False  # the second launch, where the GPU can: off until one has me
 
 
 @functools.cache
-def settings(C: int, L: int, groups: int, itemsize: int, channels_last: bool) -> Settings:
-    """The cut for samples of C channels and L pixels: a pure function of the shape, whatever the batch."""
+def settings(
+    C: int,
+    L: int,
+    groups: int,
+    itemsize: int,
+    channels_last: bool,
+    tile: int = _TILE,
+    whole_bytes: int = _WHOLE_BYTES,
+) -> Settings:
+    """The cut for samples of C channels and L pixels: a pure function of the shape, whatever the batch.
+
+    Tests give a smaller `tile`, a power of two, and as much less of one tile's bytes: a small map then has several.
+    """
     width = C // groups
     channel_vector = math.gcd(16 // itemsize, C) if channels_last else 1
     pixel_vector = 1 if channels_last else math.gcd(16 // itemsize, L)
@@ -238,14 +249,14 @@ def settings(C: int, L: int, groups: int, itemsize: int, channels_last: bool) ->
 
     own = next((k for k in choices if k * width >= narrow), choices[-1])
     block_l = triton.next_power_of_2(L)
-    if block_l * triton.next_power_of_2(own * width) * itemsize <= _WHOLE_BYTES:
+    if block_l * triton.next_power_of_2(own * width) * itemsize <= whole_bytes:
         return cut(own, block_l, 1, 1)
 
     # The least padding, then the most programs; each reads the moments of all slabs, so there are no more of those than
     # its registers hold, and than cost it half of what it reads of a bfloat16 x.
     long = [k for k in choices if k * width >= narrow] or choices
     own = min(long, key=lambda k: (-(-groups // k) * triton.next_power_of_2(k * width), k))
-    block_l = max(_TILE // triton.next_power_of_2(own * width), 1)
+    block_l = max(tile // triton.next_power_of_2(own * width), 1)
     tiles = -(-L // block_l)
     slabs = min(tiles, _SLABS, _SLOTS // triton.next_power_of_2(own), max(math.isqrt(L * width // 8), 1))
     tiles = -(-tiles // slabs)
@@ -309,7 +320,7 @@ def group_norm_silu_launches(
     if x.numel() == 0:
         return []
     channels_last = C > 1 and x.is_contiguous(memory_format=torch.channels_last)
-    cut = settings(C, H * W, groups, x.element_size(), channels_last)
+    cut = settings(C, H * W, groups, x.element_size(), channels_last, _TILE, _WHOLE_BYTES)
     if cut.programs > MAX_PROGRAMS[2]:
         raise ValueError(f"groups: got {groups}; allowed: at most {MAX_PROGRAMS[2] * cut.groups} at {C} channels")
     if residual is not None:

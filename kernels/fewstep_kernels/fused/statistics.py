@@ -119,15 +119,16 @@ def step_statistics_launch(
     cond_lane: Tensor,
     uncond_lane: Tensor,
     gradient: Tensor | None,
+    block: int | None = None,
 ) -> Launch:
-    """The launch that writes statistics [B, 2]."""
+    """The launch that writes statistics [B, 2]; `block` as of `reduction_block`."""
     check_state(statistics=statistics, x=x, row=row)
     check_integers(cond_lane=cond_lane, uncond_lane=uncond_lane)
     check_floats(model_output=model_output, gradient=gradient)
     n = math.prod(x.shape[1:])
     m = model_output[:, : x.shape[1]]
     size, (m_stride, gradient_stride) = walk(m, x if gradient is None else gradient)
-    block, num_warps, registers = reduction_block(n)
+    block, num_warps, registers = reduction_block(n, block)
     arguments = {
         "statistics_ptr": statistics,
         "x_ptr": x,

@@ -199,8 +199,8 @@ def begin_step_launch(
     return Launch(_begin_step_kernel, (1,), arguments, constants)
 
 
-def denoise_step_launch(operands: StepOperands) -> Launch:
-    """The launch of `denoise_step`."""
+def denoise_step_launch(operands: StepOperands, block: int | None = None) -> Launch:
+    """The launch of `denoise_step`; `block` as of `block_of`."""
     inpaint = operands.known is not None and operands.mask is not None
     o = operands if inpaint else operands._replace(known=None, mask=None)
     x, m = o.x, o.model_output
@@ -209,7 +209,7 @@ def denoise_step_launch(operands: StepOperands) -> Launch:
     check_integers(step=o.step, seed=o.seed, cond_lane=o.cond_lane, uncond_lane=o.uncond_lane)
     check_floats(x_in=o.x_in, model_output=m, gradient=o.gradient, mask=operands.mask)
     channels, n = x.shape[1], math.prod(x.shape[1:])
-    block = block_of(x, o.x_in, m)
+    block = block_of(x, o.x_in, m, block=block)
     gradient = x if o.gradient is None else o.gradient
     mask = x if o.mask is None else o.mask.expand_as(x)
     size, strides = walk(m[:, :channels], o.x_in[:, :channels], gradient, mask)
