@@ -18,6 +18,8 @@ from fewstep.train import DistillConfig, Listeners, TrainConfig, distill, train
 from fewstep.train.distill import build
 from support.train_case import SETTINGS, bars_file, settings_file
 
+pytestmark = pytest.mark.slow
+
 Captured = pytest.CaptureFixture[str]
 QUICK = ("--batch", 8, "--learning-rate", 3e-3, "--ema", 0.9, "--log-every", 5, "--threads", 1, "--device", "cpu")
 

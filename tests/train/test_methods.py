@@ -24,6 +24,8 @@ from fewstep.train.teacher import Teacher, drawn_guidance
 from support.sources import FEWSTEP, parsed
 from support.train_case import SETTINGS, bars_file, settings_file
 
+pytestmark = pytest.mark.slow
+
 Captured = pytest.CaptureFixture[str]
 
 

@@ -28,8 +28,8 @@ Halves = Literal["cond", "uncond", "both"]
 class Plan:
     """What a sampler does, as numbers: an immutable value that threads can share.
 
-    Row i takes x from level i of `levels` to level i + 1, in the levels' coordinates. A run starts from init_scale z, or
-    from an image noised to level 0.
+    Row i takes x from level i of `levels` to level i + 1, in the levels' coordinates. A run starts from init_scale z,
+    or from an image noised to level 0.
 
     Attributes:
         sampler: its name, for the record.
