@@ -95,7 +95,7 @@ def test_a_result_that_is_not_finite_ends_the_exercise(monkeypatch: pytest.Monke
         exercises.exercise(torch.device("cpu"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_walk_without_the_tool_runs_every_exercise(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     assert sanitizer.main(["--dry-run", "--seconds=600", "--out", str(tmp_path / "sanitizer")]) == 0

@@ -188,6 +188,7 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_disk_behind_stdout_may_be_full_and_its_reader_may_go() -> None:
     command = [sys.executable, "-m", "fewstep.cli", "info"]
     paths = os.pathsep.join(path for path in sys.path if path)

@@ -124,6 +124,7 @@ def test_a_gpu_gives_the_same_bytes() -> None:
     assert not differences(np.load(GOLDEN))
 
 
+@pytest.mark.long
 def test_the_script_for_a_gpu_walks_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "golden.py"), "--dry-run", "--out", str(tmp_path / "golden")]
     paths = os.pathsep.join(str(ROOT / each) for each in ("engine", "kernels"))

@@ -140,6 +140,7 @@ def build_with(checkout: Path, file: str, change: Callable[[str], str]) -> subpr
     return done
 
 
+@pytest.mark.long
 def test_a_source_that_does_not_compile_fails_the_gate_and_the_module_loads_without_it(checkout: Path) -> None:
     """The module is built and imported; then not, with a compile error in any of three sources."""
     done = build(checkout)
@@ -153,6 +154,7 @@ def test_a_source_that_does_not_compile_fails_the_gate_and_the_module_loads_with
         assert f"planted in {file}" in done.stderr
 
 
+@pytest.mark.long
 def test_a_module_that_links_but_does_not_load_fails_the_gate(checkout: Path) -> None:
     done = build_with(checkout, "driver.cu", lambda text: text.replace("int driver_version()", "int another_version()"))
     assert done.returncode == 1

@@ -47,14 +47,16 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     return {tool.BASE: a_tree(tmp_path / "base"), tool.PRESENT: a_tree(tmp_path / "present", weight=0.5 + 1e-6)}
 
 
-def test_every_call_of_an_example_and_of_a_test_is_compared(two: dict[str, Path]) -> None:
-    found = dict(tool.rows(two, "it"))
-    assert list(found) == ["few.py", "tests -k 'it'"]
-    for name, key in (("few.py", "example"), ("tests -k 'it'", "test_it")):
-        assert list(found[name]) == [key]
-        assert 1e-8 < found[name][key] < 1e-4
-    same = dict(tool.rows(dict.fromkeys(two, two[tool.BASE]), "it"))
-    assert same == {"few.py": {"example": 0.0}, "tests -k 'it'": {"test_it": 0.0}}
+def test_every_call_of_an_example_is_compared(two: dict[str, Path]) -> None:
+    ((what, found),) = tool.rows(two, None)
+    assert (what, list(found)) == ("few.py", ["example"])
+    assert 1e-8 < found["example"] < 1e-4
+
+
+def test_a_tests_calls_are_kept_by_its_name(two: dict[str, Path]) -> None:
+    kept = tool.sampled(two[tool.BASE], "pytest", ["tests", "it"])
+    assert {key: images.shape for key, images in kept.items()} == {"test_it/1": (2, 1, 4, 4), "test_it/2": (1, 1, 4, 4)}
+    assert tool.compare(kept, kept) == {"test_it": 0.0}
 
 
 @pytest.mark.parametrize(
