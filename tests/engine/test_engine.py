@@ -145,6 +145,13 @@ def test_a_callback_cancels_one_sample_or_all() -> None:
     assert not torch.equal(some.images[1], whole.images[1])
 
     net = SmallNet()
+    each = small_engine(net).sample(
+        labels=[1, 2], seeds=0, callback=lambda step: [step.cancel(i) for i in (0, 1)] and None
+    )
+    assert each.cancelled == [True, True]
+    assert len(net.calls) == each.model_calls == 1
+
+    net = SmallNet()
     none = small_engine(net, max_batch=2).sample(labels=[1, 2, 3], seeds=0, callback=lambda step: step.index < 1)
     assert none.cancelled == [True, True, True]
     assert len(net.calls) == none.model_calls == 2

@@ -63,8 +63,8 @@ def test_a_planted_spill_fails_and_is_named(tmp_path: Path) -> None:
     assert re.search(r"^sm_80 d32 half, 2x16 rows a warp, 64 keys a tile, 2 stages: \d+ bytes of spills", report, re.M)
 
 
-def test_the_variants_of_sm_90a_multiply_by_wgmma_what_the_head_dim_needs(tmp_path: Path) -> None:
-    status, rows, report = gate(tmp_path, only="sm90 d40 half")
+def test_the_variants_of_sm_90a_multiply_by_wgmma_what_the_head_dim_needs() -> None:
+    status, rows, report = gate(ROOT / "build" / "cuda_gate", only="sm90 d40 half")
     assert status == 0
     assert "cuda gate: 6 rows, 0 at fault" in report
     # Of depth 48, 3 products for the first tile of keys and 3 for all others; of the keys, a sixteenth for all but the

@@ -81,6 +81,8 @@ class Following:
             self.calls += total
             return
         for i in range(total):
+            if session.left == 0:  # all that ran here were cancelled, one by one
+                return
             session.advance(1)
             self.calls += 1
             if self.callback(Step(session, i, total, places, self.cancelled)) is False:

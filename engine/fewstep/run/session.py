@@ -1,7 +1,7 @@
 """A session: samples in slots and lanes on one device, taken step by step until each is done. It knows no user."""
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -281,32 +281,32 @@ def schema(tensors: Mapping[str, Tensor]) -> Schema:
 
 def unlike(signature: Signature, sample: Sample) -> str | None:
     """What a sample needs and a signature has not; None where it fits."""
-    plan, shape = sample.plan, tuple(sample.start.x.shape)
-    lacks = {
-        f"a sample of shape {list(shape)}": shape != signature.shape,
-        f"a plan of {len(plan)} rows": len(plan) > signature.steps,
-        f"a plan that reads {plan.history} past values": plan.history > signature.history,
-        "a learned variance": plan.learned_variance and not signature.learned_variance,
-        "noise": plan.stochastic and not signature.stochastic,
-        "a rescaled guidance or a dynamic threshold": plan.statistics and not signature.statistics,
-        "noise of its own": sample.noise is not None and not signature.given_noise,
-        "a known region": sample.mask is not None and not signature.known,
-        f"the conditions {schema(sample.condition)}": schema(sample.condition) != signature.condition,
-    }
-    return next((f"{what}, which this session was not opened for" for what, lacking in lacks.items() if lacking), None)
-
-
-def fitting(samples: Iterable[Sample], max_lanes: int) -> list[list[Sample]]:
-    """The samples in order, cut where a batch would own more than `max_lanes` lanes."""
-    batches: list[list[Sample]] = []
-    used = max_lanes
-    for sample in samples:
-        if used + sample.lanes > max_lanes:
-            batches.append([])
-            used = 0
-        batches[-1].append(sample)
-        used += sample.lanes
-    return batches
+    plan, shape, condition = sample.plan, tuple(sample.start.x.shape), schema(sample.condition)
+    lacking = (
+        shape != signature.shape,
+        len(plan) > signature.steps,
+        plan.history > signature.history,
+        plan.learned_variance and not signature.learned_variance,
+        plan.stochastic and not signature.stochastic,
+        plan.statistics and not signature.statistics,
+        sample.noise is not None and not signature.given_noise,
+        sample.mask is not None and not signature.known,
+        condition != signature.condition,
+    )
+    if not any(lacking):
+        return None
+    needs = (
+        f"a sample of shape {list(shape)}",
+        f"a plan of {len(plan)} rows",
+        f"a plan that reads {plan.history} past values",
+        "a learned variance",
+        "noise",
+        "a rescaled guidance or a dynamic threshold",
+        "noise of its own",
+        "a known region",
+        f"the conditions {condition}",
+    )
+    return f"{needs[lacking.index(True)]}, which this session was not opened for"
 
 
 def _three(shape: Sequence[int]) -> tuple[int, int, int]:
