@@ -62,7 +62,7 @@ def counted(tool: ModuleType, design: str) -> Any:
     raise AssertionError("no kernel of two consumers")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_packed_design_packs_beside_the_exponentials(tool: ModuleType) -> None:
     """128 keys by 16 rows of a warp: 64 exponentials and 32 words of p a thread; two steps of depth, 8 of keys."""
     exact, packed = (counted(tool, design) for design in ("Exact", "PackedLazy"))
@@ -73,7 +73,7 @@ def test_a_packed_design_packs_beside_the_exponentials(tool: ModuleType) -> None
     assert "F2FP" not in packed.exposed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_limit_of_spins_traps_and_leaves_the_products_as_they_were(tool: ModuleType, tmp_path: Path) -> None:
     cuda_builder()
     cubin = tmp_path / "variant.cubin"

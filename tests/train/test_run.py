@@ -114,6 +114,7 @@ def test_checkpoints_rows_and_sheets_come_when_they_should(whole: Path) -> None:
     assert sorted(path.name for path in (whole / "samples").iterdir()) == ["step-00000012.png", "step-00000024.png"]
 
 
+@pytest.mark.long
 def test_a_run_killed_at_a_random_step_resumes_to_the_same_bits(tmp_path: Path, case: list[object]) -> None:
     flags, steps = [*case, "--steps", 30, "--sheet-every", 15], 30
     assert run(*flags, "--out", tmp_path / "whole", "--quiet") == 0

@@ -52,7 +52,7 @@ def test_the_example_steps_as_the_engine_does(roll: SimpleNamespace) -> None:
     assert torch.allclose(frames[-1], x.flatten(1), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_short_training_learns_distills_and_draws(
     roll: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
