@@ -15,10 +15,10 @@ STREAM_STEP = 1  # the noise a row adds
 STREAM_FORWARD = 2  # forward noising, as in training
 STREAM_KNOWN = 3  # re-noising of a known region
 
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
+MASK = 0xFFFFFFFF
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
 
 # sin(2 pi y) = y P(y^2) on |y| <= 1/4: minimax in relative error (5.3e-9). A polynomial, because a GPU's own sine has a
 # stack frame in Triton, and so that every device evaluates the same one.
@@ -36,15 +36,15 @@ def philox4x32(counter: Tensor, key: Tensor) -> Tensor:
         [4, ...] int64 random 32-bit words.
     """
     ones = [1] * (counter.ndim - 1)
-    multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(2, *ones)
-    weyl = torch.tensor(_WEYL, device=counter.device).view(2, *ones)
+    multipliers = torch.tensor(MULTIPLIERS, device=counter.device).view(2, *ones)
+    weyl = torch.tensor(WEYL, device=counter.device).view(2, *ones)
     even, odd = counter[0::2], counter[1::2]
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         product = torch.mul(even, multipliers).flip(0)  # wraps in int64, which keeps all 64 bits
-        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(key).bitwise_and_(_MASK)
+        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(key).bitwise_and_(MASK)
         odd = product  # its high half is masked away where it next enters `even`, as is the key's carry
         key = key + weyl
-    return torch.stack((even, odd & _MASK), 1).flatten(0, 1)
+    return torch.stack((even, odd & MASK), 1).flatten(0, 1)
 
 
 def normals_from_words(words: Tensor) -> Tensor:

@@ -81,6 +81,8 @@ def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffer
     shift = torch.linspace(-0.5, 0.5, 5, device=device)
 
     class Denoiser:
+        prepares = False
+
         def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
             return condition
 

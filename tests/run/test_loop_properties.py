@@ -63,6 +63,8 @@ batches = st.lists(wishes, min_size=1, max_size=4)
 class Shifting:
     """Works on each lane alone, so that rounding cannot couple them; the condition is a shift."""
 
+    prepares = False
+
     def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
         return condition
 

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.schedules import Array
 from fewstep.run.sample import Sample, State
 from fewstep_kernels import COLUMN, COLUMNS, IDLE_ROW, StepOperands
 
@@ -74,6 +77,7 @@ class StaticBuffers:
 
     signature: Signature
     table: Tensor  # [B, N + 1, K] the plan of each slot, idle rows behind its end
+    ints: Tensor  # [4, B] int64: index, seed, cond_lane and uncond_lane, which are views of it
     index: Tensor  # [B] int64 the row that comes next
     row: Tensor  # [B, K] the row of this step
     step: Tensor  # [B] int64 its index
@@ -104,18 +108,18 @@ class StaticBuffers:
         def zeros(*size: int, dtype: torch.dtype = signature.state_dtype) -> Tensor:
             return torch.zeros(*size, dtype=dtype, device=signature.device)
 
-        def whole(value: int) -> Tensor:
-            return torch.full((samples,), value, dtype=torch.int64, device=signature.device)
-
+        ints = torch.zeros(4, samples, dtype=torch.int64, device=signature.device)
+        ints[2:] = lanes - 1
         return cls(
             signature=signature,
             table=idle.expand(samples, steps + 1, len(COLUMNS)).clone(),
-            index=whole(0),
+            ints=ints,
+            index=ints[0],
             row=zeros(samples, len(COLUMNS)),
-            step=whole(0),
-            seed=whole(0),
-            cond_lane=whole(lanes - 1),
-            uncond_lane=whole(lanes - 1),
+            step=zeros(samples, dtype=torch.int64),
+            seed=ints[1],
+            cond_lane=ints[2],
+            uncond_lane=ints[3],
             t=zeros(lanes),
             x_in=zeros(lanes, *signature.shape, dtype=signature.dtype).to(memory_format=torch.channels_last),
             x=zeros(*per_sample),
@@ -164,25 +168,30 @@ class StaticBuffers:
         slots = [place.slot for place in places]
         here = slice(slots[0], slots[-1] + 1) if slots == list(range(slots[0], slots[-1] + 1)) else self._index(slots)
         starts = [place.sample.start for place in places]
-        plans = [place.sample.plan.table(self.table.dtype) for place in places]
-        padded = [torch.cat([plan, plan[-1:].expand(self.table.shape[1] - len(plan), -1)]) for plan in plans]
+        plans = [place.sample.plan for place in places]
         cond_lane, uncond_lane = [place.cond_lane for place in places], [place.uncond_lane for place in places]
-        c_in = torch.stack([plan[start.index, COLUMN["c_in"]] for plan, start in zip(padded, starts, strict=True)])
+        seeds = [as_int64(place.sample.seed) for place in places]
+        c_in = torch.tensor([plan.rows[start.index, COLUMN["c_in"]] for plan, start in zip(plans, starts, strict=True)])
         x = torch.stack([start.x for start in starts]).to(self.x)
-        self.table[here] = torch.stack(padded).to(self.table.device)
-        self.index[here] = self._index([start.index for start in starts])
-        self.seed[here] = self._index([as_int64(place.sample.seed) for place in places])
-        self.cond_lane[here] = self._index(cond_lane)
-        self.uncond_lane[here] = self._index(uncond_lane)
+        self.table[here] = torch.from_numpy(self._tables(plans)).to(self.table)
+        self.ints[:, here] = self._index([[start.index for start in starts], seeds, cond_lane, uncond_lane])
         self.x[here] = x
         for place in places:
             self._fill_optional(place.slot, place.sample)
-        scaled = (c_in.to(x.device)[:, None, None, None] * x).to(self.x_in.dtype)
+        scaled = (c_in.to(x)[:, None, None, None] * x).to(self.x_in.dtype)
         for lanes in (cond_lane, uncond_lane) if cond_lane != uncond_lane else (cond_lane,):
             self.x_in[:, : scaled.shape[1]].index_copy_(0, self._index(lanes), scaled)
         self._condition(places)
 
-    def _index(self, values: Sequence[int]) -> Tensor:
+    def _tables(self, plans: Sequence[Plan]) -> Array:
+        """[B, N + 1, K] float64: each plan's rows, and idle ones behind."""
+        tables = np.empty((len(plans), *self.table.shape[1:]))
+        tables[:] = IDLE_ROW
+        for table, plan in zip(tables, plans, strict=True):
+            table[: len(plan)] = plan.rows
+        return tables
+
+    def _index(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self.x.device)
 
     def _condition(self, places: Sequence[Place]) -> None:

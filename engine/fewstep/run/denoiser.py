@@ -16,6 +16,11 @@ LABEL_ARGUMENTS = ("labels", "class_labels", "y")
 class Denoiser(Protocol):
     """A network seen from a run."""
 
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` does anything."""
+        ...
+
     def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
         """What `predict` takes for one lane of one sample, each [...]: all work that does not depend on x.
 
@@ -55,6 +60,11 @@ class ModuleDenoiser:
     channels: tuple[int, ...]
     sizes: tuple[int, ...] = ()
     time_scale: float = 1.0
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the module has a `prepare_condition`."""
+        return hasattr(self.module, "prepare_condition")
 
     def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
         """What the module's own `prepare_condition` makes of it; as it is where there is none."""

@@ -263,6 +263,8 @@ def signature_of(
 
 def prepare(denoiser: Denoiser, sample: Sample, signature: Signature) -> Prepared:
     """What a denoiser makes ahead of a sample, for each lane it owns, in buffers of a signature."""
+    if not denoiser.prepares:
+        return sample.conditions()
     plan = torch.tensor(sample.plan.column("t"), dtype=signature.state_dtype)
     times = torch.cat([plan, plan[-1:].expand(signature.steps - len(plan))]).to(signature.device)
     with torch.no_grad():
