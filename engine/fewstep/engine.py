@@ -1,6 +1,5 @@
 """The engine: a model and how it runs, ready to sample."""
 
-import math
 import os
 import threading
 import time
@@ -22,7 +21,7 @@ from fewstep.request import manifest
 from fewstep.request.asked import MAX_SAMPLES, Asked
 from fewstep.request.conditions import Labels
 from fewstep.request.noise import Noise
-from fewstep.request.request import Request, build_request
+from fewstep.request.request import Request, build_request, folded
 from fewstep.request.seen import Seen
 from fewstep.request.start import Resume, Start
 from fewstep.results import Samples
@@ -37,6 +36,7 @@ from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
 from fewstep.run.session import Prepared, Session, prepare, prepared_signature, signature_of
 from fewstep.warming import key_of, note, session_key, warm
+from fewstep_kernels import MAX_HISTORY
 
 Ending = Literal["float", "uint8"]
 
@@ -78,6 +78,7 @@ class Engine:
         self.device = _device(device)
         self.module = own_module(model.module, self.device, dtype)
         self.dtype = parameter_dtype(self.module)
+        self._state_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._planner = model.planner()
         self._label_argument = label_argument_of(self.module)
         self._runner = runner_for(runner, self.device)
@@ -194,7 +195,8 @@ class Engine:
             UntrainedPlanWarning: a distilled model was not trained for the plan.
         """
         options = dict(plan_options)
-        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options)
+        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options).plain()
+        _check_callback(callback)
         request = build_request(asked, self._planner, self.model.conditions, self.model.shape, self.dtype)
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
         ending = self.ending(output)
@@ -214,7 +216,10 @@ class Engine:
         """The samples of a request that run together: a session of exactly their size."""
         if run.stopped:
             return self._decoder.missing(len(places), ending, self.device)
-        samples, watched = request.samples(places, self._shape, self.device), run.callback is not None
+        samples, watched = (
+            request.samples(places, self._shape, self.device, self._state_dtype),
+            run.callback is not None,
+        )
         denoiser, signature, prepared = self.prepared(samples, ending, watched)
         steps = max(sample.calls for sample in samples)
         opened = partial(Session, self._runner, denoiser, self._decoder, signature)
@@ -234,52 +239,64 @@ class Engine:
         history: int = 0,
         features: Sequence[str] = ("stochastic",),
         output: Ending = "float",
+        like: Sequence[Sample] = (),
     ) -> Session:
         """A session that samples come to and leave at any step: for a server. `samples` makes what it admits.
 
         Args:
             slots: samples at once.
-            lanes: rows of the network's batch; two for each slot unless given, and one that is scratch.
+            lanes: rows of the network's batch, one of them scratch; two for each slot and that one unless given.
             steps: the longest plan that fits.
             history: past values that a plan may read.
             features: what samples may need: "stochastic", "statistics" (rescaled guidance, dynamic thresholds), "known"
                 (a mask), "given_noise", "learned_variance", "preview".
             output: as for `sample`.
+            like: one sample with the `condition` that those to come will have, where it is more than labels.
 
         Raises:
             ArgumentError: naming the argument and what is allowed.
         """
-        for feature in features:
+        size = {
+            "slots": integer("slots", slots, 1, MAX_SAMPLES),
+            "lanes": 2 * slots + 1 if lanes is None else integer("lanes", lanes, 2, 2 * MAX_SAMPLES + 1),
+            "steps": integer("steps", steps, 1, manifest.MAX_STEPS),
+            "history": integer("history", history, 0, MAX_HISTORY),
+        }
+        words = {**size, "features": list(features), "output": output}
+        denoiser, signature = self.open_signature(words, like)
+        opened = Session(self._runner, denoiser, self._decoder, signature, admits=True, lock=self._lock)
+        if not like:
+            self._seen.note(session_key(signature), lambda: {"session": words})
+        return opened
+
+    def open_signature(self, words: Mapping[str, Any], like: Sequence[Sample] = ()) -> tuple[Denoiser, Signature]:
+        """The network and the signature of a session in the words of `session`, before it is opened."""
+        for feature in words["features"]:
             if feature not in manifest.FEATURES:
                 raise ArgumentError("features", feature, ", ".join(manifest.FEATURES))
-        integer("slots", slots, 1, MAX_SAMPLES)
-        lanes = 2 * slots + 1 if lanes is None else integer("lanes", lanes, 2, 2 * MAX_SAMPLES + 1)
         label = self.model.conditions.example
-        example = self.samples(1, labels=None if label is None else [label])
-        wanted: dict[str, Any] = {feature: feature in features for feature in manifest.FEATURES}
+        short = min(words["steps"], self.model.defaults["steps"])
+        example = list(like) or self.samples(1, labels=None if label is None else [label], steps=short)
+        wanted: dict[str, Any] = {feature: feature in words["features"] for feature in manifest.FEATURES}
         signature = replace(
-            signature_of(example, self.dtype, self.device, slots=slots, lanes=lanes),
-            steps=table_capacity(steps),
-            history=history,
-            output=self._decoder.output(output, each=True),
+            signature_of(example, self.dtype, self.device, slots=words["slots"], lanes=words["lanes"]),
+            steps=table_capacity(words["steps"]),
+            history=words["history"],
+            output=self._decoder.output(words.get("output", "float"), each=True),
             **wanted,
         )
-        size = {"slots": slots, "lanes": lanes, "steps": steps, "history": history}
-        words = {"session": size | {"features": list(features), "output": output}}
         denoiser = self._denoiser(signature.learned_variance)
-        signature = prepared_signature(signature, prepare(denoiser, example[0], signature))
-        self._seen.note(session_key(signature), lambda: words)
-        return Session(self._runner, denoiser, self._decoder, signature, admits=True, lock=self._lock)
+        return denoiser, prepared_signature(signature, prepare(denoiser, example[0], signature))
 
     def samples(self, n: int | None = None, **arguments: Any) -> list[Sample]:
         """What `sample` would run, for a `session` to admit: its arguments, but for `callback` and `output`."""
         names = [field.name for field in fields(Asked) if field.name != "options"]
         said = {name: arguments.pop(name) for name in names if name in arguments}
-        request = build_request(
-            Asked(n, **said, options=arguments), self._planner, self.model.conditions, self.model.shape, self.dtype
-        )
+        asked = Asked(n, **said, options=arguments).plain()
+        request = build_request(asked, self._planner, self.model.conditions, self.model.shape, self.dtype)
+        self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
         with self._lock:
-            return request.samples(range(len(request)), self._shape, self.device)
+            return request.samples(range(len(request)), self._shape, self.device, self._state_dtype)
 
     def warm_up(self, requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
         """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.
@@ -294,7 +311,7 @@ class Engine:
             ArgumentError: as `sample` does, naming the entry.
             ModelError: a file that is no manifest, naming the entry and the field.
         """
-        with self._runner.warming(), self._seen.paused():
+        with self._lock, self._runner.warming(), self._seen.paused():
             warm(self, requests)
 
     def manifest(self, path: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
@@ -317,13 +334,17 @@ class Engine:
         return self._runner.stats()
 
     def _batches(self, request: Request) -> Iterator[list[int]]:
-        """The places of the samples in order, cut where a batch would own more than `max_batch` lanes."""
+        """The places of the samples in order, cut where a batch would own more than `max_batch` lanes.
+
+        Raises:
+            ArgumentError: a guided sample where there is one lane; before the first batch.
+        """
+        if max(map(lanes_of, request.plans)) > self.max_batch:
+            raise ArgumentError("max_batch", self.max_batch, "at least 2: a guided sample owns two lanes")
         batch: list[int] = []
         used = 0
         for place, plan in enumerate(request.plans):
             owned = lanes_of(plan)
-            if owned > self.max_batch:
-                raise ArgumentError("max_batch", self.max_batch, "at least 2: a guided sample owns two lanes")
             if used + owned > self.max_batch:
                 yield batch
                 batch, used = [], 0
@@ -370,10 +391,9 @@ class Engine:
         )
 
 
-def folded(shape: Sequence[int]) -> tuple[int, int, int]:
-    """The (C, H, W) that a sample of any shape is held as: (C, L, 1) of (C, L), (C, D H, W) of (C, D, H, W)."""
-    channels, *sizes = shape
-    return channels, math.prod(sizes[:-1]) if len(sizes) > 1 else sizes[0], sizes[-1] if len(sizes) > 1 else 1
+def _check_callback(callback: object) -> None:
+    if callback is not None and not callable(callback):
+        raise ArgumentError("callback", callback, "a function of a Step, or None")
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -203,9 +203,10 @@ class Samples:
         if self.guidance_scales is not None:
             scales = [float(self.guidance_scales[i]) for i in indices]
         else:
-            plans = list({id(plan): plan for plan in (self.plans[i] for i in indices)}.values())
-            each = [plan.column("w") if len(plans) == 1 else plan.column("w")[:1] for plan in plans]
-            scales = [float(w) for column in each for w in column]
+            plans = [self.plans[i] for i in indices]
+            one = len({id(plan) for plan in plans}) == 1
+            columns = [plans[0].column("w")] if one else [plan.column("w")[:1] for plan in plans]
+            scales = [float(w) for column in columns for w in column]
         return scales[0] if len(set(scales)) == 1 else scales
 
     def _shared_parameters(self, indices: Sequence[int]) -> dict[str, str]:

@@ -45,8 +45,7 @@ def session_key(signature: Signature) -> GraphKey:
 def key_of(engine: "Engine", words: Mapping[str, Any]) -> GraphKey:
     """The key that the words of a manifest give."""
     if "session" in words:
-        with engine.session(**words["session"]) as session:
-            return session_key(session.signature)
+        return session_key(engine.open_signature(words["session"])[1])
     arguments = _arguments(engine, words)
     watched = arguments.pop("callback", None) is not None
     ending = engine.ending(arguments.pop("output", "float"))
@@ -60,11 +59,19 @@ def warm(engine: "Engine", requests: str | os.PathLike[str] | Sequence[Mapping[s
     for name, words in reversed(manifest.named(requests)):
         try:
             if "session" in words:
+                _check_session(words["session"])
                 engine.session(**words["session"]).close()
             else:
                 engine.sample(**_arguments(engine, words))
         except ArgumentError as error:
             raise ArgumentError(f"{name}: {error.argument}", error.value, error.allowed) from error
+
+
+def _check_session(words: Mapping[str, Any]) -> None:
+    allowed = ("slots", "lanes", "steps", "history", "features", "output")
+    for name in words:
+        if name not in allowed:
+            raise ArgumentError(f"session.{name}", words[name], f"one of {', '.join(allowed)}")
 
 
 def _arguments(engine: "Engine", words: Mapping[str, Any]) -> dict[str, Any]:

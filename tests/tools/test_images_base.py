@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 EXAMPLE = """
 import sys, torch, fewstep
 from fewstep import schedules
-net = torch.nn.Conv2d(1, 1, 1)
+net = torch.nn.Conv2d(1, 1, 1).eval()
 torch.nn.init.constant_(net.weight, {weight})
 net.forward = lambda x, t: torch.nn.functional.conv2d(x, net.weight)
 engine = fewstep.Engine(fewstep.Model(net, schedule=schedules.linear(), shape=(1, 4, 4)))

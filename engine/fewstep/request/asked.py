@@ -1,13 +1,13 @@
 """What a user typed: the arguments of `Engine.sample`, and how many samples they mean."""
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import numpy as np
 from torch import Tensor
 
-from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
 from fewstep.request.start import Resume
 
@@ -30,6 +30,11 @@ class Asked:
     condition: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)  # of the sampler, and guidance_rescale
 
+    def plain(self) -> "Asked":
+        """The same with arrays, tensors and generators as lists, and what is one for all as it is."""
+        names = ("n", "labels", "steps", "sampler", "guidance_scale", "seeds")
+        return replace(self, **{name: _plain(getattr(self, name)) for name in names})
+
     def count(self) -> int:
         """How many samples are asked for: `n`, or as many as its first per-sample argument has.
 
@@ -38,9 +43,9 @@ class Asked:
         """
         start = self.start.samples if isinstance(self.start, Resume) else self.start
         listed = {
-            "labels": self.labels,
+            "labels": None if isinstance(self.labels, str) else self.labels,
             "seeds": self.seeds,
-            "plan": self.plan if not isinstance(self.plan, Plan) else None,
+            "plan": self.plan if isinstance(self.plan, list | tuple) else None,
             "steps": self.steps,
             "sampler": None if isinstance(self.sampler, str) else self.sampler,
             "guidance_scale": self.guidance_scale,
@@ -58,6 +63,13 @@ class Asked:
         return count
 
 
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch as Python's; what has several, as a list."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, Iterator | range | tuple) else value
+
+
 def each(value: Any, count: int) -> list[Any]:
     """One entry per sample of an argument that may be one for all."""
     return list(value) if _has_length(value) and not isinstance(value, str) else [value] * count
@@ -67,7 +79,9 @@ def resolve_seeds(seeds: int | Sequence[int] | None, count: int) -> list[int]:
     """One seed per sample: None draws them, an integer s gives s, s + 1, ..."""
     if seeds is None:
         return [random.SystemRandom().getrandbits(32) for _ in range(count)]
-    listed = list(range(seeds, seeds + count)) if isinstance(seeds, int) else list(seeds)
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        seeds = range(seeds, seeds + count)
+    listed: list[int] = list(seeds) if isinstance(seeds, Sequence) else [seeds]
     for seed in listed:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise ArgumentError("seeds", seed, "integers from 0 to 2^64 - 1")

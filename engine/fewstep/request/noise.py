@@ -64,7 +64,8 @@ def _table(noise: Tensor, plans: Sequence[Plan], seeds: Sequence[int], shape: tu
     if noise.is_floating_point() and tuple(noise.shape) == (count, *shape):
         if not any(plan.stochastic for plan in plans):
             return noise[None]
-        return torch.cat([noise[None], row_noise(seeds, steps, shape).to(noise)])
+        wide = noise.to(torch.promote_types(noise.dtype, torch.float32))  # what the rows draw is not rounded to 16 bits
+        return torch.cat([wide[None], row_noise(seeds, steps, shape).to(wide)])
     if noise.is_floating_point() and tuple(noise.shape) == (steps + 1, count, *shape):
         return noise
     raise ArgumentError("noise", f"{noise.dtype} {list(noise.shape)}", _allowed(plans, shape))

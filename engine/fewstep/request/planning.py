@@ -58,8 +58,10 @@ class Planner:
         return self._made(chosen, settings, self.guidance.scale(guidance_scale), guidance_rescale)
 
     def _made(self, sampler: str, settings: Mapping[str, Any], scale: float, rescale: float) -> Plan:
-        values = {"sampler": sampler, "scale": scale, "rescale": rescale, **settings}
-        key = tuple((name, type(value), value) for name, value in sorted(values.items()))  # 1, 1.0 and True are equal
+        options = tuple(
+            (name, type(value), value) for name, value in sorted(settings.items())
+        )  # 1, 1.0, True are equal
+        key = sampler, scale, rescale, options
         try:
             kept = self._kept.get(key)
         except TypeError:  # a list of timesteps
@@ -71,6 +73,9 @@ class Planner:
         return kept
 
     def _bare(self, sampler: str, settings: Mapping[str, Any]) -> Plan:
+        for name in ("schedule", "prediction", "guidance_scale", "guidance_rescale"):
+            if name in settings:
+                raise ArgumentError(name, settings[name], "nothing among a sampler's options: the model says it")
         return make_plan(sampler, self.schedule, prediction=self.prediction, **settings)
 
     def given(self, plans: Sequence[Plan], scales: Sequence[object], rescale: float) -> list[Plan]:
@@ -78,7 +83,14 @@ class Planner:
         for each in plans:
             if not isinstance(each, Plan):
                 raise ArgumentError("plan", each, "a Plan, such as Engine.plan makes, or one per sample")
-        return [self.guidance.given(plan, scale, rescale) for plan, scale in zip(plans, scales, strict=True)]
+        made: dict[object, Plan] = {}
+        found = []
+        for plan, scale in zip(plans, scales, strict=True):
+            key = id(plan), scale
+            if key not in made:
+                made[key] = self.guidance.given(plan, scale, rescale)
+            found.append(made[key])
+        return found
 
     def warn(self, plans: Sequence[Plan], *, own_levels: bool, stacklevel: int) -> None:
         """Warn of the plans that a distilled model was not trained for.

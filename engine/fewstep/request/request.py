@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from fewstep.request.conditions import Condition
 from fewstep.request.noise import GivenNoise, given_noise
 from fewstep.request.planning import Planner
 from fewstep.request.start import Beginning, Resume, beginnings
-from fewstep.run.noise import initial_noise, row_noise
+from fewstep.run.noise import initial_noise
 from fewstep.run.sample import Sample, State
 
 MOVED = {  # arguments of 0.1
@@ -27,7 +28,6 @@ MOVED = {  # arguments of 0.1
     "conditioning": "condition={name: tensor}",
     "negative_conditioning": "condition={name: (tensor, negative)}",
 }
-AHEAD = 2**22  # numbers: 16 MB of noise drawn ahead at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +74,13 @@ class Request:
             "noise": None if self.noise is None else self.noise.source,
         }
 
-    def samples(self, places: Sequence[int], shape: Sequence[int], device: torch.device) -> list[Sample]:
-        """Some of the samples as tensors of `shape`, their noise drawn."""
+    def samples(
+        self, places: Sequence[int], shape: Sequence[int], device: torch.device, dtype: torch.dtype
+    ) -> list[Sample]:
+        """Some of the samples as tensors of `shape` and of the state's `dtype`, the noise of their start drawn."""
         if self.resumed:
             return [self.resumed[place] for place in places]
-        z, tables = self._noise(places, shape, device)
+        z, tables = self._noise(places, shape, device, dtype)
         found = []
         for i, place in enumerate(places):
             start, plan = self.starts[place], self.plans[place]
@@ -97,17 +99,14 @@ class Request:
             )
         return found
 
-    def _noise(self, places: Sequence[int], shape: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """z [B, C, H, W], and [N + 1, B, C, H, W] where the noise of the rows is given, or drawn ahead on a CPU."""
-        if self.noise is not None:
-            tables = self.noise.tables[:, list(places)].flatten(2).view(-1, len(places), *shape)
-            return tables[0].to(device), tables
-        seeds = [self.seeds[place] for place in places]
-        z, plans = initial_noise(seeds, shape, device), [self.plans[place] for place in places]
-        rows = max(len(plan) for plan in plans)
-        if device.type != "cpu" or not any(plan.stochastic for plan in plans) or rows * z.numel() > AHEAD:
-            return z, None
-        return z, torch.cat([z[None], row_noise(seeds, rows, shape)])
+    def _noise(
+        self, places: Sequence[int], shape: Sequence[int], device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        """z [B, C, H, W], and [N + 1, B, C, H, W] where the noise of the rows is given."""
+        if self.noise is None:
+            return initial_noise([self.seeds[place] for place in places], shape, device).to(dtype), None
+        tables = self.noise.tables[:, list(places)].flatten(2).view(-1, len(places), *shape).to(dtype)
+        return tables[0].to(device), tables
 
 
 def build_request(
@@ -173,7 +172,7 @@ def _plans(asked: Asked, planner: Planner, starts: Sequence[Beginning]) -> list[
 
 def each_plan(plan: Plan | Sequence[Plan], count: int) -> list[Plan]:
     """A plan has a length, its steps, and yet is one for all."""
-    return [plan] * count if isinstance(plan, Plan) else list(plan)
+    return list(plan) if isinstance(plan, list | tuple) else [plan] * count  # type: ignore[list-item]
 
 
 def _fresh(start: Beginning) -> bool:
@@ -186,8 +185,12 @@ def _conditions(
     """The condition of every sample, and what stands in for it in the unconditional half, each [B, ...]."""
     count = len(plans)
     condition, null = _given_condition(asked.condition, count, dtype)
-    if asked.labels is not None or "labels" not in condition:
+    if asked.labels is not None and "labels" in condition:
+        raise ArgumentError("condition['labels']", "a tensor", "nothing beside `labels`")
+    if "labels" not in condition:
         rows, null_rows = conditions.rows(asked.labels, count), conditions.null_rows(count)
+        if rows is not None and len(rows) != count:
+            raise ArgumentError("labels", f"{len(rows)} of them", f"{count}, one per sample")
         condition |= {} if rows is None else {"labels": rows}
         null = ({} if null_rows is None else {"labels": null_rows}) | null
     if not null and any(plan.halves != "cond" for plan in plans):
@@ -213,6 +216,9 @@ def _given_condition(given: object, count: int, dtype: torch.dtype) -> tuple[dic
                 allowed = f"a tensor with {count} rows, one per sample, or a pair of them: with the condition, without"
                 raise ArgumentError(f"condition[{name!r}]", shown, allowed)
             into[name] = rows.to(dtype) if rows.is_floating_point() else rows
+        if name in null and null[name].shape != condition[name].shape:
+            shown = f"shapes {tuple(condition[name].shape)} and {tuple(null[name].shape)}"
+            raise ArgumentError(f"condition[{name!r}]", shown, "two tensors of one shape")
     return condition, null
 
 
@@ -223,10 +229,16 @@ def _resumed(asked: Asked, samples: Sequence[Sample], planner: Planner, shape: t
         if value is not None:
             raise ArgumentError(name, value, "nothing beside Resume: a sample that was kept says it already")
     for sample in samples:
-        if sample.start.x.numel() != torch.Size(shape).numel():
-            raise ArgumentError("start", f"a sample of shape {list(sample.start.x.shape)}", f"{list(shape)}")
+        if tuple(sample.start.x.shape) != folded(shape):
+            raise ArgumentError("start", f"a sample of shape {list(sample.start.x.shape)}", f"{list(folded(shape))}")
+        if missing := [name for name in planner.guidance.inputs if name not in sample.condition]:
+            raise ArgumentError("start", f"a sample without {missing[0]}", "one that was kept of this model")
     names = set.intersection(*(set(sample.condition) for sample in samples))
-    condition = {name: torch.stack([sample.condition[name] for sample in samples]) for name in names}
+    condition = {
+        name: torch.stack([sample.condition[name] for sample in samples])
+        for name in names
+        if len({tuple(sample.condition[name].shape) for sample in samples}) == 1
+    }
     return Request(
         plans=[sample.plan for sample in samples],
         seeds=[sample.seed for sample in samples],
@@ -241,12 +253,17 @@ def _resumed(asked: Asked, samples: Sequence[Sample], planner: Planner, shape: t
 
 
 def _recorded_labels(samples: Sequence[Sample]) -> list[float] | None:
-    """The labels of samples that were kept; None where there are none, or only ones that stand for no condition."""
-    labels = [sample.condition.get("labels") for sample in samples]
-    nulls = [sample.null.get("labels") for sample in samples]
-    known = [label for label in labels if label is not None]
-    if len(known) < len(samples) or all(
-        null is not None and torch.equal(label, null) for label, null in zip(known, nulls, strict=True)
-    ):
-        return None
-    return [float(label) if label.is_floating_point() else int(label) for label in known]
+    """The labels of samples that were kept; None unless each has one that is not the one for no condition."""
+    found: list[float] = []
+    for sample in samples:
+        label, null = sample.condition.get("labels"), sample.null.get("labels")
+        if label is None or label.numel() != 1 or (null is not None and torch.equal(label, null)):
+            return None
+        found.append(float(label) if label.is_floating_point() else int(label))
+    return found
+
+
+def folded(shape: Sequence[int]) -> tuple[int, int, int]:
+    """The (C, H, W) that a sample of any shape is held as: (C, L, 1) of (C, L), (C, D H, W) of (C, D, H, W)."""
+    channels, *sizes = shape
+    return channels, prod(sizes[:-1]) if len(sizes) > 1 else sizes[0], sizes[-1] if len(sizes) > 1 else 1

@@ -25,11 +25,11 @@ class Seen:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Within it nothing is counted: a warm-up is no use."""
-        self._paused = True
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self._paused = False
+            self._paused = before
 
     def note(self, key: GraphKey, words: Callable[[], dict[str, Any] | None]) -> None:
         """Count a run; `words` are asked for once per key, and None where they cannot say it."""
@@ -63,29 +63,27 @@ def words_of(asked: Asked, plans: Sequence[Plan], defaults: Mapping[str, Any], *
     if asked.condition is not None or len({id(plan) for plan in plans}) > 1:
         return None
     plan, said = plans[0], {"n": len(plans)}
-    words: dict[str, Any] = {"steps": asked.steps, "sampler": asked.sampler, "guidance_scale": asked.guidance_scale}
-    if asked.plan is not None:
-        words = _of_plan(plan)
-    elif not isinstance(asked.guidance_scale, int | float) and (plan.column("w") != 1).any():
-        words["guidance_scale"] = float(plan.column("w")[0])  # the model's own, or one per sample where they are one
-    for name in ("steps", "sampler"):
-        words[name] = defaults[name] if words[name] is None else words[name]
-        words[name] = words[name] if isinstance(words[name], str | int) else words[name][0]
+    words: dict[str, Any] = {"steps": len(plan), "sampler": plan.sampler}
+    w, phi = plan.column("w").tolist(), float(plan.column("phi").max())
+    if len(set(w)) > 1:
+        words["guidance_per_call"] = w
+    elif w[0] != 1 or asked.guidance_scale is not None:
+        words["guidance_scale"] = w[0]
+    if asked.plan is None and asked.guidance_scale is not None and w[0] == 1:
+        words["guidance_scale"] = _first(asked.guidance_scale)
     options = {name: asdict(value) if isinstance(value, Clip) else value for name, value in asked.options.items()}
-    rescale = options.pop("guidance_rescale", 0.0)
+    options.pop("guidance_rescale", None)
     if not all(plain_option(value) for value in options.values()):
         return None
-    words |= {"guidance_rescale": rescale} if rescale else {}
+    words |= {"guidance_rescale": phi} if phi else {}
     words |= {"options": options} if options else {}
     words |= {name: True for name, there in flags.items() if there}
     return said | {name: value for name, value in words.items() if value is not None}
 
 
-def _of_plan(plan: Plan) -> dict[str, Any]:
-    w, phi = plan.column("w").tolist(), float(plan.column("phi").max())
-    words: dict[str, Any] = {"steps": len(plan), "sampler": plan.sampler}
-    words |= {"guidance_scale": w[0]} if len(set(w)) == 1 else {"guidance_per_call": w}
-    return words | ({"guidance_rescale": phi} if phi else {})
+def _first(scale: Any) -> float:
+    """Of a scale for all, or of one per sample where the plans are one."""
+    return float(scale[0] if isinstance(scale, Sequence) else scale)
 
 
 def _gives(key_of: Callable[[Mapping[str, Any]], GraphKey], words: Mapping[str, Any], key: GraphKey) -> bool:

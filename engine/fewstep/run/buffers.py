@@ -69,6 +69,7 @@ class Place(NamedTuple):
     cond_lane: int  # the lane that carries its condition
     uncond_lane: int  # and the one that goes without; the same where it owns one lane
     prepared: tuple[Mapping[str, Tensor], ...] = ()  # of each of its lanes, as the denoiser takes it
+    noise: Tensor | None = None  # [N + 1, C, H, W] where there is a table of noise
 
 
 @dataclass
@@ -173,15 +174,17 @@ class StaticBuffers:
         seeds = [as_int64(place.sample.seed) for place in places]
         c_in = torch.tensor([plan.rows[start.index, COLUMN["c_in"]] for plan, start in zip(plans, starts, strict=True)])
         x = torch.stack([start.x for start in starts]).to(self.x)
+        lanes, carried = self._carried(places)
         self.table[here] = torch.from_numpy(self._tables(plans)).to(self.table)
         self.ints[:, here] = self._index([[start.index for start in starts], seeds, cond_lane, uncond_lane])
         self.x[here] = x
         for place in places:
-            self._fill_optional(place.slot, place.sample)
+            self._fill_optional(place)
         scaled = (c_in.to(x)[:, None, None, None] * x).to(self.x_in.dtype)
-        for lanes in (cond_lane, uncond_lane) if cond_lane != uncond_lane else (cond_lane,):
-            self.x_in[:, : scaled.shape[1]].index_copy_(0, self._index(lanes), scaled)
-        self._condition(places)
+        for owned in (cond_lane, uncond_lane) if cond_lane != uncond_lane else (cond_lane,):
+            self.x_in[:, : scaled.shape[1]].index_copy_(0, self._index(owned), scaled)
+        for name, rows in carried.items():
+            self.conditioning[name].index_copy_(0, lanes, rows)
 
     def _tables(self, plans: Sequence[Plan]) -> Array:
         """[B, N + 1, K] float64: each plan's rows, and idle ones behind."""
@@ -189,31 +192,34 @@ class StaticBuffers:
         tables[:] = IDLE_ROW
         for table, plan in zip(tables, plans, strict=True):
             table[: len(plan)] = plan.rows
+            table[len(plan) :, COLUMN["t"]] = plan.rows[-1, COLUMN["t"]]  # a time that the network knows
         return tables
 
     def _index(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self.x.device)
 
-    def _condition(self, places: Sequence[Place]) -> None:
-        """What the lanes of some samples carry."""
-        carried = [
+    def _carried(self, places: Sequence[Place]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The lanes of some samples, and what they carry."""
+        each = [
             (lane, rows)
             for place in places
             for lane, rows in zip((place.cond_lane, place.uncond_lane), place.prepared, strict=False)
         ]
-        lanes = self._index([lane for lane, _ in carried])
-        for name, buffer in self.conditioning.items():
-            buffer.index_copy_(0, lanes, torch.stack([rows[name] for _, rows in carried]).to(buffer))
+        lanes = self._index([lane for lane, _ in each])
+        carried = {
+            name: torch.stack([rows[name] for _, rows in each]).to(buffer) for name, buffer in self.conditioning.items()
+        }
+        return lanes, carried
 
-    def _fill_optional(self, slot: int, sample: Sample) -> None:
-        start = sample.start
+    def _fill_optional(self, place: Place) -> None:
+        slot, sample, start = place.slot, place.sample, place.sample.start
         for age, kept in enumerate([] if start.history is None else start.history, start=1):
             if self.history is not None and age <= self.signature.history:
                 self.history[(start.index - age) % self.signature.history, slot].copy_(kept)
         if self.noise is not None:
-            assert sample.noise is not None  # a session draws it for a sample that brings none
-            given, rows = sample.noise, min(len(sample.noise), len(self.noise))
-            self.noise[:rows, slot].copy_(given[:rows])
+            assert place.noise is not None  # a session draws it for a sample that brings none
+            rows = min(len(place.noise), len(self.noise))
+            self.noise[:rows, slot].copy_(place.noise[:rows])
         if self.known is not None and self.mask is not None:
             self.known[slot] = 0 if sample.known is None else sample.known.to(self.known)
             self.mask[slot] = 1 if sample.mask is None else sample.mask.to(self.mask)

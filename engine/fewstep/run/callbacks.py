@@ -67,11 +67,12 @@ class Following:
         self.cancelled: set[int] = set()  # by their place in the request
         self.calls = 0  # of the network
         self.parts: list[Images] = []  # of the batches that are done
+        self._ended = False
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing is left to do: every sample was cancelled."""
-        return len(self.cancelled) == self._total
+        """Whether nothing more is to be done: the callback said so, or every sample was cancelled."""
+        return self._ended or len(self.cancelled) == self._total
 
     def follow(self, session: Session, places: Sequence[int]) -> None:
         """Take a batch to its end, or to where its callback stops it."""
@@ -86,5 +87,7 @@ class Following:
             session.advance(1)
             self.calls += 1
             if self.callback(Step(session, i, total, places, self.cancelled)) is False:
-                self.cancelled.update(places if i < total - 1 else (), range(places[-1] + 1, self._total))
+                self.cancelled.update(places[slot] for slot in session.running)
+                self.cancelled.update(range(places[-1] + 1, self._total))
+                self._ended = True
                 return

@@ -68,10 +68,9 @@ class ModuleDenoiser:
 
     def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
         """What the module's own `prepare_condition` makes of it; as it is where there is none."""
-        own: Callable[..., Mapping[str, Tensor]] | None = getattr(self.module, "prepare_condition", None)
-        return (
-            condition if own is None else own({name: rows.to(times.device) for name, rows in condition.items()}, times)
-        )
+        own: Callable[..., Mapping[str, Tensor]] = getattr(self.module, "prepare_condition")  # noqa: B009
+        here = {name: rows.to(times.device) for name, rows in condition.items()}
+        return own(here, times * self.time_scale)
 
     def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
         """Call the module, and check the shape of what it answers."""

@@ -5,30 +5,53 @@ import copy
 import torch
 from torch import nn
 
+from fewstep.errors import ArgumentError
+
 
 def own_module(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """The module in evaluation mode on `device` and in `dtype` (its own unless given).
 
     Where it is there already this is a view, which shares all tensors, so weights that are loaded into the module later
-    are seen. Else it is a copy. The module that was given keeps its mode, device and dtype.
+    are seen. Else it is a copy. So it is where the module, or one in it, runs other code than its class's: what is
+    scripted, compiled, traced by torch.fx or wrapped on the instance, as accelerate does. The module that was given
+    keeps its mode, device and dtype.
+
+    Raises:
+        ArgumentError: one that is wrapped on the instance and in training: the wrapper may hold on to it as it is.
     """
+    if any(_is_wrapped(each) and each.training for each in module.modules()):
+        allowed = "one whose class has the forward, or one that is in evaluation mode: call .eval() first"
+        raise ArgumentError("module", "a module in training whose forward is wrapped on the instance", allowed)
     tensors = [*module.parameters(), *module.buffers()]
     there = all(
         tensor.device == device and (dtype is None or tensor.dtype == dtype or not tensor.is_floating_point())
         for tensor in tensors
     )
-    if isinstance(module, torch.jit.ScriptModule):  # what is compiled cannot be taken apart
-        return module.to(device=device, dtype=dtype).eval()
-    own = _view(module, {}) if there else copy.deepcopy(module).to(device=device, dtype=dtype)
-    return own.eval()
+    if there and not any(_has_its_own_code(each) for each in module.modules()):
+        return _view(module, {}).eval()
+    own = copy.deepcopy(module)
+    if not there:
+        own = own.to(device=device, dtype=dtype)
+    try:
+        return own.eval()
+    except NotImplementedError:  # what torch.export made has no other mode than the one it was made in
+        return own
+
+
+def _has_its_own_code(module: nn.Module) -> bool:
+    """Whether what runs is not what the class says."""
+    kinds = (torch.jit.ScriptModule, torch.fx.GraphModule)
+    return isinstance(module, kinds) or _is_wrapped(module) or module._compiled_call_impl is not None
+
+
+def _is_wrapped(module: nn.Module) -> bool:
+    return "forward" in vars(module) and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _view(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
     """The module's structure again, over the same parameters and buffers; only mode and submodules are its own."""
     if id(module) not in seen:
-        view = seen[id(module)] = module.__class__.__new__(module.__class__)
-        view.__dict__ = dict(module.__dict__)
-        view.__dict__["_modules"] = {
-            name: None if child is None else _view(child, seen) for name, child in module._modules.items()
-        }
+        view = seen[id(module)] = object.__new__(type(module))
+        children = {name: None if child is None else _view(child, seen) for name, child in module._modules.items()}
+        object.__setattr__(view, "__dict__", {**vars(module), "_modules": children})
     return seen[id(module)]

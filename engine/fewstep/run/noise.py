@@ -27,9 +27,10 @@ def row_noise(seeds: Sequence[int], rows: int, shape: Sequence[int]) -> Tensor:
     return _drawn([*seeds] * rows, steps, STREAM_STEP, shape, torch.device("cpu")).view(rows, len(seeds), *shape)
 
 
-def noise_table(seed: int, rows: int, shape: Sequence[int]) -> Tensor:
-    """[N + 1, C, H, W]: what one sample draws, the initial noise and then row by row."""
-    return torch.cat([initial_noise([seed], shape), row_noise([seed], rows, shape)[:, 0]])
+def noise_tables(seeds: Sequence[int], rows: int, shape: Sequence[int], initial: bool) -> Tensor:
+    """[B, N + 1, C, H, W]: what samples draw, the initial noise (zeros unless it is wanted) and then row by row."""
+    first = initial_noise(seeds, shape) if initial else torch.zeros(len(seeds), *shape)
+    return torch.cat([first[None], row_noise(seeds, rows, shape)]).movedim(1, 0)
 
 
 def _drawn(

@@ -8,14 +8,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fewstep.checks import integer
 from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Output, Place, Schema, Signature, table_capacity
 from fewstep.run.decode import Decoder, Images, taken, taken_alone
 from fewstep.run.denoiser import Denoiser
 from fewstep.run.lanes import assign_lanes
-from fewstep.run.noise import noise_table
+from fewstep.run.noise import noise_tables
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
+
+MAX_STEPS = 1_000_000
+AHEAD = 2**22  # numbers: 16 MB of noise drawn ahead at most
 
 Prepared = tuple[Mapping[str, Tensor], ...]
 """What a denoiser made ahead of one sample, for each lane it owns."""
@@ -38,6 +42,9 @@ class Session:
         watched: somebody looks between the steps, so they are taken one by one.
         steps: the most model calls that a sample takes, where the session does not admit.
         lock: held while the device works; whoever shares the runner shares it.
+
+    A session is used by one thread at a time; others may use the engine meanwhile. After a step that failed it can only
+    be closed, since some of its samples may have taken that step and others not.
     """
 
     def __init__(
@@ -56,8 +63,10 @@ class Session:
         self._denoiser = denoiser
         self._lock = threading.RLock() if lock is None else lock
         self._decoder = decoder
+        self._usable = "open"  # else why it cannot be used
         self._places: dict[int, Place] = {}
-        self._left: dict[int, int] = {}
+        self._left: dict[int, int] = {}  # steps of those that run
+        self._stopped: dict[int, int] = {}  # and of those that were cancelled and keep their slots
         self._finished: list[int] = []
         self._free_slots = list(range(signature.samples))
         self._free_lanes = list(range(signature.lanes - 1 if admits else signature.lanes))
@@ -75,6 +84,11 @@ class Session:
     def finished(self) -> tuple[int, ...]:
         """The slots whose samples are done and not taken yet, in the order in which they were done."""
         return tuple(self._finished)
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """The slots whose samples are neither done nor cancelled."""
+        return tuple(self._left)
 
     @property
     def left(self) -> int:
@@ -104,6 +118,7 @@ class Session:
         Raises:
             ArgumentError: what `why_not` says, or a condition that the session was not opened for.
         """
+        self._check_usable()
         if not samples:
             return []
         why = self.why_not(*samples)
@@ -113,22 +128,24 @@ class Session:
             with self._lock:
                 prepared = [prepare(self._denoiser, sample, self.signature) for sample in samples]
         slots = self._free_slots[: len(samples)]
-        plans = [sample.plan for sample in samples]
-        given = [self._with_noise(sample) for sample in samples]
+        lanes = assign_lanes([sample.plan for sample in samples], self._free_lanes)
+        tables = self._noise(samples)
         places = [
-            Place(sample, slot, *lanes, ready)
-            for sample, slot, lanes, ready in zip(
-                given, slots, assign_lanes(plans, self._free_lanes), prepared, strict=True
-            )
+            Place(sample, slot, *owned, ready, noise)
+            for sample, slot, owned, ready, noise in zip(samples, slots, lanes, prepared, tables, strict=True)
         ]
         used = [lane for place in places for lane in dict.fromkeys((place.cond_lane, place.uncond_lane))]
         with self._lock:
-            self.buffers.fill(places)
+            try:
+                self.buffers.fill(places)
+            except Exception:
+                for slot in slots:  # nobody is admitted
+                    self.buffers.vacate(slot, self.signature.lanes - 1)
+                raise
             if not self._places and len(used) < self.signature.lanes:
                 self.buffers.spare_lanes(len(used))
         self._free_slots = self._free_slots[len(slots) :]
-        taken_lanes = set(used)
-        self._free_lanes = [lane for lane in self._free_lanes if lane not in taken_lanes]
+        self._free_lanes = [lane for lane in self._free_lanes if lane not in set(used)]
         for place in places:
             self._places[place.slot] = place
             self._left[place.slot] = place.sample.calls
@@ -138,11 +155,17 @@ class Session:
         """Take so many steps, or all that are left; the slots whose samples got done, in order.
 
         A sample that is done earlier than the others stays as it is.
+
+        Raises:
+            ArgumentError: fewer than 0 steps, or a session that cannot be used any more.
         """
-        steps = min(self.left, self.left if steps is None else steps)
+        self._check_usable()
+        steps = self.left if steps is None else min(self.left, integer("steps", steps, 0, MAX_STEPS))
         if steps > 0:
+            self._usable = "one whose last step failed"
             with self._lock, torch.no_grad():
                 self._run.advance(steps)
+            self._usable = "open"
         done = [slot for slot, left in self._left.items() if left <= steps]
         for slot in self._left:
             self._left[slot] -= steps
@@ -156,7 +179,7 @@ class Session:
         self._held(slot)
         with self._lock:
             self.buffers.cancel(slot)
-        self._left.pop(slot, None)
+        self._stopped[slot] = self._left.pop(slot, 0)
         if slot in self._finished:
             self._finished.remove(slot)
         if self.admits:
@@ -164,12 +187,12 @@ class Session:
 
     def sample(self, slot: int) -> Sample:
         """The sample in a slot as it stands: what `admit` goes on from, here or elsewhere."""
-        place, left = self._held(slot), self._left.get(slot, 0)
+        place, left = self._held(slot), self._left.get(slot, self._stopped.get(slot, 0))
         with self._lock:
             return replace(place.sample, start=self.buffers.state(slot, len(place.sample.plan) - left))
 
     def take(self, slot: int) -> Images:
-        """The images of one sample, [1, ...], which leaves its slot and lanes to others."""
+        """The images of one sample, [1, C, H, W] with the sizes of its x, which leaves its slot and lanes to others."""
         self._held(slot)
         with self._lock, torch.no_grad():
             images = self._alone(slot)
@@ -189,9 +212,11 @@ class Session:
             return taken(self.buffers, count)
 
     def close(self) -> None:
-        """Give back what the session holds of its runner. It can be used no more."""
-        with self._lock:
-            self._run.close()
+        """Give back what the session holds of its runner. It can be used no more; to close it again does nothing."""
+        if self._usable != "one that is closed":
+            self._usable = "one that is closed"
+            with self._lock:
+                self._run.close()
 
     def _alone(self, slot: int) -> Images:
         if self.buffers.final is None:
@@ -200,24 +225,41 @@ class Session:
         self._run.decode()
         return taken(self.buffers, 1)
 
+    def _check_usable(self) -> None:
+        if self._usable != "open":
+            raise ArgumentError("session", self._usable, "an open session, to which its samples can be admitted again")
+
     def _held(self, slot: int) -> Place:
+        self._check_usable()
         if slot not in self._places:
             raise ArgumentError("slot", slot, f"one of {sorted(self._places)}")
         return self._places[slot]
 
     def _release(self, slot: int) -> None:
         place = self._places.pop(slot)
+        self._stopped.pop(slot, None)
         if self.admits:
             with self._lock:
                 self.buffers.vacate(slot, self.signature.lanes - 1)
         self._free_slots = sorted([*self._free_slots, slot])
         self._free_lanes = sorted({*self._free_lanes, place.cond_lane, place.uncond_lane})
 
-    def _with_noise(self, sample: Sample) -> Sample:
-        """A session with a table of noise reads it for every sample."""
-        if not self.signature.given_noise or sample.noise is not None:
-            return sample
-        return replace(sample, noise=noise_table(sample.seed, len(sample.plan), sample.start.x.shape))
+    def _noise(self, samples: Sequence[Sample]) -> list[Tensor | None]:
+        """[N + 1, C, H, W] for each sample, where the session has a table of noise: its own, or what its seed draws."""
+        if not self.signature.given_noise:
+            return [None] * len(samples)
+        bare = [sample for sample in samples if sample.noise is None]
+        drawn = iter(self._drawn(bare))
+        return [next(drawn) if sample.noise is None else sample.noise for sample in samples]
+
+    def _drawn(self, samples: Sequence[Sample]) -> Sequence[Tensor]:
+        """What samples without noise of their own draw, in one call."""
+        if not samples:
+            return ()
+        rows = max(len(sample.plan) for sample in samples)
+        return tuple(
+            noise_tables([sample.seed for sample in samples], rows, self.signature.shape, initial=self.signature.known)
+        )
 
 
 def signature_of(
@@ -254,11 +296,18 @@ def signature_of(
         stochastic=any(plan.stochastic for plan in plans),
         statistics=any(plan.statistics for plan in plans),
         preview=watched,
-        given_noise=any(sample.noise is not None for sample in samples),
+        given_noise=any(sample.noise is not None for sample in samples) or drawn_ahead(samples, device),
         known=any(sample.mask is not None for sample in samples),
         condition=schema(first.condition),
         output=output,
     )
+
+
+def drawn_ahead(samples: Sequence[Sample], device: torch.device) -> bool:
+    """Whether the noise of all rows is drawn in one call: on a CPU, unless it would be large."""
+    plans = [sample.plan for sample in samples]
+    numbers = len(samples) * samples[0].start.x.numel() * max(len(plan) for plan in plans)
+    return device.type == "cpu" and numbers <= AHEAD and any(plan.stochastic for plan in plans)
 
 
 def prepare(denoiser: Denoiser, sample: Sample, signature: Signature) -> Prepared:
@@ -284,6 +333,7 @@ def schema(tensors: Mapping[str, Tensor]) -> Schema:
 def unlike(signature: Signature, sample: Sample) -> str | None:
     """What a sample needs and a signature has not; None where it fits."""
     plan, shape, condition = sample.plan, tuple(sample.start.x.shape), schema(sample.condition)
+    null = {name: rows for name, rows in sample.null.items() if name in sample.condition}
     lacking = (
         shape != signature.shape,
         len(plan) > signature.steps,
@@ -294,6 +344,7 @@ def unlike(signature: Signature, sample: Sample) -> str | None:
         sample.noise is not None and not signature.given_noise,
         sample.mask is not None and not signature.known,
         condition != signature.condition,
+        any(rows.shape != sample.condition[name].shape for name, rows in null.items()),
     )
     if not any(lacking):
         return None
@@ -307,6 +358,7 @@ def unlike(signature: Signature, sample: Sample) -> str | None:
         "noise of its own",
         "a known region",
         f"the conditions {condition}",
+        "a null condition of another shape than the condition",
     )
     return f"{needs[lacking.index(True)]}, which this session was not opened for"
 

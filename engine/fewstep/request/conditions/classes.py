@@ -1,5 +1,6 @@
 """One of a number of classes, by its number or its name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from fewstep.checks import integer
 from fewstep.errors import ArgumentError
-from fewstep.request.conditions.labels import Labels, as_list, plain
+from fewstep.request.conditions.labels import Labels, as_list, listed, plain
 
 MAX_CLASSES = 2**31 - 1
 
@@ -51,7 +52,7 @@ class Classes:
             if self.null is None:
                 raise ArgumentError("labels", None, f"one per sample, {self.allowed}: this model has no null class")
             return torch.full((samples,), self.null, dtype=torch.int64)
-        values = as_list(self._numbered(labels), self.allowed)
+        values = as_list(self._numbered(listed(labels, samples)), self.allowed)
         for value in values:
             if value != int(value) or not 0 <= value < self.count:
                 raise ArgumentError("labels", plain(value), self.allowed)
@@ -61,8 +62,6 @@ class Classes:
         """The null class for each sample, or None where the model has none."""
         return None if self.null is None else torch.full((samples,), self.null, dtype=torch.int64)
 
-    def _numbered(self, labels: Labels) -> Labels:
-        if isinstance(labels, Tensor) or not self.names:
-            return labels
+    def _numbered(self, labels: Sequence[float | str]) -> list[float | str]:
         numbers = {name: number for number, name in enumerate(self.names)}
         return [numbers.get(label, label) if isinstance(label, str) else label for label in labels]

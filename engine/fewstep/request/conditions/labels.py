@@ -7,21 +7,28 @@ from torch import Tensor
 
 from fewstep.errors import ArgumentError
 
-Labels = Sequence[float | str] | Tensor
+Labels = float | str | Sequence[float | str] | Tensor
+"""One per sample, or one for all."""
 
 
-def as_list(labels: Labels, allowed: str = "finite numbers") -> list[float]:
+def as_list(labels: Sequence[float | str], allowed: str = "finite numbers") -> list[float]:
     """Labels as plain numbers.
 
     Raises:
         ArgumentError: one that is no finite number.
     """
     values: list[float] = []
-    for value in labels.flatten().tolist() if isinstance(labels, Tensor) else list(labels):
+    for value in labels:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ArgumentError("labels", value, allowed if isinstance(value, str) else "finite numbers")
         values.append(value)
     return values
+
+
+def listed(labels: Labels, samples: int) -> list[float | str]:
+    """One label per sample."""
+    values = labels.tolist() if isinstance(labels, Tensor) else labels
+    return [values] * samples if isinstance(values, int | float | str) else list(values)
 
 
 def plain(value: float) -> float | int:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fewstep.checks import number
 from fewstep.errors import ArgumentError
-from fewstep.request.conditions.labels import Labels, as_list, plain
+from fewstep.request.conditions.labels import Labels, as_list, listed, plain
 
 MAX_NUMBER = 1e9
 
@@ -38,7 +38,7 @@ class Numbers:
         """The labels as the model takes them, float32 [samples]."""
         if labels is None:
             raise ArgumentError("labels", None, f"one per sample, {self.allowed}")
-        values = as_list(labels)
+        values = as_list(listed(labels, samples))
         for value in values:
             if not self.min <= value <= self.max:
                 raise ArgumentError("labels", plain(value), self.allowed)

@@ -25,7 +25,7 @@ class Unconditional:
     def rows(self, labels: Labels | None, samples: int) -> Tensor | None:
         """None; ArgumentError where labels are given."""
         if labels is not None:
-            raise ArgumentError("labels", list(labels), self.allowed)
+            raise ArgumentError("labels", labels, self.allowed)
         return None
 
     def null_rows(self, samples: int) -> Tensor | None:

@@ -69,11 +69,10 @@ def guidance_from_config(config: object, default: float | None = None) -> Guidan
     Raises:
         ArgumentError: other fields, a range that is none, or two defaults.
     """
-    if isinstance(config, ClassifierFree):
-        return config
+    guidance: Guidance
     if config is None:
         return ClassifierFree(1.0 if default is None else default)
-    if isinstance(config, EmbeddedGuidance):
+    if isinstance(config, ClassifierFree | EmbeddedGuidance):
         guidance = config
     else:
         fields: Any = config

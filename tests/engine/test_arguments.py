@@ -1,0 +1,193 @@
+"""Arguments of every form that people have them in; and one line where there is no sense in them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fewstep import ArgumentError, ClassifierFree, Engine, Resume, Sample, Step
+from fewstep.run.modules import own_module
+from support.small import SHAPE, SmallNet, small_engine, small_model
+
+SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "labels of numpy": ({"labels": np.array([3, 4]), "seeds": 0}, {"labels": [3, 4], "seeds": 0}),
+    "labels of torch": ({"labels": torch.tensor([3, 4]), "seeds": 0}, {"labels": [3, 4], "seeds": 0}),
+    "one label for all": ({"labels": 3, "seeds": [0, 1]}, {"labels": [3, 3], "seeds": [0, 1]}),
+    "a label of torch": ({"labels": torch.tensor(3), "seeds": 0}, {"labels": [3], "seeds": 0}),
+    "labels one by one": ({"labels": (i for i in (3, 4)), "seeds": 0}, {"labels": [3, 4], "seeds": 0}),
+    "a range of seeds": ({"labels": [1, 2], "seeds": range(5, 7)}, {"labels": [1, 2], "seeds": 5}),
+    "seeds of numpy": ({"seeds": np.arange(2)}, {"seeds": [0, 1]}),
+    "seeds of torch": ({"seeds": torch.arange(2)}, {"seeds": [0, 1]}),
+    "a seed of numpy": ({"n": np.int64(2), "seeds": np.int64(3)}, {"n": 2, "seeds": 3}),
+    "seeds one by one": ({"seeds": (i for i in (3, 4))}, {"seeds": [3, 4]}),
+    "scales of numpy": (
+        {"seeds": [0, 1], "guidance_scale": np.array([1.0, 2.0])},
+        {"seeds": [0, 1], "guidance_scale": [1.0, 2.0]},
+    ),
+    "a scale of torch": ({"seeds": 0, "guidance_scale": torch.tensor(2.0)}, {"seeds": 0, "guidance_scale": 2.0}),
+    "steps of numpy": ({"seeds": 0, "steps": np.int64(3)}, {"seeds": 0, "steps": 3}),
+}
+
+
+@pytest.mark.parametrize(("given", "plain"), SAME.values(), ids=SAME)
+def test_arrays_tensors_and_ranges_are_lists(given: dict[str, Any], plain: dict[str, Any]) -> None:
+    engine = small_engine(device="cpu")
+    found, wanted = engine.sample(**given), engine.sample(**plain)
+    assert torch.equal(found.images, wanted.images)
+    assert (found.seeds, found.labels) == (wanted.seeds, wanted.labels)
+    engine.manifest()  # words of plain numbers
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a word for labels": ({"labels": "seven"}, "labels: got 'seven'; allowed: integers from 0 to 9"),
+    "a table of labels": ({"labels": torch.zeros(2, 2)}, "labels: got "),
+    "more labels than samples": ({"n": 2, "labels": [1, 2, 3]}, "labels: got 3 samples; allowed: 2, as n says"),
+    "labels twice": ({"labels": [3], "condition": {"labels": torch.tensor([3])}}, r"condition\['labels'\]: got"),
+    "a seed of half": ({"seeds": 3.5}, "seeds: got 3.5"),
+    "a seed of true": ({"seeds": True}, "seeds: got True"),
+    "a plan of a number": ({"plan": 5}, "plan: got 5; allowed: a Plan"),
+    "a callback of a number": ({"callback": 5}, "callback: got 5; allowed: a function"),
+    "two shapes": (
+        {"labels": [1], "condition": {"ctx": (torch.ones(1, 3), torch.ones(1, 2))}, "guidance_scale": 2.0},
+        r"condition\['ctx'\]: got shapes \(1, 3\) and \(1, 2\)",
+    ),
+    "a schedule": ({"labels": [1], "schedule": "linear"}, "schedule: got 'linear'; allowed: nothing"),
+    "a prediction": ({"labels": [1], "prediction": "v"}, "prediction: got 'v'; allowed: nothing"),
+    "an option called scale": ({"labels": [1], "scale": 3.0}, "scale"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_makes_no_sense_is_one_line(given: dict[str, Any], message: str) -> None:
+    net = SmallNet()
+    engine = small_engine(net, device="cpu")
+    engine.sample(labels=[1], guidance_scale=3.0)
+    calls = len(net.calls)
+    with pytest.raises(ArgumentError, match=message) as caught:
+        engine.sample(**given)
+    assert "\n" not in str(caught.value)
+    assert len(net.calls) == calls
+
+
+def test_too_many_lanes_are_refused_before_anything_runs() -> None:
+    net = SmallNet()
+    with pytest.raises(ArgumentError, match="max_batch: got 1"):
+        small_engine(net, max_batch=1, device="cpu").sample(labels=[1, 2, 3], guidance_scale=[1.0, 1.0, 3.0])
+    assert net.calls == []
+
+
+def test_a_default_scale_is_said_once() -> None:
+    with pytest.raises(ArgumentError, match=r"defaults: got .*guidance_scale"):
+        small_model(guidance=ClassifierFree(3.0), defaults={"guidance_scale": 2.0})
+
+
+def test_one_plan_for_all_stays_one_plan() -> None:
+    engine = small_engine(device="cpu")
+    samples = engine.sample(labels=[1, 2], plan=engine.plan(2), guidance_scale=2.0)
+    assert len({id(plan) for plan in samples.plans}) == 1
+    assert samples.guidance_scale_of() == 2.0
+    assert engine.manifest() == [{"n": 2, "steps": 2, "sampler": "ddim", "guidance_scale": 2.0}]
+    three = engine.sample(labels=[1, 2, 3], guidance_scale=[1.0, 1.0, 3.0], seeds=0)
+    assert three.guidance_scale_of() == [1.0, 1.0, 3.0]
+
+
+def test_each_batch_is_listed_in_words_of_its_own() -> None:
+    engine = small_engine(device="cpu", max_batch=2)
+    engine.sample(labels=[1, 2, 3, 4], steps=[4, 4, 8, 8], seeds=0)
+    assert [entry["steps"] for entry in engine.manifest()] == [4, 8]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_noise_of_another_dtype_does_not_spread(dtype: torch.dtype) -> None:
+    engine = small_engine(device="cpu")
+    z = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    wanted = engine.sample(labels=[1], seeds=0, noise=z.float(), sampler="ddpm").images
+    assert torch.equal(engine.sample(labels=[1], seeds=0, noise=z.to(dtype), sampler="ddpm").images, wanted)
+
+
+def test_kept_samples_of_another_kind_are_refused_or_recorded_as_they_are() -> None:
+    engine, kept = small_engine(device="cpu"), list[Sample]()
+
+    def keep(step: Step) -> bool:
+        kept.extend(step.state(sample) for sample in step.samples)
+        return False
+
+    engine.sample(labels=[3], seeds=0, callback=keep)
+    engine.sample(1, seeds=1, callback=keep)
+    assert engine.sample(start=Resume(kept[:1])).labels == [3]
+    assert engine.sample(start=Resume(kept)).labels is None
+    with pytest.raises(ArgumentError, match=r"start: got a sample of shape \[3, 8, 8\]; allowed: \[3, 4, 16\]"):
+        small_engine(device="cpu", shape=(3, 4, 16)).sample(start=Resume(kept))
+    student = small_engine(device="cpu", guidance={"min": 1.0, "max": 4.0, "default": 1.5})
+    with pytest.raises(ArgumentError, match="start: got a sample without guidance"):
+        student.sample(start=Resume(kept))
+
+
+class Dropping(nn.Module):
+    """Its mode shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.inner(x), 0.5, self.training)
+
+
+def wrapped() -> nn.Module:
+    module = Dropping()
+    plain = module.forward
+    module.forward = lambda x: plain(x) + 1  # type: ignore[method-assign]
+    return module
+
+
+class Guarded(nn.Linear):
+    """Sets no attribute that it does not know."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "__dict__":
+            raise TypeError(name)
+        super().__setattr__(name, value)
+
+
+UNUSUAL: dict[str, Callable[[], nn.Module]] = {
+    "traced by fx": lambda: torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))),
+    "scripted": lambda: torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))),
+    "scripted inside": lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 4)), nn.Dropout(0.5)),
+    "with a guard": lambda: Guarded(4, 4),
+    "parametrised": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+}
+
+
+@pytest.mark.parametrize("make", UNUSUAL.values(), ids=UNUSUAL)
+@pytest.mark.parametrize("dtype", [None, torch.float64], ids=["as it is", "float64"])
+def test_modules_of_every_kind_stay_as_they_are_and_run_evaluated(
+    make: Callable[[], nn.Module], dtype: torch.dtype | None
+) -> None:
+    module = make().train()
+    own = own_module(module, torch.device("cpu"), dtype)
+    assert module.training
+    assert not own.training
+    assert all(p.dtype == torch.float32 for p in module.parameters())
+    x = torch.ones(64, 4, dtype=dtype or torch.float32)
+    assert torch.equal(own(x), own(x))
+
+
+def test_a_module_wrapped_on_the_instance_has_to_be_in_evaluation_mode() -> None:
+    module = wrapped().train()
+    with pytest.raises(ArgumentError, match=r"module: got .* wrapped on the instance; .* call \.eval\(\) first"):
+        own_module(module, torch.device("cpu"))
+    own, x = own_module(module.eval(), torch.device("cpu")), torch.ones(3, 4)
+    assert torch.equal(own(x), module(x))
+
+
+def test_threads_that_sample_while_another_warms_up_are_counted() -> None:
+    engine: Engine = small_engine(device="cpu")
+    with engine._seen.paused():
+        with engine._seen.paused():
+            pass
+        engine.sample(1, seeds=0)
+    assert engine.manifest() == []
