@@ -29,12 +29,13 @@ from fewstep.run.buffers import Output, Signature, table_capacity
 from fewstep.run.callbacks import Callback, Following
 from fewstep.run.decode import Decoder, Images
 from fewstep.run.denoiser import Denoiser, ModuleDenoiser, label_argument_of, parameter_dtype
+from fewstep.run.features import Prepared, prepare, prepared_signature, signature_of
 from fewstep.run.lanes import lanes_of
 from fewstep.run.modules import own_module
 from fewstep.run.runner_choice import RunnerName, runner_for
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
-from fewstep.run.session import Prepared, Session, prepare, prepared_signature, signature_of
+from fewstep.run.session import Session
 from fewstep.warming import key_of, note, session_key, warm
 from fewstep_kernels import MAX_HISTORY
 

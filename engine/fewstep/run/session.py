@@ -1,7 +1,7 @@
 """A session: samples in slots and lanes on one device, taken step by step until each is done. It knows no user."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -10,19 +10,16 @@ from torch import Tensor
 
 from fewstep.checks import integer
 from fewstep.errors import ArgumentError
-from fewstep.run.buffers import Output, Place, Schema, Signature, table_capacity
+from fewstep.run.buffers import Place, Signature
 from fewstep.run.decode import Decoder, Images, taken, taken_alone
 from fewstep.run.denoiser import Denoiser
+from fewstep.run.features import Prepared, prepare, unlike
 from fewstep.run.lanes import assign_lanes
 from fewstep.run.noise import noise_tables
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
 
 MAX_STEPS = 1_000_000
-AHEAD = 2**22  # numbers: 16 MB of noise drawn ahead at most
-
-Prepared = tuple[Mapping[str, Tensor], ...]
-"""What a denoiser made ahead of one sample, for each lane it owns."""
 
 
 class Session:
@@ -36,8 +33,8 @@ class Session:
         runner: what executes the steps. What the session holds of it is given back by `close`.
         denoiser: the network.
         decoder: what makes images of x.
-        signature: slots, lanes and features, which do not change any more; see `signature_of`. The last lane is scratch
-            where the session admits, or has one to spare.
+        signature: slots, lanes and features, which do not change any more; see `features.signature_of`. The last lane
+            is scratch where the session admits, or has one to spare.
         admits: samples come and go while others run.
         watched: somebody looks between the steps, so they are taken one by one.
         steps: the most model calls that a sample takes, where the session does not admit.
@@ -260,109 +257,3 @@ class Session:
         return tuple(
             noise_tables([sample.seed for sample in samples], rows, self.signature.shape, initial=self.signature.known)
         )
-
-
-def signature_of(
-    samples: Sequence[Sample],
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    slots: int | None = None,
-    lanes: int | None = None,
-    watched: bool = False,
-    output: Output | None = None,
-) -> Signature:
-    """The features of a session that some samples need, and its size; but for what a denoiser prepares.
-
-    Args:
-        samples: at least one.
-        dtype: of the network.
-        device: where it runs.
-        slots, lanes: the size; exactly as many as the samples take unless given.
-        watched: somebody wants previews.
-        output: what a run ends in; None for x.
-    """
-    plans = [sample.plan for sample in samples]
-    first = samples[0]
-    return Signature(
-        samples=len(samples) if slots is None else slots,
-        lanes=sum(sample.lanes for sample in samples) if lanes is None else lanes,
-        shape=_three(first.start.x.shape),
-        steps=table_capacity(max(len(plan) for plan in plans)),
-        dtype=dtype,
-        device=device,
-        history=max(plan.history for plan in plans),
-        learned_variance=any(plan.learned_variance for plan in plans),
-        stochastic=any(plan.stochastic for plan in plans),
-        statistics=any(plan.statistics for plan in plans),
-        preview=watched,
-        given_noise=any(sample.noise is not None for sample in samples) or drawn_ahead(samples, device),
-        known=any(sample.mask is not None for sample in samples),
-        condition=schema(first.condition),
-        output=output,
-    )
-
-
-def drawn_ahead(samples: Sequence[Sample], device: torch.device) -> bool:
-    """Whether the noise of all rows is drawn in one call: on a CPU, unless it would be large."""
-    plans = [sample.plan for sample in samples]
-    numbers = len(samples) * samples[0].start.x.numel() * max(len(plan) for plan in plans)
-    return device.type == "cpu" and numbers <= AHEAD and any(plan.stochastic for plan in plans)
-
-
-def prepare(denoiser: Denoiser, sample: Sample, signature: Signature) -> Prepared:
-    """What a denoiser makes ahead of a sample, for each lane it owns, in buffers of a signature."""
-    if not denoiser.prepares:
-        return sample.conditions()
-    plan = torch.tensor(sample.plan.column("t"), dtype=signature.state_dtype)
-    times = torch.cat([plan, plan[-1:].expand(signature.steps - len(plan))]).to(signature.device)
-    with torch.no_grad():
-        return tuple(denoiser.prepare(condition, times) for condition in sample.conditions())
-
-
-def prepared_signature(signature: Signature, prepared: Prepared) -> Signature:
-    """The signature with room for what the denoiser made of a sample."""
-    return replace(signature, conditioning=schema(prepared[0]))
-
-
-def schema(tensors: Mapping[str, Tensor]) -> Schema:
-    """Name, shape and dtype of all that a lane carries."""
-    return tuple((name, tuple(rows.shape), rows.dtype) for name, rows in sorted(tensors.items()))
-
-
-def unlike(signature: Signature, sample: Sample) -> str | None:
-    """What a sample needs and a signature has not; None where it fits."""
-    plan, shape, condition = sample.plan, tuple(sample.start.x.shape), schema(sample.condition)
-    null = {name: rows for name, rows in sample.null.items() if name in sample.condition}
-    lacking = (
-        shape != signature.shape,
-        len(plan) > signature.steps,
-        plan.history > signature.history,
-        plan.learned_variance and not signature.learned_variance,
-        plan.stochastic and not signature.stochastic,
-        plan.statistics and not signature.statistics,
-        sample.noise is not None and not signature.given_noise,
-        sample.mask is not None and not signature.known,
-        condition != signature.condition,
-        any(rows.shape != sample.condition[name].shape for name, rows in null.items()),
-    )
-    if not any(lacking):
-        return None
-    needs = (
-        f"a sample of shape {list(shape)}",
-        f"a plan of {len(plan)} rows",
-        f"a plan that reads {plan.history} past values",
-        "a learned variance",
-        "noise",
-        "a rescaled guidance or a dynamic threshold",
-        "noise of its own",
-        "a known region",
-        f"the conditions {condition}",
-        "a null condition of another shape than the condition",
-    )
-    return f"{needs[lacking.index(True)]}, which this session was not opened for"
-
-
-def _three(shape: Sequence[int]) -> tuple[int, int, int]:
-    channels, height, width = shape
-    return channels, height, width
