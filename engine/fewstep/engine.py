@@ -195,10 +195,9 @@ class Engine:
         Warns:
             UntrainedPlanWarning: a distilled model was not trained for the plan.
         """
-        options = dict(plan_options)
-        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options).plain()
+        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, plan_options)
         _check_callback(callback)
-        request = build_request(asked, self._planner, self.model.conditions, self.model.shape, self.dtype)
+        request = self._request(asked)
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
         ending = self.ending(output)
         with self._lock:
@@ -217,10 +216,7 @@ class Engine:
         """The samples of a request that run together: a session of exactly their size."""
         if run.stopped:
             return self._decoder.missing(len(places), ending, self.device)
-        samples, watched = (
-            request.samples(places, self._shape, self.device, self._state_dtype),
-            run.callback is not None,
-        )
+        samples, watched = self._tensors(request, places), run.callback is not None
         denoiser, signature, prepared = self.prepared(samples, ending, watched)
         steps = max(sample.calls for sample in samples)
         opened = partial(Session, self._runner, denoiser, self._decoder, signature)
@@ -228,7 +224,7 @@ class Engine:
             session.admit(*samples, prepared=prepared)
             run.follow(session, places)
             images = session.images()
-        note(self._seen, self.model, asked, signature, samples, watched)
+        note(self._seen, asked, signature, samples, watched)
         return images
 
     def session(
@@ -277,7 +273,8 @@ class Engine:
                 raise ArgumentError("features", feature, ", ".join(manifest.FEATURES))
         label = self.model.conditions.example
         short = min(words["steps"], self.model.defaults["steps"])
-        example = list(like) or self.samples(1, labels=None if label is None else [label], steps=short)
+        labels = None if label is None else [label]
+        example = list(like) or self._tensors(self._request(Asked(1, labels=labels, steps=short)), [0])
         wanted: dict[str, Any] = {feature: feature in words["features"] for feature in manifest.FEATURES}
         signature = replace(
             signature_of(example, self.dtype, self.device, slots=words["slots"], lanes=words["lanes"]),
@@ -293,11 +290,10 @@ class Engine:
         """What `sample` would run, for a `session` to admit: its arguments, but for `callback` and `output`."""
         names = [field.name for field in fields(Asked) if field.name != "options"]
         said = {name: arguments.pop(name) for name in names if name in arguments}
-        asked = Asked(n, **said, options=arguments).plain()
-        request = build_request(asked, self._planner, self.model.conditions, self.model.shape, self.dtype)
+        request = self._request(Asked(n, **said, options=arguments))
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
         with self._lock:
-            return request.samples(range(len(request)), self._shape, self.device, self._state_dtype)
+            return self._tensors(request, range(len(request)))
 
     def warm_up(self, requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
         """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.
@@ -333,6 +329,12 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         """What the runner holds and has done: graphs, bytes, hits, captures, replays."""
         return self._runner.stats()
+
+    def _request(self, asked: Asked) -> Request:
+        return build_request(asked, self._planner, self.model.conditions, self.model.shape, self.dtype)
+
+    def _tensors(self, request: Request, places: Sequence[int]) -> list[Sample]:
+        return request.samples(places, self._shape, self.device, self._state_dtype)
 
     def _batches(self, request: Request) -> Iterator[list[int]]:
         """The places of the samples in order, cut where a batch would own more than `max_batch` lanes.

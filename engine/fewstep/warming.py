@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewstep.errors import ArgumentError
-from fewstep.models.model import Model
 from fewstep.request import manifest
 from fewstep.request.asked import Asked
 from fewstep.request.seen import Seen, words_of
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
     from fewstep.engine import Engine
 
 
-def note(
-    seen: Seen, model: Model, asked: Asked, signature: Signature, samples: Sequence[Sample], watched: bool
-) -> None:
+def note(seen: Seen, asked: Asked, signature: Signature, samples: Sequence[Sample], watched: bool) -> None:
     """Count a run of some samples of a request; none that was resumed or entered late, which no words can say."""
     if any(sample.start.index for sample in samples):
         return
@@ -30,7 +27,7 @@ def note(
     flags = {"callback": watched, "inpaint": signature.known, "noise": asked.noise is not None}
 
     def words() -> dict[str, Any] | None:
-        said = words_of(asked, plans, model.defaults, **flags)
+        said = words_of(asked.plain(), plans, **flags)
         pixels = output is not None and output.dtype == torch.uint8
         return said | {"output": "uint8"} if said is not None and pixels else said
 

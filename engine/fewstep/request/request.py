@@ -124,6 +124,7 @@ def build_request(
     Raises:
         ArgumentError: naming the argument, its value and what is allowed.
     """
+    asked = asked.plain()
     count = asked.count()
     if isinstance(asked.start, Resume):
         return _resumed(asked, asked.start.samples, planner, shape)

@@ -51,13 +51,12 @@ class Seen:
         return found[:MAX_REQUESTS]
 
 
-def words_of(asked: Asked, plans: Sequence[Plan], defaults: Mapping[str, Any], **flags: bool) -> dict[str, Any] | None:
+def words_of(asked: Asked, plans: Sequence[Plan], **flags: bool) -> dict[str, Any] | None:
     """A run of some samples of a request in the words of `Engine.sample`; None where one line cannot say it.
 
     Args:
         asked: the whole request.
         plans: of the samples that ran together.
-        defaults: the sampler and steps of a request that names none.
         flags: what was given and is only noted as given.
     """
     if asked.condition is not None or len({id(plan) for plan in plans}) > 1:
