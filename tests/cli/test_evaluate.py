@@ -9,26 +9,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fewstep.cli import main
 from fewstep.evaluate import real, train_classifier
 from fewstep.evaluate.features import fingerprint
 from fewstep.evaluate.real import Digits, first_of_each
-from support.cli_case import CONFIG, Ran, Run, names, tiny_model
+from support.cli_case import CONFIG, Run, names, tiny_model
 
 CLASSES = {"kind": "classes", "count": 10, "null": 10}
 SCHEDULE = {"name": "cosine", "num_timesteps": 20}
 SMALL = ("--n", "20", "--steps", "1,2", "--threads", "1")
 TIMES = ("seconds", "ms_per_image")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ran:
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,9 @@ from fewstep.cost.subjects import sd_latents
 from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.errors import ArgumentError
 from fewstep.models.load import save_model
-from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
 from fewstep.models.spec import ModelSpec
+from support.cli_case import CONFIG as TINY
 from support.tree import ROOT
 
 pytestmark = pytest.mark.slow
@@ -29,18 +29,7 @@ pytestmark = pytest.mark.slow
 SAMPLED = tuple(name for name, sampler in SAMPLERS.items() if "vp" in sampler.kinds)
 GUIDANCE = ("none", "guided", "guided, rescaled")
 
-CONFIG = UNetConfig(
-    in_channels=1,
-    out_channels=2,
-    channels=(8, 16),
-    layers=1,
-    down_attention=(False, True),
-    up_attention=(False, True),
-    down=("conv",),
-    up=("conv",),
-    groups=4,
-    mid_attention_groups=4,
-)
+CONFIG = replace(TINY, out_channels=2)  # it learns the variance
 PLAN = {"sampler": "ddpm", "steps": 2, "variance": "learned_range"}
 SPEC = ModelSpec("tiny", "adm", CONFIG, (1, 16, 16), {"name": "linear", "num_timesteps": 1000}, "eps", PLAN)
 CLASSES = replace(SPEC, unet=replace(CONFIG, num_classes=11), labels={"kind": "classes", "count": 10, "null": 10})

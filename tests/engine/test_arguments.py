@@ -1,5 +1,6 @@
 """Arguments of every form that people have them in; and one line where there is no sense in them."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_arrays_tensors_and_ranges_are_lists(given: dict[str, Any], plain: dict[
     found, wanted = engine.sample(**given), engine.sample(**plain)
     assert torch.equal(found.images, wanted.images)
     assert (found.seeds, found.labels) == (wanted.seeds, wanted.labels)
-    engine.manifest()  # words of plain numbers
+    json.dumps(engine.manifest())  # its words are plain numbers
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -184,7 +185,7 @@ def test_a_module_wrapped_on_the_instance_has_to_be_in_evaluation_mode() -> None
     assert torch.equal(own(x), module(x))
 
 
-def test_threads_that_sample_while_another_warms_up_are_counted() -> None:
+def test_a_pause_within_a_pause_does_not_end_it() -> None:
     engine: Engine = small_engine(device="cpu")
     with engine._seen.paused():
         with engine._seen.paused():
