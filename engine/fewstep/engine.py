@@ -15,6 +15,7 @@ from torch import Tensor
 from fewstep.checks import integer
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import SamplerName
+from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ArgumentError
 from fewstep.models.model import FIELDS, Model
 from fewstep.request import manifest
@@ -256,7 +257,7 @@ class Engine:
         size = {
             "slots": integer("slots", slots, 1, MAX_SAMPLES),
             "lanes": 2 * slots + 1 if lanes is None else integer("lanes", lanes, 2, 2 * MAX_SAMPLES + 1),
-            "steps": integer("steps", steps, 1, manifest.MAX_STEPS),
+            "steps": integer("steps", steps, 1, MAX_STEPS),
             "history": integer("history", history, 0, MAX_HISTORY),
         }
         words = {**size, "features": list(features), "output": output}

@@ -13,12 +13,12 @@ from fewstep.fields import Fields, shown
 from fewstep.models.net.config import MAX_CLASSES, UNetConfig
 from fewstep.request.conditions import condition_from_config
 from fewstep.request.guidance import guidance_from_config
+from fewstep.request.guidance.free import MAX_SCALE
 
 FORMAT: Final = 1
 FAMILIES: Final = ("ddpm", "adm")
 PREDICTED: Final = tuple(dict.fromkeys(each for sampler in SAMPLERS.values() for each in sampler.predictions))
 MAX_SIZE: Final = 16_384
-MAX_GUIDANCE: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _plan(read: Fields) -> dict[str, Any]:
         if name in read.data:
             raise read.error(name, "belongs beside the plan, not in it")
     if "guidance_scale" in read.data:
-        read.number("guidance_scale", -MAX_GUIDANCE, MAX_GUIDANCE)
+        read.number("guidance_scale", -MAX_SCALE, MAX_SCALE)
     if "guidance_rescale" in read.data:
         raise read.error("guidance_rescale", "is for a request to ask for; a plan may have a guidance_scale")
     return dict(read.data)
@@ -113,7 +113,7 @@ def _labels(read: Fields) -> dict[str, Any]:
 
 
 def _guidance(read: Fields) -> dict[str, Any]:
-    values = {name: read.number(name, -1e9, 1e9) for name in ("min", "max", "default")}
+    values = {name: read.number(name, -MAX_SCALE, MAX_SCALE) for name in ("min", "max", "default")}
     read.finish()
     return values
 

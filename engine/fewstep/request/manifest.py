@@ -17,17 +17,17 @@ from typing import Any, Final
 import torch
 
 from fewstep.diffusion.samplers import SAMPLERS
+from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.fields import Fields, read_json, shown
 from fewstep.files import atomic_write
 from fewstep.request.asked import MAX_SAMPLES
 from fewstep.request.conditions import Condition
+from fewstep.request.guidance.free import MAX_SCALE
 from fewstep.request.start import Inpaint
 from fewstep.run.decode import OUTPUTS
 
 FORMATS: Final = (1, 2)
 MAX_REQUESTS: Final = 1000
-MAX_STEPS: Final = 100_000
-MAX_SCALE: Final = 1e6
 FLAGS: Final = {1: ("callback", "mask", "noise"), 2: ("callback", "inpaint", "noise")}
 FEATURES: Final = ("stochastic", "statistics", "learned_variance", "known", "given_noise", "preview")
 

@@ -58,9 +58,8 @@ class Planner:
         return self._made(chosen, settings, self.guidance.scale(guidance_scale), guidance_rescale)
 
     def _made(self, sampler: str, settings: Mapping[str, Any], scale: float, rescale: float) -> Plan:
-        options = tuple(
-            (name, type(value), value) for name, value in sorted(settings.items())
-        )  # 1, 1.0, True are equal
+        # With their types, since 1, 1.0 and True are equal.
+        options = tuple((name, type(value), value) for name, value in sorted(settings.items()))
         key = sampler, scale, rescale, options
         try:
             kept = self._kept.get(key)

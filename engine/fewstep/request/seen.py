@@ -54,6 +54,9 @@ class Seen:
 def words_of(asked: Asked, plans: Sequence[Plan], **flags: bool) -> dict[str, Any] | None:
     """A run of some samples of a request in the words of `Engine.sample`; None where one line cannot say it.
 
+    Steps, sampler and guidance are those of the plan that ran, since a request may name another for each sample, or
+    none; the sampler's options are as they were typed.
+
     Args:
         asked: the whole request.
         plans: of the samples that ran together.
@@ -81,7 +84,7 @@ def words_of(asked: Asked, plans: Sequence[Plan], **flags: bool) -> dict[str, An
 
 
 def _first(scale: Any) -> float:
-    """Of a scale for all, or of one per sample where the plans are one."""
+    """A scale for all, or the first of one per sample: a graph serves them all alike."""
     return float(scale[0] if isinstance(scale, Sequence) else scale)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import integer
+from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Place, Signature
 from fewstep.run.decode import Decoder, Images, taken, taken_alone
@@ -18,8 +19,6 @@ from fewstep.run.lanes import assign_lanes
 from fewstep.run.noise import noise_tables
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
-
-MAX_STEPS = 1_000_000
 
 
 class Session:

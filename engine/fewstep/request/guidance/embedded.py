@@ -15,9 +15,9 @@ from torch import Tensor
 from fewstep.checks import number
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
+from fewstep.request.guidance.free import MAX_SCALE
 
 ARGUMENT: Final = "guidance"  # the module's, and the name in `condition`
-MAX_SCALE: Final = 1e9
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from fewstep.checks import number
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
 
-MAX_SCALE = 1e9
+MAX_SCALE: Final = 1e9
 
 
 @dataclass(frozen=True)
