@@ -7,6 +7,7 @@ so that torch.compile(fullgraph=True) and torch.export see through it. The funct
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from fewstep_kernels import host, reference
 from fewstep_kernels.attention import cuda_attention, torch_attention
 from fewstep_kernels.attention_call import check_attention
+from fewstep_kernels.host_noise import FEW, host_normal
 from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, torch_attention_laid_out
 from fewstep_kernels.norms import torch_group_norm_silu
 from fewstep_kernels.operands import StepOperands, by_arguments, schema
@@ -146,6 +148,19 @@ class StepOps(NamedTuple):
 
 
 STEP_OPS = StepOps(begin_step, step_statistics, denoise_step)
+
+
+def eager_normal(
+    seeds: Sequence[int], steps: Sequence[int], stream: int, shape: Sequence[int], device: torch.device
+) -> Tensor:
+    """`normal` for seeds and steps that the host knows: [B, *shape] float32 on the device.
+
+    On a CPU a few samples are drawn by numpy, with the same bits; see `host_noise`.
+    """
+    if device.type == "cpu" and len(seeds) * prod(shape) <= FEW:
+        return host_normal(seeds, steps, stream, shape)
+    seed, step = (torch.tensor(values, dtype=torch.int64, device=device) for values in (seeds, steps))
+    return normal(seed, step, stream, list(shape))
 
 
 def eager_step_ops(device: torch.device) -> StepOps:

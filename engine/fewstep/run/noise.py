@@ -1,16 +1,12 @@
 """The noise of a sample, by its seed: where it begins, and what its rows draw."""
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor
 
 from fewstep.run.buffers import as_int64
-from fewstep_kernels import STREAM_INITIAL, STREAM_STEP, normal
-from fewstep_kernels.host_noise import host_normal
-
-FEW = 2**16  # numbers that numpy draws faster than torch
+from fewstep_kernels import STREAM_INITIAL, STREAM_STEP, eager_normal
 
 
 def initial_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -36,8 +32,4 @@ def noise_tables(seeds: Sequence[int], rows: int, shape: Sequence[int], initial:
 def _drawn(
     seeds: Sequence[int], steps: Sequence[int], stream: int, shape: Sequence[int], device: torch.device
 ) -> Tensor:
-    signed = [as_int64(seed) for seed in seeds]
-    if device.type == "cpu" and len(signed) * prod(shape) <= FEW:
-        return host_normal(signed, steps, stream, shape)
-    seed, step = (torch.tensor(values, dtype=torch.int64, device=device) for values in (signed, steps))
-    return normal(seed, step, stream, list(shape))
+    return eager_normal([as_int64(seed) for seed in seeds], steps, stream, shape, device)
