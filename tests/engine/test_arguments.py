@@ -185,6 +185,12 @@ def test_a_module_wrapped_on_the_instance_has_to_be_in_evaluation_mode() -> None
     assert torch.equal(own(x), module(x))
 
 
+def test_what_was_exported_runs_in_the_mode_it_was_made_in() -> None:
+    plain, x = nn.Linear(4, 4).eval(), torch.ones(3, 4)
+    exported = torch.export.export(plain, (x,)).module()
+    assert torch.equal(own_module(exported, torch.device("cpu"))(x), plain(x))
+
+
 def test_a_pause_within_a_pause_does_not_end_it() -> None:
     engine: Engine = small_engine(device="cpu")
     with engine._seen.paused():

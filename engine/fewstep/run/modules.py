@@ -7,6 +7,8 @@ from torch import nn
 
 from fewstep.errors import ArgumentError
 
+GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # their code is their own, and is copied with them
+
 
 def own_module(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """The module in evaluation mode on `device` and in `dtype` (its own unless given).
@@ -19,7 +21,7 @@ def own_module(module: nn.Module, device: torch.device, dtype: torch.dtype | Non
     Raises:
         ArgumentError: one that is wrapped on the instance and in training: the wrapper may hold on to it as it is.
     """
-    if any(_is_wrapped(each) and each.training for each in module.modules()):
+    if not isinstance(module, GENERATED) and any(_is_wrapped(each) and each.training for each in module.modules()):
         allowed = "one whose class has the forward, or one that is in evaluation mode: call .eval() first"
         raise ArgumentError("module", "a module in training whose forward is wrapped on the instance", allowed)
     tensors = [*module.parameters(), *module.buffers()]
@@ -40,12 +42,11 @@ def own_module(module: nn.Module, device: torch.device, dtype: torch.dtype | Non
 
 def _has_its_own_code(module: nn.Module) -> bool:
     """Whether what runs is not what the class says."""
-    kinds = (torch.jit.ScriptModule, torch.fx.GraphModule)
-    return isinstance(module, kinds) or _is_wrapped(module) or module._compiled_call_impl is not None
+    return isinstance(module, GENERATED) or _is_wrapped(module) or module._compiled_call_impl is not None
 
 
 def _is_wrapped(module: nn.Module) -> bool:
-    return "forward" in vars(module) and not isinstance(module, torch.jit.ScriptModule)
+    return "forward" in vars(module) and not isinstance(module, GENERATED)
 
 
 def _view(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
