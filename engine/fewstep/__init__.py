@@ -4,7 +4,14 @@ from fewstep import samplers, schedules
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.trained import Trained
 from fewstep.engine import Engine
-from fewstep.errors import ArgumentError, FewstepError, ModelError, OutputError, UntrainedPlanWarning
+from fewstep.errors import (
+    ArgumentError,
+    FewstepError,
+    ModelError,
+    OutputError,
+    UnfinishedWriteWarning,
+    UntrainedPlanWarning,
+)
 from fewstep.models.model import Model
 from fewstep.request.conditions import Classes, Numbers, Unconditional
 from fewstep.request.guidance import ClassifierFree, EmbeddedGuidance
@@ -36,6 +43,7 @@ __all__ = [
     "Step",
     "Trained",
     "Unconditional",
+    "UnfinishedWriteWarning",
     "UntrainedPlanWarning",
     "__version__",
     "samplers",

@@ -28,6 +28,10 @@ class UntrainedPlanWarning(UserWarning):
     """A distilled model is asked for a sampler, a number of steps or noise levels that it was not trained for."""
 
 
+class UnfinishedWriteWarning(UserWarning):
+    """A process was killed between two renames of files that belong together; what became of them."""
+
+
 def _shown(value: object) -> str:
     text = value if isinstance(value, str) and " " in value else " ".join(repr(value).split())
     return text if len(text) <= 120 else text[:117] + "..."

@@ -2,14 +2,14 @@
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from fewstep.errors import OutputError
+from fewstep.staging import Staging, alone_in
 
 
 class AtomicFiles:
@@ -19,13 +19,16 @@ class AtomicFiles:
             files.open("out/a.png").write(...)
             files.open("out/b.png").write(...)
 
-    Each is written to a hidden temporary file in its own folder and flushed to the disk; only when all are
-    complete are they renamed into place, so a full disk leaves earlier results as they were. Missing folders
-    are made, and removed again on failure. An operating-system error becomes an OutputError naming the path.
+    Each is written in a hidden folder beside its place and flushed to the disk; only when all are complete are they
+    renamed into place, one writer at a time. Where one rename fails the earlier files are put back. A process that is
+    killed in between leaves what the next one finishes, with a warning: see `staging`. That holds for each folder by
+    itself; what is put back after an error is put back in all of them. Missing folders are made, and removed again on
+    failure. An operating-system error becomes an OutputError naming the path.
     """
 
     def __init__(self) -> None:
-        self._pending: list[tuple[Path, Path, Path, BinaryIO]] = []
+        self._pending: list[tuple[Path, Staging, str, BinaryIO]] = []  # the path as it was given
+        self._stagings: dict[Path, Staging] = {}
         self._folders: list[Path] = []
         self._current = Path()
 
@@ -34,15 +37,15 @@ class AtomicFiles:
         self._current = Path(path)
         try:
             target = Path(os.path.realpath(path))
-            if target.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            _check_replaceable(target)
             self._make_folder(target.parent)
-            # A short name of its own: a suffix on a long target name could pass the file system's limit.
-            temporary = target.parent / f".fewstep-{secrets.token_hex(8)}.tmp"
-            handle = temporary.open("xb")
+            if target.parent not in self._stagings:
+                self._stagings[target.parent] = Staging(target.parent)
+            staging = self._stagings[target.parent]
+            handle = staging.open(target.name)
         except OSError as error:
             raise output_error(self._current, error) from error
-        self._pending.append((self._current, target, temporary, handle))
+        self._pending.append((self._current, staging, target.name, handle))
         return handle
 
     def __enter__(self) -> "AtomicFiles":
@@ -51,29 +54,56 @@ class AtomicFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._discard()
-            if isinstance(error, OSError):
-                raise output_error(self._current, error) from error
+        if error is None:
+            try:
+                self._place()
+            except BaseException as failure:
+                self._discard()
+                if isinstance(failure, OSError):
+                    raise output_error(self._current, failure) from failure
+                raise
+            for staging in self._stagings.values():
+                staging.remove()
             return
-        placed: list[Path] = []
-        try:
-            for path, _, _, handle in self._pending:
-                self._current = path
-                handle.flush()
-                _sync(handle)
-                handle.close()
-            for path, target, temporary, _ in self._pending:
-                self._current = path
-                temporary.replace(target)
-                placed.append(target)
-        except BaseException as failure:
-            for target in placed:
-                target.unlink(missing_ok=True)
-            self._discard()
-            if isinstance(failure, OSError):
-                raise output_error(self._current, failure) from failure
-            raise
+        self._discard()
+        if isinstance(error, OSError):
+            raise output_error(self._current, error) from error
+
+    def _place(self) -> None:
+        for path, _, _, handle in self._pending:
+            self._current = path
+            handle.flush()
+            _sync(handle)
+            handle.close()
+        with ExitStack() as stack:
+            for folder in sorted(self._stagings):
+                stack.enter_context(alone_in(folder))
+            # One rename is all or nothing by itself.
+            if len(self._pending) > 1:
+                for path, staging, name, _ in self._pending:
+                    self._current = path
+                    staging.keep_old(name)
+                for staging in self._stagings.values():
+                    staging.mark()
+            try:
+                for path, staging, name, _ in self._pending:
+                    self._current = path
+                    staging.place(name)
+            except BaseException:
+                if len(self._pending) > 1:
+                    self._put_back()
+                raise
+
+    def _put_back(self) -> None:
+        problems = []
+        for _, staging, name, _ in reversed(self._pending):
+            try:
+                staging.put_back(name)
+            except OSError as error:
+                problems.append(f"{name} could not be put back ({error.strerror}), see {staging.keep()}")
+                self._stagings.pop(staging.folder, None)
+        if problems:
+            raise OutputError(f"{self._current}: cannot be written, and {'; '.join(problems)}")
 
     def _make_folder(self, folder: Path) -> None:
         missing = []
@@ -85,12 +115,12 @@ class AtomicFiles:
             self._folders.append(path)
 
     def _discard(self) -> None:
-        for _, _, temporary, handle in self._pending:
+        for _, _, _, handle in self._pending:
             # close() flushes what is buffered, which fails again on a full disk.
             with suppress(OSError):
                 handle.close()
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        for staging in self._stagings.values():
+            staging.remove()
         for folder in reversed(self._folders):
             with suppress(OSError):
                 folder.rmdir()
@@ -119,6 +149,14 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         files.open(path)
     finally:
         files._discard()
+
+
+def _check_replaceable(target: Path) -> None:
+    """OSError where a rename would not fail and should: /dev/null is a file to write into, not one to replace."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file")
 
 
 def _sync(handle: BinaryIO) -> None:

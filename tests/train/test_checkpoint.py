@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import FewstepError, ModelError, OutputError
+from fewstep.staging import mend
 from fewstep.train.checkpoint import (
     CORRUPT,
     checkpoints,
     latest_checkpoint,
     read_checkpoint,
-    remove_leftovers,
     save_checkpoint,
 )
 from support.train_case import contents
@@ -151,5 +151,5 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_goes(tmp_path: Path) -> 
     saved(tmp_path, 10)
     (tmp_path / ".fewstep-00ff.tmp").write_bytes(b"half")
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000010.safetensors"]
-    remove_leftovers(tmp_path)
+    mend(tmp_path)
     assert names(tmp_path) == ["step-00000010.safetensors"]

@@ -21,6 +21,7 @@ from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet, empty_unet
 from fewstep.models.safe_load import DTYPES, Renamed, fill, inside, open_weights
 from fewstep.models.spec import FORMAT, ModelSpec
+from fewstep.staging import cut_off, mend
 
 WEIGHTS_FILE: Final = "model.safetensors"
 PIPELINES: Final = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline")
@@ -67,6 +68,9 @@ def load_model(
 def open_folder(folder: str | PathLike[str]) -> tuple[Weights, ModelSpec]:
     """What `load_model` would load, before the weights are read. ModelError as there."""
     path = model_folder(Path(folder))
+    if left := cut_off(path):
+        said = f"{path}: its writer was killed before {' and '.join(left)} came into place beside the rest"
+        raise ModelError(f"{said}; save the model again")
     for name, read in ((SPEC_FILE, _own), ("model_index.json", _pipeline), ("config.json", _bare)):
         if (path / name).exists():
             return read(path)
@@ -98,6 +102,7 @@ def save_model(folder: str | PathLike[str], unet: UNet, spec: ModelSpec, overwri
     path = Path(folder)
     if spec.unet != unet.config:
         raise ArgumentError("spec", spec.name, "a spec whose unet is the U-Net's config")
+    mend(path)
     if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"{path}: exists already; allowed: a new or empty folder, or overwrite")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in unet.state_dict().items()}

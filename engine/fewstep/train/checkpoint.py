@@ -115,13 +115,6 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed."""
-    for path in folder.glob(".fewstep-*.tmp"):
-        with suppress(OSError):
-            path.unlink()
-
-
 def _fingerprint(step: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     seen = hashlib.sha256(json.dumps([step, about], sort_keys=True).encode())
     for name in sorted(tensors):

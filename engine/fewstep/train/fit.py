@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError, FewstepError, ModelError
-from fewstep.train.checkpoint import Checkpoint, latest_checkpoint, remove_leftovers, save_checkpoint
+from fewstep.staging import mend
+from fewstep.train.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from fewstep.train.config import FitConfig
 from fewstep.train.data import Dataset
 from fewstep.train.draws import Order, draw
@@ -145,7 +146,7 @@ def fit(
 
 def last_checkpoint(folder: Path, say: Callable[[str], None] = ignore) -> Checkpoint | None:
     """The checkpoint that a run in `folder` would be resumed from; see `latest_checkpoint`."""
-    remove_leftovers(folder / CHECKPOINTS)
+    mend(folder / CHECKPOINTS)
     return latest_checkpoint(folder / CHECKPOINTS, say)
 
 

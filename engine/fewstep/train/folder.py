@@ -14,6 +14,7 @@ from fewstep.errors import ArgumentError, OutputError
 from fewstep.files import atomic_write, check_writable
 from fewstep.models.model import Model
 from fewstep.models.spec import ModelSpec
+from fewstep.staging import mend
 from fewstep.train.checkpoint import Checkpoint
 from fewstep.train.config import FitConfig
 from fewstep.train.fit import CHECKPOINTS, LOSS_FILE, last_checkpoint
@@ -26,6 +27,7 @@ PER_CLASS, MAX_ROWS, UNLABELLED = 8, 10, 64  # of a sheet
 
 def begin(out: Path, resume: bool, say: Callable[[str], None]) -> Checkpoint | None:
     """The checkpoint to go on from, in a folder that can be written to and is not somebody else's."""
+    mend(out)
     check_writable(out / CHECKPOINTS / "probe")
     if resume:
         checkpoint = last_checkpoint(out, say)

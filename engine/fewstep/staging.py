@@ -1,0 +1,229 @@
+"""Where files lie until they are complete, so that a folder is left with its old files or with all new ones.
+
+.fewstep-<hex>.tmp/          being written by the process that holds its lock
+    new/a.png                what will be a.png
+.fewstep-<hex>.placing/      all are complete and are renamed into place; what is left here was cut off in between
+    new/a-001.png            not yet in place
+    old/a.png                what a.png was
+.fewstep-<hex>.kept/         files that could not be put back when placing failed; nobody removes them
+"""
+
+import os
+import re
+import secrets
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from fewstep.errors import UnfinishedWriteWarning
+
+NAME: Final = re.compile(r"\.fewstep-[0-9a-f]{4,32}\.(tmp|placing)")
+WRITING, PLACING, KEPT = ".tmp", ".placing", ".kept"
+PATIENCE: Final = 10.0  # seconds to wait for who holds a folder's lock; renaming takes milliseconds
+
+
+class Staging:
+    """The new files of one folder, and its old ones until the new are in place."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        mend(folder)
+        while True:
+            # A short name of its own: a suffix on a long target name could pass the file system's limit.
+            self.path = folder / f".fewstep-{secrets.token_hex(8)}{WRITING}"
+            self.path.mkdir()
+            self._lock = _lock(self.path, PATIENCE)
+            if self.path.exists():  # else somebody took it for a leftover before it was locked
+                break
+            self._unlock()
+        self.new, self.old = self.path / "new", self.path / "old"
+        try:
+            self.new.mkdir()
+            self.old.mkdir()
+        except OSError:
+            self.remove()
+            raise
+
+    def open(self, name: str) -> BinaryIO:
+        """A handle whose content becomes the file of that name, with the permissions of the one it replaces."""
+        handle = (self.new / name).open("xb")
+        with suppress(OSError):
+            (self.new / name).chmod((self.folder / name).stat().st_mode & 0o777)
+        return handle
+
+    def keep_old(self, name: str) -> None:
+        """Hold on to what is in the place of a file: a second link to it, or a copy where there are no links."""
+        target, old = self.folder / name, self.old / name
+        if target.exists():
+            try:
+                os.link(target, old)
+            except OSError:
+                shutil.copy2(target, old)
+
+    def mark(self) -> None:
+        """From here on the files are placed, if not by this process then by the next that writes into the folder."""
+        self._move(PLACING)
+
+    def place(self, name: str) -> None:
+        """Rename one file into place."""
+        (self.new / name).replace(self.folder / name)
+
+    def put_back(self, name: str) -> None:
+        """Undo `place` where it was done; the new file returns, so that a kill in here leaves it to be placed again."""
+        target, new, old = self.folder / name, self.new / name, self.old / name
+        if new.exists():
+            return
+        target.rename(new)
+        if old.exists():
+            old.rename(target)
+
+    def keep(self) -> Path:
+        """Leave all files where nobody removes them."""
+        with suppress(OSError):
+            self._move(KEPT)
+        self._unlock()
+        return self.path
+
+    def remove(self) -> None:
+        """Remove what is left."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._unlock()
+
+    def _move(self, suffix: str) -> None:
+        path = self.path.with_suffix(suffix)
+        self.path.rename(path)
+        self.path, self.new, self.old = path, path / "new", path / "old"
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Within it nobody else places files in the folder; gives False where that cannot be had."""
+    lock = _lock(folder, PATIENCE)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def mend(folder: Path) -> None:
+    """Remove what dead processes left in a folder; finish where one was killed between two renames, and warn of it.
+
+    What a living process writes is locked and stays, as does everything on a file system that has no locks.
+    """
+    if not _left(folder):
+        return
+    with alone_in(folder) as alone:
+        for path in _left(folder) if alone else []:
+            lock = _lock(path)
+            if lock is None:
+                continue
+            try:
+                if path.suffix == PLACING:
+                    _finish(path)
+                else:
+                    _remove(path)
+            finally:
+                os.close(lock)
+
+
+def cut_off(folder: Path) -> list[str]:
+    """The files of a folder whose writer was killed between two renames; they may not belong to those beside them."""
+    found: list[str] = []
+    for path in _left(folder):
+        lock = _lock(path) if path.suffix == PLACING else None
+        if lock is not None:
+            os.close(lock)
+            found += _names(path / "new")
+    return found
+
+
+def _finish(path: Path) -> None:
+    """Place what is left, unless somebody has written those files since: then theirs stay."""
+    folder, names = path.parent, _names(path / "new")
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    said = f"{folder}: a process was killed while it put files into place"
+    if not names:
+        _remove(path)
+    elif any(_changed(path, name) for name in names):
+        _remove(path)
+        warnings.warn(f"{said}; {shown} changed since then and stay as they are", UnfinishedWriteWarning, stacklevel=2)
+    else:
+        try:
+            for name in names:
+                (path / "new" / name).replace(folder / name)
+        except OSError as error:
+            left = f"{shown} could not be: {error.strerror}; they lie in {path}"
+            warnings.warn(f"{said}; {left}", UnfinishedWriteWarning, stacklevel=2)
+            return
+        _remove(path)
+        warnings.warn(f"{said}; {shown} followed now, so all are the new ones", UnfinishedWriteWarning, stacklevel=2)
+
+
+def _changed(path: Path, name: str) -> bool:
+    """Whether what is in the place of a file is no longer what it was to replace."""
+    target, new, old = path.parent / name, path / "new" / name, path / "old" / name
+    if not target.exists():
+        return False
+    if not old.exists():
+        return True
+    now, then = target.stat(), old.stat()
+    # The old one may be a second link to the same file, whose changes it then shares.
+    later = now.st_mtime_ns > new.stat().st_mtime_ns
+    return later or (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns)
+
+
+def _left(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if NAME.fullmatch(name))
+    except OSError:
+        return []
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _lock(path: Path, patience: float = 0.0) -> int | None:
+    """A descriptor that holds the lock of a file or folder; None where another has it, or it cannot be locked."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: leftovers stay there
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(0.01)
+                continue
+        except OSError:
+            pass
+        os.close(descriptor)
+        return None

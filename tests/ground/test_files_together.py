@@ -1,0 +1,200 @@
+"""Several files are all the new ones or all the old ones, whatever fails, and whoever is killed."""
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep.errors import OutputError, UnfinishedWriteWarning
+from fewstep.files import AtomicFiles, atomic_write, check_writable
+from fewstep.staging import Staging, cut_off
+from support.killed import killed_while_writing
+
+NAMES = ("a.png", "a-000.png", "a-001.png", "a-002.png")
+OLD = {name: f"old {name}".encode() for name in NAMES[:3]}  # the last is new
+NEW = {name: f"new {name}".encode() for name in NAMES}
+
+
+def holding(folder: Path, files: dict[str, bytes] = OLD) -> Path:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write(folder: Path) -> None:
+    with AtomicFiles() as files:
+        for name, content in NEW.items():
+            files.open(folder / name).write(content)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, hidden ones too, and empty folders."""
+    return {
+        str(path.relative_to(folder)): b"<folder>" if path.is_dir() else path.read_bytes() for path in folder.rglob("*")
+    }
+
+
+def failing(call: Any, at: set[int], number: int = errno.EPERM) -> Any:
+    """`call`, whose k-th calls fail for each k of `at`."""
+    seen: list[int] = []
+
+    def instead(*arguments: Any, **more: Any) -> Any:
+        seen.append(len(seen) + 1)
+        if seen[-1] in at:
+            raise OSError(number, os.strerror(number))
+        return call(*arguments, **more)
+
+    return instead
+
+
+@pytest.mark.parametrize("failed", [1, 2, 3, 4])
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_rename_that_fails_gives_the_earlier_files_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: int, links: bool
+) -> None:
+    holding(tmp_path)
+    if not links:
+        monkeypatch.setattr(os, "link", failing(os.link, set(range(99)), errno.EOPNOTSUPP))
+    monkeypatch.setattr(os, "replace", failing(os.replace, {failed}))
+    with pytest.raises(OutputError, match=f"{NAMES[failed - 1]}: cannot be written: operation not permitted$"):
+        write(tmp_path)
+    assert everything(tmp_path) == OLD
+
+
+def test_a_file_that_cannot_be_replaced_gives_the_earlier_files_back(tmp_path: Path) -> None:
+    """A folder in its place stands for all that a rename meets first: an immutable file, a mount, another's file."""
+    holding(tmp_path)
+    with pytest.raises(OutputError, match=r"a-002\.png: cannot be written: is a directory"), AtomicFiles() as files:
+        for name, content in NEW.items():
+            files.open(tmp_path / name).write(content)
+        (tmp_path / "a-002.png").mkdir()
+    assert everything(tmp_path) == OLD | {"a-002.png": b"<folder>"}
+
+
+@pytest.mark.parametrize("step", ["link", "mkdir", "rename"])
+@pytest.mark.parametrize("failed", [1, 2, 3])
+def test_what_fails_before_the_renames_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, failed: int
+) -> None:
+    holding(tmp_path)
+    monkeypatch.setattr(os, step, failing(getattr(os, step), {failed}, errno.ENOSPC))
+    try:
+        write(tmp_path)
+        assert everything(tmp_path) == OLD | NEW
+    except OutputError:
+        assert everything(tmp_path) == OLD
+
+
+def test_what_cannot_be_put_back_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holding(tmp_path)
+    monkeypatch.setattr(os, "replace", failing(os.replace, {3}))
+    monkeypatch.setattr(os, "rename", failing(os.rename, {2}))
+    with pytest.raises(OutputError, match=r"a-001\.png: .* a-000\.png could not be put back .*, see .*\.kept") as error:
+        write(tmp_path)
+    (kept,) = tmp_path.glob(".fewstep-*.kept")
+    assert str(kept) in str(error.value)
+    assert (kept / "old" / "a-000.png").read_bytes() == OLD["a-000.png"]
+    assert (tmp_path / "a.png").read_bytes() == OLD["a.png"]
+    write(tmp_path)
+    assert kept.exists()
+
+
+def test_two_folders_are_put_back_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        holding(tmp_path / folder, {"a": b"old"})
+    before = everything(tmp_path)
+    monkeypatch.setattr(os, "replace", failing(os.replace, {2}))
+    with pytest.raises(OutputError, match="two/a: cannot"), AtomicFiles() as files:
+        files.open(tmp_path / "one" / "a").write(b"new")
+        files.open(tmp_path / "two" / "a").write(b"new")
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_kill_between_two_renames_is_told_and_mended_by_the_next_write(tmp_path: Path, at: int) -> None:
+    killed_while_writing(holding(tmp_path), NAMES, "replace", at)
+    assert cut_off(tmp_path) == sorted(NAMES[at - 1 :])
+    with pytest.warns(UnfinishedWriteWarning, match="killed while it put files into place"):
+        check_writable(tmp_path / "b.png")
+    assert everything(tmp_path) == NEW
+    assert cut_off(tmp_path) == []
+
+
+@pytest.mark.parametrize(("method", "at"), [("fsync", 2), ("link", 3), ("rename", 1)])
+def test_a_kill_before_the_renames_leaves_the_old_files_and_is_swept(tmp_path: Path, method: str, at: int) -> None:
+    killed_while_writing(holding(tmp_path), NAMES, method, at)
+    assert cut_off(tmp_path) == []
+    assert len(everything(tmp_path)) > len(OLD)
+    check_writable(tmp_path / "b.png")
+    assert everything(tmp_path) == OLD
+
+
+def test_what_somebody_wrote_after_a_kill_stays(tmp_path: Path) -> None:
+    killed_while_writing(holding(tmp_path), NAMES, "replace", 3)
+    (tmp_path / "a-001.png").write_bytes(b"mine, since")
+    with pytest.warns(UnfinishedWriteWarning, match=r"a-001\.png, a-002\.png changed since then and stay"):
+        check_writable(tmp_path / "b.png")
+    rest = {name: NEW[name] for name in NAMES[:2]}
+    assert everything(tmp_path) == rest | {"a-001.png": b"mine, since"}
+
+
+def test_what_cannot_be_finished_is_told_each_time_and_lost_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_while_writing(holding(tmp_path), NAMES, "replace", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing(os.replace, {1}))
+        with pytest.warns(UnfinishedWriteWarning, match="could not be: Operation not permitted; they lie in"):
+            check_writable(tmp_path / "b.png")
+    with pytest.warns(UnfinishedWriteWarning, match="all are the new ones"):
+        check_writable(tmp_path / "b.png")
+    assert everything(tmp_path) == NEW
+
+
+def test_leftovers_are_swept_but_not_what_a_living_writer_holds(tmp_path: Path) -> None:
+    (tmp_path / ".fewstep-00ff00ff00ff00ff.tmp").write_bytes(b"half")
+    (tmp_path / ".fewstep-mine.tmp").write_bytes(b"not ours")
+    living = Staging(tmp_path)
+    living.open("a.png").write(b"still writing")
+    with atomic_write(tmp_path / "b.png") as file:
+        file.write(b"b")
+    assert set(os.listdir(tmp_path)) == {"b.png", ".fewstep-mine.tmp", living.path.name}
+    living.remove()
+    assert set(os.listdir(tmp_path)) == {"b.png", ".fewstep-mine.tmp"}
+
+
+def test_two_writers_at_once_leave_the_files_of_one(tmp_path: Path) -> None:
+    def rewrite(mark: bytes) -> None:
+        for _ in range(20):
+            with AtomicFiles() as files:
+                for name in NAMES:
+                    files.open(tmp_path / name).write(mark)
+
+    threads = [threading.Thread(target=rewrite, args=(mark,)) for mark in (b"1", b"2", b"3")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(everything(tmp_path).values())) == 1
+    assert sorted(everything(tmp_path)) == sorted(NAMES)
+
+
+def test_a_file_keeps_the_permissions_of_the_one_it_replaces(tmp_path: Path) -> None:
+    holding(tmp_path)
+    (tmp_path / "a.png").chmod(0o600)
+    write(tmp_path)
+    assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o600
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("pipe", "link"):
+        with pytest.raises(OutputError, match=f"{name}: cannot be written: it is a device or a pipe"):
+            check_writable(tmp_path / name)
+    assert Path("/dev/null").is_char_device()
