@@ -378,7 +378,7 @@ class Engine:
 
     def _record(self, request: Request, run: Following, seconds: float) -> Samples:
         images = Images.cat(run.parts)
-        values, shape = images.values, self.model.shape
+        values, shape, names = images.values, self.model.shape, self.model.conditions.names
         if self.model.decoder is None and images.finite is None:
             values = values.view(len(values), *shape)
         return Samples(
@@ -392,6 +392,7 @@ class Engine:
             finite=() if images.finite is None else images.finite.tolist(),
             parameters=[{"model": self.model.name, **request.parameters(place)} for place in range(len(request))],
             guidance_scales=request.scales,
+            label_names=[] if request.labels is None or not names else [names[int(label)] for label in request.labels],
         )
 
 

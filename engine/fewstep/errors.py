@@ -32,6 +32,12 @@ class UnfinishedWriteWarning(UserWarning):
     """A process was killed between two renames of files that belong together; what became of them."""
 
 
+def printable(text: str) -> str:
+    """`text` on one line, whatever bytes a file's name has."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def _shown(value: object) -> str:
-    text = value if isinstance(value, str) and " " in value else " ".join(repr(value).split())
-    return text if len(text) <= 120 else text[:117] + "..."
+    said = isinstance(value, str) and " " in value  # words about a file, which begin with its path
+    text, most = (printable(str(value)), 400) if said else (" ".join(repr(value).split()), 120)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -39,6 +39,7 @@ class Samples:
         seeds: one per sample.
         plan: one for all, or one per sample; `plans` always is one per sample.
         labels: one per sample, in numbers; None where none were asked for.
+        label_names: the names of those classes, one per sample; empty where they have none.
         model_calls: of the network, over all batches.
         seconds: the request took, from its first batch to its last.
         cancelled: whether a sample was stopped early, so that its image is unfinished, or NaN; empty for none.
@@ -57,6 +58,7 @@ class Samples:
     parameters: Mapping[str, object] | Sequence[Mapping[str, object]] = field(default_factory=dict)
     finite: Sequence[bool] = ()
     guidance_scales: Sequence[float] | None = None
+    label_names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -121,7 +123,7 @@ class Samples:
         """What regenerates sample `index`, as text: seed, label, sampler, steps, guidance_scale, ..."""
         parameters = {"seed": str(int(self.seeds[index]))}
         if self.labels is not None:
-            parameters["label"] = label_text(self.labels[index])
+            parameters["label"] = self._label(index)
         return parameters | self._shared_parameters([index])
 
     def save(
@@ -182,13 +184,14 @@ class Samples:
             plan=[self.plans[i] for i in kept],
             labels=None if self.labels is None else [float(self.labels[i]) for i in kept],
             finite=[self.finite[i] for i in kept] if self.finite else (),
+            label_names=[self.label_names[i] for i in kept] if self.label_names else (),
         )
         pictures = every.pil(colormap)
         if len(pictures) == 1:
             return {path: _png(pictures[0], self.parameters_of(kept[0]) | more)}
         about = {"seeds": ",".join(str(int(seed)) for seed in every.seeds)}
         if every.labels is not None:
-            about["labels"] = ",".join(label_text(label) for label in every.labels)
+            about["labels"] = ",".join(every._label(i) for i in range(len(every)))
         about |= self._shared_parameters(kept) | more | _as_text({"columns": columns})
         contents = {path: _png(_sheet(pictures, columns), about)}
         if singles:
@@ -224,6 +227,11 @@ class Samples:
         text = {"sampler": plan.sampler, "steps": str(len(plan))}
         text["guidance_scale"] = ",".join(map(_number, scale if isinstance(scale, list) else [scale]))
         return text | ({"guidance_rescale": _column(plan, "phi")} if _column(plan, "phi") != "0" else {})
+
+    def _label(self, index: int) -> str:
+        """A sample's label as `fewstep generate --labels` takes it: the name of its class, or a number."""
+        assert self.labels is not None
+        return label_word(self.label_names[index]) if self.label_names else label_text(self.labels[index])
 
     def _more(self, index: int) -> Mapping[str, object]:
         return self.parameters if isinstance(self.parameters, Mapping) else self.parameters[index]
@@ -268,6 +276,12 @@ def label_text(label: Any) -> str:
     """The shortest number that is the same label to a model, which takes it as float32."""
     short = np.float32(label)
     return _number(label) if float(short) != float(label) or short.is_integer() else str(short)
+
+
+def label_word(name: str) -> str:
+    """The name of a class as an entry of a list with commas: in quotes where it would not be one without."""
+    plain_word = name == name.strip() and not set(name) & set(',"')
+    return name if plain_word else '"' + name.replace('"', '""') + '"'
 
 
 def _column(plan: "Plan", name: str) -> str:

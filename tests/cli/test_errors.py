@@ -108,7 +108,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(run: Run, 
     Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
     image = ["--image", tmp_path / "bomb.png", "--strength", 0.5]
     ran = run("generate", heights, "--labels", 5, *image, "--out", tmp_path / "out.png")
-    assert re.match(r"image: got .*bomb\.png of 10000x10000 pixels; allowed: .* at most \d+ pixels", ran.error)
+    assert re.match(r"image: got .*bomb\.png: 10000x10000 pixels; allowed: .* at most \d+ pixels", ran.error)
     assert names(tmp_path) == ["bomb.png"]
 
 

@@ -187,7 +187,7 @@ def test_a_truncated_npz_is_named(tmp_path: Path) -> None:
 def test_a_source_that_is_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"data: got 'digit'; allowed: 'digits', an \.npz file, or a folder"):
         load_data("digit")
-    with pytest.raises(ArgumentError, match=r"0 PNGs; allowed: 1 to"):
+    with pytest.raises(ArgumentError, match=r"0 pictures; allowed: 1 to"):
         load_data(str(tmp_path))
     with pytest.raises(ArgumentError, match=r"no\.npz: it cannot be read: No such file"):
         load_data(str(tmp_path / "no.npz"))
@@ -202,10 +202,7 @@ def test_pngs_that_are_wrong_are_named(tmp_path: Path) -> None:
         load_data(str(tmp_path))
     assert load_data(str(tmp_path), size=8).shape == (1, 8, 8)
     odd.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
-    with pytest.raises(ArgumentError, match=r"b\.png: it cannot be read: .*; allowed: a PNG"):
-        load_data(str(tmp_path))
-    picture(odd, "I;16", colour=7)
-    with pytest.raises(ArgumentError, match=r"b\.png: pixels of mode I;16; allowed: 8 bits"):
+    with pytest.raises(ArgumentError, match=r"b\.png'; allowed: a PNG, JPEG or WebP file"):
         load_data(str(tmp_path))
     picture(odd, size=(3000, 1))
     with pytest.raises(ArgumentError, match=r"b\.png: 3000x1 pixels; allowed: at most 2048 a side, or --size"):

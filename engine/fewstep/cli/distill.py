@@ -135,7 +135,7 @@ def _show(trained: "Trained", settings: "DistillConfig", as_json: bool) -> None:
         "loss": trained.loss, "seconds": trained.seconds,
     }  # fmt: skip
     if as_json:
-        emit({"model": trained.folder, **found})
+        emit({"model": trained.folder, **found, "data": trained.data})
         return
     shown = {
         "student": f"{settings.student_steps} for {settings.walk} steps of {settings.teacher}",

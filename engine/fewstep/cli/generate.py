@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewstep.cli import options
+from fewstep.cli.labels import read_labels
 from fewstep.cli.machine import check_device, dtype_of, set_threads
-from fewstep.cli.pictures import read_picture
+from fewstep.cli.pictures import read_mask, read_picture
 from fewstep.cli.shared import (
     MAX_SEED,
     emit,
     emit_fields,
     examples,
-    numbers,
     progress,
     whole_numbers,
 )
@@ -67,8 +67,6 @@ def generate(
     from fewstep.engine import Engine
     from fewstep.results import check_channels
 
-    label_list = None if labels is None else numbers("labels", labels)
-    count, label_list, seed_list = _per_sample(n, label_list, seed, seeds)
     if image is None and mask is not None:
         raise ArgumentError("mask", str(mask), "only together with --image")
     if image is None and strength is not None:
@@ -81,6 +79,8 @@ def generate(
     engine = Engine.from_pretrained(model, steps, device=device, dtype=weights, allow_pickle=allow_pickle)
     if out.suffix.lower() == ".png":
         check_channels(engine.model.shape[0], colormap)
+    label_list = None if labels is None else read_labels(labels, engine.model.conditions.names)
+    count, label_list, seed_list = _per_sample(n, label_list, seed, seeds)
     request: dict[str, Any] = {"n": count, "labels": label_list, "seeds": seed_list}
     request |= {"steps": steps, "sampler": sampler}
     request |= {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
@@ -102,13 +102,12 @@ def _start(shape: tuple[int, ...], image: Path, strength: float | None, mask: Pa
     """Where the samples start: from an image, or around what a mask keeps of it."""
     from fewstep.request.start import Image, Inpaint
 
-    _, height, width = shape
-    picture = read_picture("image", image, height, width)
+    picture = read_picture("image", image, shape)
     if mask is None:
         if strength is None:
             raise ArgumentError("strength", None, "a number above 0 and at most 1 says how far from the image to start")
         return Image(picture, strength)
-    known = read_picture("mask", mask, height, width)
+    known = read_mask("mask", mask, shape)
     return Inpaint(picture, known) if strength is None else Inpaint(picture, known, strength)
 
 
@@ -123,8 +122,8 @@ def _drawing(advance: Callable[[int, int], None], count: int) -> "Callback":
 
 
 def _per_sample(
-    n: int | None, labels: list[float] | None, seed: int | None, seeds: str | None
-) -> tuple[int, list[float] | None, list[int] | None]:
+    n: int | None, labels: list[float | str] | None, seed: int | None, seeds: str | None
+) -> tuple[int, list[float | str] | None, list[int] | None]:
     """How many samples, and the label and seed of each; None leaves them to the engine."""
     if seed is not None and seeds is not None:
         raise ArgumentError("seed", seed, "either --seed or --seeds")
@@ -171,7 +170,8 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
     for index in range(len(samples)):
         label = None if samples.labels is None else float(label_text(samples.labels[index]))
         path = singles[index] if singles else None
-        images.append({"path": path, "seed": int(samples.seeds[index]), "label": label})
+        name = {"name": samples.label_names[index]} if samples.label_names else {}
+        images.append({"path": path, "seed": int(samples.seeds[index]), "label": label, **name})
     return {
         **about,
         "out": paths[0],

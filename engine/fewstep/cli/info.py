@@ -173,6 +173,7 @@ def _model(path: Path, allow_pickle: bool) -> dict[str, object]:
         "parameters": sum(weights.numel() for weights in engine.module.parameters()),
         "shape": list(spec.shape),
         "labels": _labels(engine),
+        "classes": list(engine.model.conditions.names),
         "guidance_scale": _guidance(engine),
         "trained_for": str(engine.model.trained or ""),
         "schedule": spec.schedule,

@@ -26,7 +26,7 @@ AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read weights s
 Model = Annotated[str, Argument(metavar="MODEL", help="A model folder, or digits: in the box.")]
 
 Labels = Annotated[
-    str | None, Option(help="One a sample, or one for all: 3,7 or start:stop:count.", rich_help_panel=WHAT)
+    str | None, Option(help="One a sample, or one for all: 3,7, names or start:stop:count.", rich_help_panel=WHAT)
 ]
 Count = Annotated[
     int | None,

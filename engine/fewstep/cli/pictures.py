@@ -1,44 +1,34 @@
-"""Pictures that a user hands in: checked before they are decoded, and cut to the model's size."""
+"""Pictures that a user hands in, at the model's size: what `fewstep.pictures` reads, cut and scaled."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewstep import pictures
 from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 64 * 1024**2  # decoded, 256 MB; a small file can claim far more
+    from torch import Tensor
 
 
-def read_picture(argument: str, path: Path, height: int, width: int) -> "Image":
-    """The picture upright, its middle cut to the aspect and scaled to [height, width].
+def read_picture(argument: str, path: Path, shape: tuple[int, ...]) -> "Tensor":
+    """The middle of a picture at `shape`, [C, H, W] in [-1, 1].
 
     Raises:
-        ArgumentError: no such file, another format, or too many pixels.
+        ArgumentError: as `pictures.read_picture`, or a model of other channels than a picture has.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    import torch
 
-    allowed = f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is tighter
-            picture = Image.open(path, formats=FORMATS)
-        with picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ArgumentError(argument, f"{path} of {picture.width}x{picture.height} pixels", allowed)
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-    except FileNotFoundError:
-        raise ArgumentError(argument, str(path), f"{allowed}; there is no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise ArgumentError(argument, str(path), allowed) from None
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ArgumentError(argument, str(path), f"{allowed}; {getattr(error, 'strerror', None) or error}") from None
-    if upright.mode not in ("L", "RGB"):
-        upright = upright.convert("RGB")
-    if upright.size == (width, height):
-        return upright
-    return ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise ArgumentError(argument, str(path), f"nothing: the model has {channels} channels and pictures 1 or 3")
+    picture = pictures.fitted(pictures.read_picture(argument, path), width, height)
+    return torch.tensor(pictures.values(picture, channels)).permute(2, 0, 1) / 127.5 - 1
+
+
+def read_mask(argument: str, path: Path, shape: tuple[int, ...]) -> "Tensor":
+    """The middle of a mask, [H, W] in [0, 1]: white is 1. Raises as `pictures.read_mask`."""
+    import torch
+
+    _, height, width = shape
+    mask = pictures.fitted(pictures.read_mask(argument, path), width, height)
+    return torch.tensor(pictures.values(mask, 1))[:, :, 0] / 255

@@ -30,9 +30,9 @@ def train(
     out: Annotated[Path, Option("--out", "-o", help="The folder to write.", rich_help_panel=RUN)],
     data: Annotated[
         str | None,
-        Option(help="digits, an .npz with images and labels, or a folder of PNGs.", rich_help_panel=WHAT),
+        Option(help="digits, an .npz with images and labels, or a folder of pictures.", rich_help_panel=WHAT),
     ] = None,
-    size: Annotated[int | None, Option(help="Scale PNGs to so many pixels a side.", rich_help_panel=WHAT)] = None,
+    size: Annotated[int | None, Option(help="Scale pictures to so many pixels a side.", rich_help_panel=WHAT)] = None,
     config: training_options.Config = None,
     prediction: Annotated[str | None, Option(help="eps, x_0, v or flow.", rich_help_panel=WHAT)] = None,
     schedule: Annotated[
@@ -100,7 +100,7 @@ def train(
         "steps": trained.step, "parameters": trained.parameters, "loss": trained.loss, "seconds": trained.seconds,
     }  # fmt: skip
     if as_json:
-        emit({"model": out, **found})
+        emit({"model": out, **found, "data": trained.data})
         return
     shown = {
         "parameters": f"{trained.parameters:,}",

@@ -12,6 +12,7 @@ from fewstep.errors import ArgumentError
 from fewstep.fields import Fields, shown
 from fewstep.models.net.config import MAX_CLASSES, UNetConfig
 from fewstep.request.conditions import condition_from_config
+from fewstep.request.conditions.classes import MAX_NAME
 from fewstep.request.guidance import guidance_from_config
 from fewstep.request.guidance.free import MAX_SCALE
 
@@ -105,7 +106,9 @@ def _labels(read: Fields) -> dict[str, Any]:
     if kind == "classes":
         count = read.integer("count", 1, MAX_CLASSES)
         null = read.optional_integer("null", 0, count)
-        values = {"count": count, "null": null}
+        names = read.texts("names", (), max_length=MAX_NAME)
+        # Absent where there are none: so a folder of before names reads and writes the same.
+        values = {"count": count, "null": null} | ({"names": list(names)} if names else {})
     else:
         values = {"min": read.number("min", -1e9, 1e9), "max": read.number("max", -1e9, 1e9)}
     read.finish()
@@ -149,7 +152,8 @@ def _check_labels(read: Fields, values: dict[str, Any]) -> None:
     if (unet.num_classes, unet.label_range) != expected:
         has = f"num_classes {unet.num_classes}, label_range {unet.label_range}"
         raise read.error("labels", f"got {shown(labels)}; allowed: what the U-Net has, {has}")
-    condition_from_config(labels)
+    with _naming(read, "labels"):
+        condition_from_config(labels)
 
 
 def _check_guidance(read: Fields, values: dict[str, Any]) -> None:

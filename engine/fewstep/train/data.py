@@ -1,7 +1,7 @@
 """Images to train on: the digits in the box, or the user's own."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +12,13 @@ from torch.nn import functional
 
 from fewstep.errors import ArgumentError
 from fewstep.train.draws import permutation
-from fewstep.train.images import read_folder, read_npz
+from fewstep.train.images import read_npz
+from fewstep.train.picture_folder import read_folder
 
 DIGITS: Final = "digits"
 DIGITS_SIZE: Final = 32
 HELD_OUT: Final = 0.2
+SHOWN: Final = 20  # classes in a line
 BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled" / "digits" / "mnist10k.npz"
 
 
@@ -28,6 +30,8 @@ class Dataset:
     labels: Tensor | None  # [N] int64 in 0 .. classes - 1
     name: str
     licence: str = ""
+    names: tuple[str, ...] = ()  # of the classes, where they have names
+    left_out: tuple[str, ...] = ()  # lines that name what the source holds and was not read
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,7 +45,28 @@ class Dataset:
     @property
     def classes(self) -> int | None:
         """How many classes; None without labels."""
-        return None if self.labels is None else int(self.labels.max()) + 1
+        return len(self.names) or (None if self.labels is None else int(self.labels.max()) + 1)
+
+    def counts(self) -> dict[str, int] | None:
+        """How many images each class has, by its name or number; None without labels."""
+        if self.labels is None or self.classes is None:
+            return None
+        names = self.names or [str(label) for label in range(self.classes)]
+        return dict(zip(names, self.labels.bincount(minlength=self.classes).tolist(), strict=True))
+
+    def summary(self) -> str:
+        """One line: "60 images, 3 classes: circle (20), square (20), triangle (20)"."""
+        images = f"{len(self):,} image{'s' * (len(self) != 1)}"
+        counts = self.counts()
+        if counts is None:
+            return f"{images}, no classes"
+        shown = [f"{name} ({count:,})" for name, count in list(counts.items())[:SHOWN]]
+        more = f" and {len(counts) - SHOWN:,} more" if len(counts) > SHOWN else ""
+        return f"{images}, {len(counts):,} class{'es' * (len(counts) != 1)}: {', '.join(shown)}{more}"
+
+    def about(self) -> dict[str, object]:
+        """The same for a program to read."""
+        return {"images": len(self), "classes": self.counts(), "left_out": list(self.left_out)}
 
     def x_0(self, indices: Tensor | None = None) -> Tensor:
         """x_0 = pixel / 127.5 - 1 of the chosen images, or of all: [B, C, H, W] float32 in [-1, 1]."""
@@ -51,7 +76,7 @@ class Dataset:
     def subset(self, indices: Tensor) -> "Dataset":
         """The chosen images alone."""
         labels = None if self.labels is None else self.labels[indices]
-        return Dataset(self.images[indices], labels, self.name, self.licence)
+        return replace(self, images=self.images[indices], labels=labels)
 
     def digest(self) -> str:
         """A fingerprint of all pixels and labels: a run is resumed on the data it began with."""
@@ -67,9 +92,10 @@ def load_data(source: str, size: int | None = None) -> Dataset:
 
     Args:
         source: "digits", the 8,000 training digits in the box; or a path of your own: an .npz file with `images`
-            uint8 [N, H, W] or [N, H, W, C] and perhaps integer `labels` [N], or a folder of PNGs, in one subfolder a
-            class where they have classes.
-        size: PNGs are scaled to size x size, their middles if they are not square; all must be of one size otherwise.
+            uint8 [N, H, W] or [N, H, W, C] and perhaps integer `labels` [N], or a folder of PNG, JPEG and WebP
+            pictures, in one subfolder a class where they have classes: then the folders' names are the classes'.
+        size: pictures are scaled to size x size, their middles if they are not square; all must be of one size
+            otherwise.
 
     Raises:
         ArgumentError: naming the file, what is wrong with it and what is allowed.
@@ -79,16 +105,19 @@ def load_data(source: str, size: int | None = None) -> Dataset:
             raise ArgumentError("size", size, f"{DIGITS_SIZE} for the digits")
         return digits()[0]
     path = Path(source)
+    found = None
     if path.is_dir():
-        images, labels = read_folder(path, size)
+        images, labels, found = read_folder(path, size)
     elif path.suffix == ".npz":
         images, labels = read_npz(path)
         if size is not None and images.shape[1:3] != (size, size):
             raise ArgumentError("size", size, f"the size of the images in {path}, {images.shape[2]}x{images.shape[1]}")
     else:
-        raise ArgumentError("data", source, f"{DIGITS!r}, an .npz file, or a folder of PNGs")
+        raise ArgumentError("data", source, f"{DIGITS!r}, an .npz file, or a folder of pictures")
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return Dataset(pixels, None if labels is None else torch.from_numpy(labels), path.name)
+    kinds = None if labels is None else torch.from_numpy(labels)
+    data = Dataset(pixels, kinds, path.resolve().name)
+    return data if found is None else replace(data, names=found.names, left_out=found.left_out)
 
 
 def digits(path: Path = BUNDLED) -> tuple[Dataset, Dataset]:

@@ -41,6 +41,7 @@ def distill(
     device = device or torch.device("cpu")
     module, taught = load_model(config.teacher)
     data = load_data(config.data, config.size)
+    listeners.tell_of(data)
     _check(config, taught, data)
     guidance = _guidance(config, taught)
     student, spec = build(config, module, taught, guidance, out.resolve().name)
@@ -118,6 +119,9 @@ def _check(config: DistillConfig, taught: ModelSpec, data: Dataset) -> None:
     count = classes.count if isinstance(classes, Classes) else None
     if count != data.classes:
         raise ArgumentError("data", f"{config.data} with {data.classes} classes", f"the teacher's {count}")
+    if classes.names and data.names and classes.names != data.names:
+        allowed = f"the teacher's, {', '.join(classes.names)}"
+        raise ArgumentError("data", f"{config.data} with classes {', '.join(data.names)}", allowed)
 
 
 def _guidance(config: DistillConfig, taught: ModelSpec) -> tuple[float, float] | None:

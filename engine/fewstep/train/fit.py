@@ -58,6 +58,11 @@ class Listeners:
     sheet: Callable[[nn.Module, int], None] = ignore  # the averaged module and the step, every `sheet_every` steps
     stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step: end here, with a checkpoint
 
+    def tell_of(self, data: Dataset) -> None:
+        """Say how many images and classes there are, and what was left out."""
+        for line in (data.summary(), *data.left_out):
+            self.say(line)
+
 
 @dataclass(frozen=True)
 class Fitted:

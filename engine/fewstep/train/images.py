@@ -1,6 +1,5 @@
-"""Reading images that a user brings: bounds are checked on headers, before memory is taken."""
+"""Reading arrays of images that a user brings: bounds are checked on headers, before memory is taken."""
 
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,6 @@ Labels = npt.NDArray[np.int64]  # [N]
 MAX_IMAGES: Final = 10_000_000
 MAX_SIDE: Final = 2048
 MAX_BYTES: Final = 8 << 30  # of pixels
-MAX_PICTURE_PIXELS: Final = 64 << 20  # of one PNG before it is scaled
 
 
 def read_npz(path: Path) -> tuple[Pixels, Labels | None]:
@@ -42,64 +40,6 @@ def read_npz(path: Path) -> tuple[Pixels, Labels | None]:
     if labels is not None:
         labels = _classes(path, labels, len(images))
     return np.ascontiguousarray(images), labels
-
-
-def read_folder(folder: Path, size: int | None = None) -> tuple[Pixels, Labels | None]:
-    """The PNGs of a folder, in the order of their names; of its subfolders, one class each, if it has PNGs only there.
-
-    With `size` each is cut to its middle and scaled to size x size; without, all must have one size. They are gray if
-    all are, else RGB.
-    """
-    classes = [folder] if _pngs(folder) else sorted(path for path in folder.iterdir() if path.is_dir() and _pngs(path))
-    files = [(path, label) for label, place in enumerate(classes) for path in _pngs(place)]
-    if not 1 <= len(files) <= MAX_IMAGES:
-        raise _wrong(
-            folder, f"{len(files)} PNGs", f"1 to {MAX_IMAGES:,} files *.png in it, or in one subfolder a class"
-        )
-    if len(classes) > MAX_CLASSES:
-        raise _wrong(folder, f"{len(classes)} subfolders", f"at most {MAX_CLASSES:,} classes")
-    pictures: list[Pixels] = []
-    for path, _ in files:
-        picture = _read_png(path, size)
-        if pictures and picture.shape[:2] != pictures[0].shape[:2]:
-            first, own = pictures[0].shape, picture.shape
-            shape = f"{own[1]}x{own[0]} pixels"
-            raise _wrong(path, shape, f"{first[1]}x{first[0]}, as the others, or --size to scale them all")
-        pictures.append(picture)
-        if len(pictures) * picture.nbytes > MAX_BYTES:
-            raise _wrong(folder, f"more than {MAX_BYTES:,} bytes of pixels", f"at most {MAX_BYTES:,}")
-    channels = max(picture.shape[2] for picture in pictures)
-    images = np.stack([np.broadcast_to(picture, (*picture.shape[:2], channels)) for picture in pictures])
-    labels = None if classes == [folder] else np.array([label for _, label in files], dtype=np.int64)
-    return images, labels
-
-
-def _pngs(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.is_file())
-
-
-def _read_png(path: Path, size: int | None) -> Pixels:
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is tighter
-            picture = Image.open(path, formats=["PNG"])
-        with picture:
-            too_large = picture.width * picture.height > MAX_PICTURE_PIXELS
-            if too_large or (size is None and max(picture.size) > MAX_SIDE):
-                bound = f"at most {MAX_SIDE} a side, or --size to scale larger ones"
-                raise _wrong(path, f"{picture.width}x{picture.height} pixels", bound)
-            if picture.mode.startswith(("I", "F")):
-                raise _wrong(path, f"pixels of mode {picture.mode}", "8 bits a channel")
-            picture.load()
-            plain: Image.Image = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise _wrong(path, _reason(error), "a PNG that can be read") from None
-    if size is not None and plain.size != (size, size):
-        plain = ImageOps.fit(plain, (size, size), Image.Resampling.LANCZOS)
-    pixels = np.asarray(plain, dtype=np.uint8)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _header(archive: zipfile.ZipFile, path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -49,6 +49,7 @@ def train(
     listeners = listeners or Listeners()
     device = device or torch.device("cpu")
     data = load_data(config.data, config.size)
+    listeners.tell_of(data)
     module, spec = build(config, data, out.resolve().name)
     objective = Objective(
         config.noise_schedule(), config.prediction, config.min_snr_gamma, config.learned_range, config.vlb_weight
@@ -81,6 +82,7 @@ def build(config: TrainConfig, data: Dataset, name: str) -> tuple[UNet, ModelSpe
     labels: dict[str, Any] | None = None
     if data.classes is not None:
         labels = {"kind": "classes", "count": data.classes, "null": data.classes if config.label_dropout > 0 else None}
+        labels |= {"names": list(data.names)} if data.names else {}
     rows = None if labels is None else labels["count"] + (labels["null"] is not None)
     unet = unet_config(config.unet, data.shape[0], rows, config.learned_range)
     multiple = unet.size_multiple

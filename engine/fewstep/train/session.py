@@ -1,7 +1,7 @@
 """A run from beginning to end, whatever its loss: from a module to a model folder."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -29,6 +29,7 @@ class Trained:
     seconds: float  # of training, over all sessions
     loss: float  # the last row's of loss.csv
     parameters: int
+    data: Mapping[str, object] = field(default_factory=dict)  # as `Dataset.about` has it
 
 
 class Card(Protocol):
@@ -95,7 +96,8 @@ def carry_out(
     last = draw_losses(out, task.title, fitted.step)
     if fitted.finished:
         save_model(out, cast(UNet, fitted.module), task.card(spec, fitted, last), overwrite=True)
-    return Trained(out, fitted.finished, fitted.step, fitted.seconds, last, count_parameters(module))
+    made = (out, fitted.finished, fitted.step, fitted.seconds, last, count_parameters(module))
+    return Trained(*made, data.about())
 
 
 def saved_settings(kind: type[Config], out: Path, say: Callable[[str], None] = ignore) -> Config | None:

@@ -29,6 +29,11 @@ class Condition(Protocol):
         ...
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, in order; empty where they have none."""
+        ...
+
+    @property
     def example(self) -> float | None:
         """Some valid label; None where labels are not taken."""
         ...
@@ -63,4 +68,5 @@ def condition_from_config(config: object) -> Condition:
     try:
         return KINDS[str(config["kind"])](**fields)
     except TypeError:
-        raise ArgumentError("labels", dict(config), "count and null for classes, min and max for continuous") from None
+        allowed = "count, null and perhaps names for classes, min and max for continuous"
+        raise ArgumentError("labels", dict(config), allowed) from None

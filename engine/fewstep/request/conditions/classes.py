@@ -1,5 +1,7 @@
 """One of a number of classes, by its number or its name."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +13,9 @@ from fewstep.errors import ArgumentError
 from fewstep.request.conditions.labels import Labels, as_list, listed, plain
 
 MAX_CLASSES = 2**31 - 1
+MAX_NAME = 255  # characters
+SHOWN = 12  # names in an error
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class Classes:
     Attributes:
         count: how many there are.
         null: the class that stands for no condition; None where the model has none.
-        names: of the classes, in order, where they have names: then a label may be a name.
+        names: of the classes, in order, where they have names: then a label may be a name. A string is always a name
+            and a number always a number, also where a class is called "3".
     """
 
     count: int
@@ -31,7 +37,13 @@ class Classes:
         integer("classes.count", self.count, 1, MAX_CLASSES)
         if self.null is not None:
             integer("classes.null", self.null, 0, MAX_CLASSES)
-        object.__setattr__(self, "names", tuple(self.names))
+        named = not isinstance(self.names, str) and all(isinstance(name, str) for name in self.names)
+        if not named:
+            raise ArgumentError("classes.names", self.names, f"{self.count} names, no two alike")
+        object.__setattr__(self, "names", tuple(unicodedata.normalize("NFC", name) for name in self.names))
+        for name in self.names:
+            if (problem := check_name(name)) is not None:
+                raise ArgumentError("classes.names", ascii(name), f"printable text, and this is {problem}")
         if self.names and (len(set(self.names)) != self.count or len(self.names) != self.count):
             raise ArgumentError("classes.names", list(self.names), f"{self.count} names, no two alike")
 
@@ -39,7 +51,10 @@ class Classes:
     def allowed(self) -> str:
         """What an error says is allowed."""
         numbers = f"integers from 0 to {self.count - 1}"
-        return f"{numbers}, or names such as {self.names[0]!r}" if self.names else numbers
+        if not self.names:
+            return numbers
+        more = f" and {self.count - SHOWN:,} more" if self.count > SHOWN else ""
+        return f"{numbers}, or names: {', '.join(self.names[:SHOWN])}{more}"
 
     @property
     def example(self) -> float:
@@ -64,4 +79,16 @@ class Classes:
 
     def _numbered(self, labels: Sequence[float | str]) -> list[float | str]:
         numbers = {name: number for number, name in enumerate(self.names)}
-        return [numbers.get(label, label) if isinstance(label, str) else label for label in labels]
+        return [
+            numbers.get(unicodedata.normalize("NFC", label), label) if isinstance(label, str) else label
+            for label in labels
+        ]
+
+
+def check_name(name: str) -> str | None:
+    """What keeps a text from being the name of a class; None for a good one."""
+    if not 1 <= len(name) <= MAX_NAME:
+        return f"{len(name)} characters long, and 1 to {MAX_NAME} are allowed"
+    if CONTROL.search(name):
+        return "no text: it has control characters, or bytes that are no UTF-8"
+    return None

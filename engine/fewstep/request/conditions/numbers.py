@@ -30,6 +30,11 @@ class Numbers:
         return f"numbers from {self.min:g} to {self.max:g}"
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """There are no classes."""
+        return ()
+
+    @property
     def example(self) -> float:
         """Some valid label."""
         return self.min

@@ -18,6 +18,11 @@ class Unconditional:
         return "nothing: this model takes no labels"
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """There are no classes."""
+        return ()
+
+    @property
     def example(self) -> None:
         """There is no label to give."""
         return None
