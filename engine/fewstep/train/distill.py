@@ -41,7 +41,6 @@ def distill(
     device = device or torch.device("cpu")
     module, taught = load_model(config.teacher)
     data = load_data(config.data, config.size)
-    listeners.tell_of(data)
     _check(config, taught, data)
     guidance = _guidance(config, taught)
     student, spec = build(config, module, taught, guidance, out.resolve().name)

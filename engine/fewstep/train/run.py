@@ -49,7 +49,6 @@ def train(
     listeners = listeners or Listeners()
     device = device or torch.device("cpu")
     data = load_data(config.data, config.size)
-    listeners.tell_of(data)
     module, spec = build(config, data, out.resolve().name)
     objective = Objective(
         config.noise_schedule(), config.prediction, config.min_snr_gamma, config.learned_range, config.vlb_weight
