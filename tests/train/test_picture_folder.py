@@ -172,14 +172,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "data" / "notes.txt").write_text("x")
     (home / "settings.toml").write_text(SETTINGS)
     said: list[str] = []
+    listeners = Listeners(data=lambda data: said.extend([data.summary(), *data.left_out]))
     config = TrainConfig.from_toml(home / "settings.toml", TrainConfig(data=str(home / "data")))
     shorter = replace(config, steps=2, sheet_every=0, prediction="v")
-    made = train(shorter, home / "teacher", listeners=Listeners(say=said.append))
+    made = train(shorter, home / "teacher", listeners=listeners)
     assert made.data["classes"] == dict.fromkeys(sorted(KINDS), 4)
     student = DistillConfig(
         teacher=str(home / "teacher"), data=str(home / "data"), steps=2, batch=4, student_steps=1, sheet_every=0
     )
-    distill(student, home / "student", listeners=Listeners(say=said.append))
+    distill(student, home / "student", listeners=listeners)
     (home / "said.txt").write_text("\n".join(said))
     return home
 

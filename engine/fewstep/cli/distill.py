@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from fewstep.cli import options, training_options
 from fewstep.cli.shared import emit, emit_fields, examples
-from fewstep.cli.training import asked_to_stop, command_line, device_for, fit_progress, tell
+from fewstep.cli.training import asked_to_stop, command_line, device_for, fit_progress, tell, tell_of
 from fewstep.cli.training_options import HOW, RUN, WHAT
 from fewstep.errors import ArgumentError
 from fewstep.train.methods import METHODS
@@ -97,6 +97,7 @@ def distill(
     """Distill a model into students of fewer steps, with guidance as an input."""
     from fewstep.train import Listeners
     from fewstep.train import distill as run
+    from fewstep.train.fit import ignore
 
     given: dict[str, Any] = {
         "method": method, "guidance": guidance, "default_guidance": default_guidance, "data": data, "batch": batch,
@@ -106,6 +107,7 @@ def distill(
     where = device_for(device, threads)
     base = _base(config, given)
     students, budgets = _numbers("student_steps", student_steps), _numbers("steps", steps)
+    heard = ignore if as_json else tell_of
     with asked_to_stop() as stop:
         for stage in _stages(base, teacher, out, students, budgets, teacher_steps):
             if resume and (stage.out / "fewstep.json").is_file():
@@ -114,7 +116,7 @@ def distill(
             typed = {"config": config, **stage.typed, **given, "device": device, "threads": threads, "out": stage.out}
             command = command_line("distill", stage.teacher, typed)
             with fit_progress(quiet or as_json, f"{stage.student_steps}-step student") as show:
-                listeners = Listeners(progress=show, say=tell, stop=stop)
+                listeners = Listeners(progress=show, say=tell, data=heard, stop=stop)
                 settings = stage.settings(base)
                 made = run(settings, stage.out, resume=resume, device=where, command=command, listeners=listeners)
             if not made.finished:

@@ -8,7 +8,7 @@ from typer import Option
 
 from fewstep.cli import options, training_options
 from fewstep.cli.shared import emit, emit_fields, examples
-from fewstep.cli.training import asked_to_stop, command_line, device_for, fit_progress, tell
+from fewstep.cli.training import asked_to_stop, command_line, device_for, fit_progress, tell, tell_of
 from fewstep.cli.training_options import HOW, RUN, WHAT
 from fewstep.errors import ArgumentError
 
@@ -81,6 +81,7 @@ def train(
     typed = {"config": config, **given, "schedule": schedule, "channels": channels, "layers": layers}
     from fewstep.train import Listeners, saved_config
     from fewstep.train import train as run
+    from fewstep.train.fit import ignore
 
     saved = saved_config(out, tell) if resume else None
     if resume and saved is None and data is None and config is None:
@@ -90,8 +91,9 @@ def train(
     command = ""
     if not resume or any(value is not None for value in typed.values()):
         command = command_line("train", None, {**typed, "device": device, "threads": threads, "out": out})
+    heard = ignore if as_json else tell_of
     with asked_to_stop() as stop, fit_progress(quiet or as_json, "train") as show:
-        listeners = Listeners(progress=show, say=tell, stop=stop)
+        listeners = Listeners(progress=show, say=tell, data=heard, stop=stop)
         trained = run(settings, out, resume=resume, device=where, command=command, listeners=listeners)
     if not trained.finished:
         tell(f"stopped at step {trained.step}, saved; the same command with --resume goes on")

@@ -15,7 +15,7 @@ from fewstep.cli.shared import plain
 if TYPE_CHECKING:
     import torch
 
-    from fewstep.train import Progress
+    from fewstep.train import Dataset, Progress
 
 
 def device_for(device: str | None, threads: int | None) -> "torch.device":
@@ -92,6 +92,12 @@ def _state(now: "Progress") -> str:
     minutes, seconds = divmod(round(now.seconds_left), 60)
     hours, minutes = divmod(minutes, 60)
     return f"loss {now.loss:.4g}  {now.samples_per_second:.0f} samples/s  {hours}:{minutes:02d}:{seconds:02d} left"
+
+
+def tell_of(data: "Dataset") -> None:
+    """What a run learns from, and what its source holds beside: on stderr."""
+    for line in (data.summary(), *data.left_out):
+        tell(line)
 
 
 def tell(line: str) -> None:

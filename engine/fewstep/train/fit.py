@@ -55,13 +55,9 @@ class Listeners:
 
     progress: Callable[[Progress], None] = ignore  # after each step
     say: Callable[[str], None] = ignore  # a line a user should read
+    data: Callable[[Dataset], None] = ignore  # before the first step: what is learned from
     sheet: Callable[[nn.Module, int], None] = ignore  # the averaged module and the step, every `sheet_every` steps
     stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step: end here, with a checkpoint
-
-    def tell_of(self, data: Dataset) -> None:
-        """Say how many images and classes there are, and what was left out."""
-        for line in (data.summary(), *data.left_out):
-            self.say(line)
 
 
 @dataclass(frozen=True)

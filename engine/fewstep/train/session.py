@@ -77,7 +77,7 @@ def carry_out(
         compare(checkpoint, config, task.fixed, about, listeners.say)
         commands = list(dict.fromkeys([*checkpoint.about.get("commands", []), *commands]))
     about["commands"] = commands
-    listeners.tell_of(data)
+    listeners.data(data)
     spec = replace(task.spec, source="; then ".join(commands) or task.spec.source)
 
     sheets = Sheets(spec, data.classes, out, task.title, device, listeners.sheet)
