@@ -1,8 +1,20 @@
-"""The errors a user can cause, and a warning. Each is one line: the argument, the value and what is allowed."""
+"""The errors a user can cause, and two warnings. Each is one line: the argument, the value and what is allowed."""
+
+import re
+from typing import Final
+
+# What breaks a line or steers a terminal, and halves of a surrogate pair, which no UTF-8 file or stream takes.
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class FewstepError(Exception):
-    """Base of every error that is the caller's to mend; the CLI prints it as one line and exits with 2."""
+    """Base of every error that is the caller's to mend; the CLI prints it as one line and exits with 2.
+
+    The message is one printable line whatever it quotes: what is no character of a line stands there as `\\x0a` does.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ArgumentError(FewstepError, ValueError):
@@ -33,11 +45,12 @@ class UnfinishedWriteWarning(UserWarning):
 
 
 def printable(text: str) -> str:
-    """`text` on one line, whatever bytes a file's name has."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    """`text` as one line that any terminal and any UTF-8 file takes: what is not printable is escaped, as in repr."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 def _shown(value: object) -> str:
-    said = isinstance(value, str) and " " in value  # words about a file, which begin with its path
-    text, most = (printable(str(value)), 400) if said else (" ".join(repr(value).split()), 120)
-    return text if len(text) <= most else text[: most - 3] + "..."
+    if isinstance(value, str) and " " in value:  # our own words on a file, which begin with its path
+        return value if len(value) <= 400 else value[:397] + "..."
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else text[:117] + "..."

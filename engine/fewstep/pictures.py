@@ -199,7 +199,7 @@ def _of_16_bits(picture: "Image") -> "Image":
     from PIL import Image
 
     raw = np.asarray(picture)
-    shades = raw.astype(np.float32) * np.float32(WHITE / 65535)
+    shades = np.multiply(raw, np.float32(WHITE / 65535), dtype=np.float32)
     key: Any = picture.info.get("transparency")
     if isinstance(key, int):
         shades[raw == key] = WHITE

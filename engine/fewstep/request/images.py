@@ -22,7 +22,7 @@ WHITE: Final = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}
 
 
 def as_images(argument: str, value: Given, count: int, shape: tuple[int, int, int]) -> Tensor:
-    """Images as the engine holds them: [count, C, H, W] float32 in [-1, 1].
+    """Images as the engine holds them: [count, C, H, W] in [-1, 1], float64 where it was given so, else float32.
 
     Args:
         argument: the name used in an error.
@@ -43,7 +43,7 @@ def as_images(argument: str, value: Given, count: int, shape: tuple[int, int, in
     low, high = float(images.min()), float(images.max())
     if not (low >= -1.001 and high <= 1.001):
         raise ArgumentError(argument, f"values from {low:.3g} to {high:.3g}", "finite values in [-1, 1]")
-    return images.to(torch.float32).expand(count, *shape)
+    return images.to(torch.promote_types(images.dtype, torch.float32)).expand(count, *shape)
 
 
 def as_mask(argument: str, value: Given, count: int, shape: tuple[int, int, int]) -> Tensor:

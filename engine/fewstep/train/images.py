@@ -1,4 +1,4 @@
-"""Reading arrays of images that a user brings: bounds are checked on headers, before memory is taken."""
+"""Reading images that a user brings: bounds are checked on headers, before memory is taken."""
 
 import zipfile
 from pathlib import Path
