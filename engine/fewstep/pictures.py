@@ -144,10 +144,8 @@ def _upright(argument: str, picture: "Image", name: str) -> "Image":
     if picture.width * picture.height > MAX_PIXELS:
         found = f"{name}{picture.width}x{picture.height} pixels"
         raise ArgumentError(argument, found, f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels")
-    frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
-    if frames > 1:
-        raise ArgumentError(argument, f"{name}an animation of {frames} frames", "one picture, such as a copy of one")
     try:
+        frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what PIL thinks of broken EXIF
             picture.load()
@@ -156,6 +154,8 @@ def _upright(argument: str, picture: "Image", name: str) -> "Image":
     except Exception as error:  # whatever PIL meets in a damaged file
         allowed = f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels"
         raise ArgumentError(argument, name.removesuffix(": ") or "a picture", f"{allowed}; {_reason(error)}") from None
+    if frames > 1:
+        raise ArgumentError(argument, f"{name}an animation of {frames} frames", "one picture, such as a copy of one")
     if straight is None:
         allowed = "8 bits a channel or 16-bit gray, such as the modes L, RGB and I;16"
         raise ArgumentError(argument, f"{name}pixels of mode {picture.mode}", allowed)
