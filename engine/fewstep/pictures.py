@@ -184,8 +184,7 @@ def _converted(picture: "Image") -> "Image | None":
     if mode in SIXTEEN_BITS or (mode == "I" and picture.format == "PNG"):  # as PIL had 16-bit PNGs before 11.3
         return _of_16_bits(picture)
     if mode == "P":
-        picture = picture.convert("RGBA" if transparent else "RGB")
-        return picture if transparent or not _is_gray(picture) else picture.getchannel("R")
+        return _as_gray(picture.convert("RGBA" if transparent else "RGB"))
     if mode in ALPHA:
         return picture.convert(ALPHA[mode])
     if mode not in PLAIN:
@@ -217,9 +216,14 @@ def _on_white(picture: "Image") -> "Image":
     return paper
 
 
-def _is_gray(picture: "Image") -> bool:
-    red, green, blue = picture.split()
-    return red.tobytes() == green.tobytes() == blue.tobytes()
+def _as_gray(picture: "Image") -> "Image":
+    """RGB or RGBA as L or LA where all colours are gray."""
+    from PIL import Image
+
+    red, green, blue, *alpha = picture.split()
+    if not red.tobytes() == green.tobytes() == blue.tobytes():
+        return picture
+    return Image.merge("LA", [red, *alpha]) if alpha else red
 
 
 def _darkest(channel: "Image") -> int:

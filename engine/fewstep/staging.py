@@ -118,7 +118,8 @@ def alone_in(folder: Path) -> Iterator[bool]:
 def mend(folder: Path) -> None:
     """Remove what dead processes left in a folder; finish where one was killed between two renames, and warn of it.
 
-    What a living process writes is locked and stays, as does everything on a file system that has no locks.
+    What a living process writes is locked and stays, as do another user's leftovers, and everything on a file system
+    that has no locks.
     """
     if not _left(folder):
         return
@@ -128,6 +129,9 @@ def mend(folder: Path) -> None:
             if lock is None:
                 continue
             try:
+                # In a folder that others may write into, theirs would put what they like in the place of our files.
+                if os.fstat(lock).st_uid != os.geteuid():
+                    continue
                 if path.suffix == PLACING:
                     _finish(path)
                 else:

@@ -61,6 +61,9 @@ STORED: dict[str, tuple[Image.Image, Any]] = {
     "P": (palette(), COLOUR),
     "P, gray": (palette(gray=True), GRAY),
     "P, transparent": (palette(transparent=True), with_corner(COLOUR, 255)),
+    "P, gray, transparent": (palette(transparent=True, gray=True), with_corner(GRAY, 255)),
+    "1, black transparent": (keyed(Image.fromarray(GRAY > 100), 0), np.full((8, 8), 255)),
+    "I;16, one shade transparent": (keyed(Image.fromarray(DEEP), 0), with_corner(DEEP / 257, 255)),
     "RGB": (Image.fromarray(COLOUR), COLOUR),
     "RGB, one colour transparent": (keyed(Image.fromarray(COLOUR), (0, 0, 255)), with_corner(COLOUR, 255)),
     "RGBA": (Image.fromarray(np.dstack([COLOUR, ALPHA])), np.where(np.eye(8, dtype=bool)[..., None], 255, COLOUR)),
@@ -90,7 +93,7 @@ def test_a_png_means_the_same_everywhere(tmp_path: Path, mode: str, orientation:
     turned = TURNS[orientation](np.atleast_3d(expected)[:6].astype(float))
     found = everywhere(tmp_path / "a.png", turned.shape[2])
     for entry, value in found.items():
-        rounding = 0.51 / 127.5 if entry == "train" and mode == "I;16" else 1e-5
+        rounding = 0.51 / 127.5 if entry == "train" and mode.startswith("I;16") else 1e-5
         right = torch.from_numpy(turned.copy()).permute(2, 0, 1) / 127.5 - 1
         torch.testing.assert_close(value.double(), right, atol=rounding, rtol=0, msg=f"{entry} of {mode}")
 
@@ -267,7 +270,17 @@ def test_a_mask_of_each_kind_means_the_same(given: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(as_mask("mask", given, 1, (3, 8, 8)), MASK)
     if isinstance(given, Image.Image):
         given.save(tmp_path / "m.png")
-        torch.testing.assert_close(read_mask("mask", tmp_path / "m.png", (3, 8, 8)), MASK[0, 0])
+        torch.testing.assert_close(read_mask("mask", tmp_path / "m.png", (3, 8, 8), tmp_path / "m.png"), MASK[0, 0])
+
+
+def test_a_mask_lies_where_its_picture_does(tmp_path: Path) -> None:
+    Image.new("L", (64, 48)).save(tmp_path / "photo.png")
+    for size in ((64, 48), (32, 24), (33, 25), (16, 16)):
+        Image.new("L", size, 255).save(tmp_path / "mask.png")
+        assert read_mask("mask", tmp_path / "mask.png", (1, 16, 16), tmp_path / "photo.png").min() == 1
+    Image.new("L", (48, 48), 255).save(tmp_path / "mask.png")
+    with pytest.raises(ArgumentError, match=r"48x48 pixels; allowed: the proportions of the image, 64x48, or the mod"):
+        read_mask("mask", tmp_path / "mask.png", (1, 16, 16), tmp_path / "photo.png")
 
 
 def test_a_mask_of_ones_and_a_soft_one() -> None:
@@ -298,4 +311,4 @@ def test_what_has_no_meaning_as_a_mask_is_refused_by_name(given: Any, said: str,
     if isinstance(given, Image.Image):
         given.save(tmp_path / "m.png")
         with pytest.raises(ArgumentError, match=rf"^mask: got .*m\.png: {said}"):
-            read_mask("mask", tmp_path / "m.png", (3, 8, 8))
+            read_mask("mask", tmp_path / "m.png", (3, 8, 8), tmp_path / "m.png")

@@ -168,6 +168,17 @@ def test_leftovers_are_swept_but_not_what_a_living_writer_holds(tmp_path: Path) 
     assert set(os.listdir(tmp_path)) == {"b.png", ".fewstep-mine.tmp"}
 
 
+def test_another_users_leftovers_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_while_writing(holding(tmp_path), NAMES, "replace", 2)
+    before = everything(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 12345)
+        check_writable(tmp_path / "b.png")
+    assert everything(tmp_path) == before
+    with pytest.warns(UnfinishedWriteWarning):
+        check_writable(tmp_path / "b.png")
+
+
 def test_two_writers_at_once_leave_the_files_of_one(tmp_path: Path) -> None:
     def rewrite(mark: bytes) -> None:
         for _ in range(20):

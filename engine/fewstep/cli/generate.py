@@ -107,7 +107,7 @@ def _start(shape: tuple[int, ...], image: Path, strength: float | None, mask: Pa
         if strength is None:
             raise ArgumentError("strength", None, "a number above 0 and at most 1 says how far from the image to start")
         return Image(picture, strength)
-    known = read_mask("mask", mask, shape)
+    known = read_mask("mask", mask, shape, image)
     return Inpaint(picture, known) if strength is None else Inpaint(picture, known, strength)
 
 
