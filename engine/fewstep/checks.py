@@ -22,4 +22,10 @@ def number(
         if low <= real <= high and not (open_low and real == low) and not (open_high and real == high):
             return real
     brackets = "(" if open_low else "[", ")" if open_high else "]"
-    raise ArgumentError(name, value, f"a number in {brackets[0]}{low:g}, {high:g}{brackets[1]}")
+    raise ArgumentError(name, value, f"a number in {brackets[0]}{exact(low)}, {exact(high)}{brackets[1]}")
+
+
+def exact(value: float) -> str:
+    """`value` in as few digits as say it exactly, so that a bound can be typed as it was read: 80, 1e+06, 0.0022742."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))

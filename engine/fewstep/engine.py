@@ -374,7 +374,7 @@ class Engine:
         channels = self.model.shape[0]
         allowed = (2 * channels,) if learned_variance else (channels, 2 * channels)
         sizes = () if self.model.shape == self._shape else self.model.shape[1:]
-        return ModuleDenoiser(self.module, self._label_argument, allowed, sizes, self.model.time_scale)
+        return ModuleDenoiser(self.module, self._label_argument, allowed, sizes, self.model.time == "index")
 
     def _record(self, request: Request, run: Following, seconds: float) -> Samples:
         images = Images.cat(run.parts)

@@ -36,7 +36,15 @@ class OutputError(FewstepError):
     """A result that cannot be written; the message names the path and the reason, and nothing is left behind."""
 
 
-class UntrainedPlanWarning(UserWarning):
+class PlanWarning(UserWarning):
+    """A plan that runs, and is not what its user is likely to want."""
+
+
+class WastedCallWarning(PlanWarning):
+    """A plan that calls the network where nothing it answers changes the sample."""
+
+
+class UntrainedPlanWarning(PlanWarning):
     """A distilled model is asked for a sampler, a number of steps or noise levels that it was not trained for."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from fewstep.checks import exact
 from fewstep.errors import ModelError
 
 T = TypeVar("T")
@@ -131,7 +132,7 @@ def integer(value: Any, low: int, high: int, where: str) -> int:
 def number(value: Any, low: float, high: float, where: str) -> float:
     """`value` as a float if it is a number from low to high, so never NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ModelError(f"{where}: got {shown(value)}; allowed: a number from {low:g} to {high:g}")
+        raise ModelError(f"{where}: got {shown(value)}; allowed: a number from {exact(low)} to {exact(high)}")
     return float(value)
 
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from fewstep import Engine, Model, schedules
 from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.schedules import Schedule
+from fewstep.diffusion.times import OF_SIGMA
 from fewstep.run.callbacks import Step
 from fewstep_kernels.row import COLUMNS
 
@@ -54,10 +56,17 @@ class Adapter(nn.Module):
         return self.model(x, float(t[0]))
 
 
+def told_as(plan: Plan) -> Schedule:
+    """A schedule whose network counts as the plan does."""
+    if plan.levels.time in OF_SIGMA:
+        return schedules.karras()
+    return schedules.flow() if plan.levels.kind == "flow" else schedules.linear()
+
+
 def run_in_engine(plan: Plan, model: Network, noise: Sequence[Tensor]) -> Tensor:
     """The same run by `Engine.sample` in float64: noise[0] is where it starts, noise[1 + i] belongs to row i."""
     shape = tuple(noise[0].shape[1:])
-    engine = Engine(Model(Adapter(model), schedule=schedules.linear(), shape=shape))
+    engine = Engine(Model(Adapter(model), schedule=told_as(plan), shape=shape, time=plan.levels.time))
     ends: list[Tensor] = []
 
     def keep(step: Step) -> None:  # the images are float32

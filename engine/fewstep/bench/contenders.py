@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.bench.loops import LOOPS, Draw
 from fewstep.bench.subject import Subject
 from fewstep.diffusion.plan import Plan
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import build_plan
 from fewstep.models.layouts.diffusers_scheduler import PREDICTION_TYPES
 
 ENGINE, EAGER, DIFFUSERS, BARE = "engine", "eager", "diffusers", "bare"
@@ -40,7 +40,7 @@ def plan_of(subject: Subject, case: Case) -> Plan:
     """The engine's plan: trailing timesteps, no clipping beyond what the sampler itself needs."""
     engine = subject.engine
     prediction = None if case.sampler == "consistency" else engine.model.prediction
-    return make_plan(case.sampler, engine.model.schedule, case.steps, prediction=prediction, spacing="trailing")
+    return build_plan(case.sampler, engine.model.schedule, case.steps, prediction=prediction, spacing="trailing")
 
 
 def engine_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:

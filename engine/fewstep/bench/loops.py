@@ -57,9 +57,9 @@ def ddpm(network: Network, schedule: Schedule, steps: int, prediction: str, draw
 def consistency(network: Network, schedule: Schedule, steps: int, prediction: str, draw: Draw) -> Tensor:
     """x' = f(x, sigma) + sqrt(sigma'^2 - sigma_min^2) z; Song et al., Consistency Models, algorithm 1.
 
-    f = clamp(c_skip x + c_out F(c_in x, t), -1, 1) with sigma_data 0.5 and sigma_min 0.002.
+    f = clamp(c_skip x + c_out F(c_in x, t), -1, 1) with sigma_data 0.5; sigma_min is the schedule's lowest.
     """
-    sigma_data, sigma_min = 0.5, 0.002
+    sigma_data, sigma_min = 0.5, float(schedule.noise_scale[0])
     z = draw()
     sigmas = torch.tensor(schedule.noise_scale, dtype=z.dtype, device=z.device)
     times = torch.tensor(schedule.t, dtype=torch.float32, device=z.device)

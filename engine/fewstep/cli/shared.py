@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from fewstep.errors import ArgumentError, UnfinishedWriteWarning, UntrainedPlanWarning
+from fewstep.errors import ArgumentError, PlanWarning, UnfinishedWriteWarning
 from fewstep.files import output_error
 from fewstep.request.asked import MAX_SAMPLES
 
@@ -89,13 +89,13 @@ def warnings_as_lines() -> Iterator[None]:
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if not issubclass(category, UntrainedPlanWarning | UnfinishedWriteWarning):
+            if not issubclass(category, PlanWarning | UnfinishedWriteWarning):
                 shown(message, category, *where, **more)
             elif str(message) not in said:
                 said.add(str(message))
                 say("warning", "bold yellow", str(message))
 
-        warnings.simplefilter("always", UntrainedPlanWarning)
+        warnings.simplefilter("always", PlanWarning)
         warnings.simplefilter("always", UnfinishedWriteWarning)
         warnings.showwarning = show
         yield

@@ -12,7 +12,7 @@ from fewstep.cost.counter import Cost
 from fewstep.cost.loops import DTYPE, Counted, count_diffusers, count_engine
 from fewstep.cost.subjects import Subject
 from fewstep.diffusion.plan import Plan
-from fewstep.diffusion.samplers import SAMPLERS, make_plan
+from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.errors import ArgumentError
 from fewstep.version import __version__
 
@@ -140,7 +140,7 @@ def _subject_report(
 def _plan(subject: Subject, sampler: str, steps: int) -> Plan:
     prediction = None if SAMPLERS[sampler].predictions == ("consistency",) else subject.prediction
     options: dict[str, Any] = {"variance": "learned_range"} if sampler == "ddpm" and subject.learns_variance else {}
-    return make_plan(sampler, subject.schedule, steps, prediction=prediction, **options)
+    return build_plan(sampler, subject.schedule, steps, prediction=prediction, **options)
 
 
 def _variants(plain: Plan, guidable: bool, guidance_scale: float | None) -> dict[str, Plan]:

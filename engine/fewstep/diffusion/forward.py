@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fewstep_kernels
+from fewstep.diffusion.ladders import MAX_SIGMA
 from fewstep.diffusion.schedules import Array, Schedule
 from fewstep.errors import ArgumentError
 
@@ -29,9 +30,10 @@ def x_0_coefficients(prediction: str, signal: Scale, noise: Scale) -> tuple[Scal
     flow    m = z - x_0                 x_0 = (x_t - noise m) / (signal + noise)
     score   m = -z / noise              x_0 = (x_t + noise^2 m) / signal
 
-    eps and score say nothing about x_0 where signal = 0 (zero terminal SNR): ArgumentError.
+    eps and score say nothing about x_0 where no signal is left (zero terminal SNR, or sigma beyond MAX_SIGMA, where it
+    is below the rounding of x): ArgumentError.
     """
-    if prediction in ("eps", "score") and bool((signal == 0).any()):
+    if prediction in ("eps", "score") and bool((signal * MAX_SIGMA < noise).any()):
         allowed = "x_0, v or flow where no signal is left (zero terminal SNR), or levels that start later"
         raise ArgumentError("prediction", prediction, allowed)
     if prediction == "eps":

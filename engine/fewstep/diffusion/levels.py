@@ -7,21 +7,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fewstep.checks import integer, number
-from fewstep.diffusion.schedules import (
-    MAX_TIMESTEPS,
-    Array,
-    Kind,
-    Schedule,
-    exponential_sigmas,
-    karras_sigmas,
-    read_only,
-    time_of_sigma,
-)
+from fewstep.checks import exact, integer, number
+from fewstep.diffusion.ladders import MAX_SIGMA, MAX_TIMESTEPS, Array, exponential_sigmas, karras_sigmas
+from fewstep.diffusion.schedules import Kind, Schedule, read_only
+from fewstep.diffusion.times import time_of_sigma
 from fewstep.errors import ArgumentError
 
 Final = Literal["clean", "first"]
 Timesteps = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+FLOAT32 = 1e-6  # what two numbers may differ by, of their size, that were one before one of them was float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +31,15 @@ class Levels:
     noise_scale: Array  # [N + 1]; 0 where a run ends clean
     kind: Kind = "vp"  # the coordinates of x, see fewstep.schedules
     spacing: str = "explicit"  # how the levels were chosen
+    time: str = "timestep"  # what t counts, a word of fewstep.diffusion.times
+    index: Array | None = None  # [N] where in their schedule the levels lie, whole or between two; None: at t
+    lowest: float | None = None  # the lowest sigma of that schedule; None: they are of none
 
     def __post_init__(self) -> None:
         for name in ("t", "signal_scale", "noise_scale"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
+        if self.index is not None:
+            object.__setattr__(self, "index", read_only(self.index))
         n = len(self.t)
         if n < 1 or not len(self.signal_scale) == len(self.noise_scale) == n + 1:
             shape = f"{n} times, {len(self.signal_scale)} and {len(self.noise_scale)} levels"
@@ -54,6 +54,11 @@ class Levels:
     def __len__(self) -> int:
         """N, the number of model calls."""
         return len(self.t)
+
+    @property
+    def timesteps(self) -> Array:
+        """[N] where in their schedule the levels lie, whatever the network is told."""
+        return self.t if self.index is None else self.index
 
     @property
     def sigmas(self) -> Array:
@@ -74,9 +79,9 @@ class Levels:
 
     def in_karras_time(self) -> "Levels":
         """The same levels in the coordinates x / signal_scale = x_0 + sigma z (kind "ve")."""
-        if self.signal_scale[0] == 0:
+        if self.sigmas[0] > MAX_SIGMA:
             allowed = "levels with some signal; ddim takes the same steps and can start at zero terminal SNR"
-            raise ArgumentError("levels", "a first level with sigma = inf", allowed)
+            raise ArgumentError("levels", f"a first level with sigma = {self.sigmas[0]:.3g}", allowed)
         return replace(self, signal_scale=np.ones(len(self) + 1), noise_scale=self.sigmas, kind="ve")
 
     @classmethod
@@ -132,7 +137,7 @@ class Levels:
         """
         original_steps = integer("original_steps", original_steps, 1, len(schedule))
         reach = int(original_steps * number("strength", strength, 0, 1, open_low=True))
-        why = f" ({original_steps} original_steps at strength {strength:g})"
+        why = f" ({original_steps} original_steps at strength {exact(strength)})"
         steps = integer("steps", steps, 1, max(reach, 1), why)
         distilled = np.arange(max(reach, 1), 0, -1) * (len(schedule) // original_steps) - 1
         index = distilled[np.arange(steps) * len(distilled) // steps]
@@ -150,8 +155,9 @@ class Levels:
     ) -> "Levels":
         """`karras_sigmas`, told to the model as `time` says.
 
-        time is "edm" or "consistency" (`time_of_sigma`, x in "ve" coordinates), or a schedule: then t is
-        `Schedule.sigma_to_t` and x has the schedule's coordinates.
+        time is "sigma", "edm" or "consistency" (`time_of_sigma`, x in "ve" coordinates), or a schedule: then t is what
+        that tells its network at these sigmas, and x has the schedule's coordinates. Where a schedule knows t at its
+        levels alone ("vp"), a sigma outside of them has no time: ArgumentError.
         """
         return cls._at_sigmas(karras_sigmas(steps, sigma_min, sigma_max, rho), time, "karras", final)
 
@@ -169,28 +175,83 @@ class Levels:
 
     @classmethod
     def _at(cls, schedule: Schedule, index: Array, spacing: str, final: Final) -> "Levels":
-        """The schedule's levels at `index`; sigma and t are linear between two whole indices."""
+        """The schedule's levels at `index`.
+
+        Between two whole indices sigma is linear, and the noise scale on a flow; t is the one of that sigma where it has
+        a formula, and linear too where it has none.
+        """
         whole = index.astype(np.int64)
         if (whole == index).all():
             t, signal_scale, noise_scale = (
                 values[whole] for values in (schedule.t, schedule.signal_scale, schedule.noise_scale)
             )
         else:
-            t, sigmas = (np.interp(index, np.arange(len(schedule)), s) for s in (schedule.t, schedule.sigmas))
-            signal_scale, noise_scale = _scales(schedule.kind, sigmas)
-        signal, noise = _final_level(schedule, final)
-        return cls(t, np.append(signal_scale, signal), np.append(noise_scale, noise), schedule.kind, spacing)
+            places = np.arange(len(schedule))
+            if schedule.kind == "flow":
+                noise_scale = np.interp(index, places, schedule.noise_scale)
+                signal_scale = np.interp(index, places, schedule.signal_scale)
+            else:
+                signal_scale, noise_scale = _scales(schedule.kind, np.interp(index, places, schedule.sigmas))
+            t = np.interp(index, places, schedule.t)
+            if schedule.has_exact_time:
+                with np.errstate(divide="ignore"):
+                    t = np.where(whole == index, t, schedule.exact_time(noise_scale / signal_scale))
+        return cls._of(schedule, t, signal_scale, noise_scale, index, spacing, final)
 
     @classmethod
     def _at_sigmas(cls, sigmas: Array, time: str | Schedule, spacing: str, final: Final) -> "Levels":
-        if isinstance(time, Schedule):
-            kind, t, (signal, noise) = time.kind, time.sigma_to_t(sigmas), _final_level(time, final)
-        else:
+        if not isinstance(time, Schedule):
             if final != "clean":
                 raise ArgumentError("final", final, "'clean', or a schedule as `time`")
-            kind, t, (signal, noise) = "ve", time_of_sigma(sigmas, time), (1.0, 0.0)
-        signal_scale, noise_scale = _scales(kind, sigmas)
-        return cls(t, np.append(signal_scale, signal), np.append(noise_scale, noise), kind, spacing)
+            t, signal_scale = time_of_sigma(sigmas, time), np.ones(len(sigmas) + 1)
+            return cls(t, signal_scale, np.append(sigmas, 0.0), "ve", spacing, time)
+        schedule, known = time, time.sigmas
+        inside = (sigmas >= known[0]) & (sigmas <= known[-1])
+        if not schedule.has_exact_time:
+            for name, sigma in (("sigma_max", sigmas[0]), ("sigma_min", sigmas[-1])):
+                if not known[0] * (1 - FLOAT32) <= sigma <= known[-1] * (1 + FLOAT32):
+                    ends = f"{exact(known[0])} to {exact(known[-1])}"
+                    allowed = f"{ends}, the levels of the {schedule.name} schedule: its network has a time for no other"
+                    raise ArgumentError(name, float(sigma), allowed)
+        t = schedule.sigma_to_t(sigmas)
+        if schedule.has_exact_time:
+            t = np.where(inside, t, schedule.exact_time(sigmas))
+        signal_scale, noise_scale = _scales(schedule.kind, sigmas)
+        level = np.searchsorted(known, sigmas).clip(max=len(known) - 1)
+        met = known[level] == sigmas  # a level of the schedule's own is that level, to the bit
+        signal_scale = np.where(met, schedule.signal_scale[level], signal_scale)
+        noise_scale = np.where(met, schedule.noise_scale[level], noise_scale)
+        with np.errstate(divide="ignore"):
+            index = np.interp(np.log(sigmas), np.log(known), np.arange(len(known)))
+        return cls._of(schedule, t, signal_scale, noise_scale, index, spacing, final)
+
+    @classmethod
+    def _of(
+        cls,
+        schedule: Schedule,
+        t: Array,
+        signal_scale: Array,
+        noise_scale: Array,
+        index: Array,
+        spacing: str,
+        final: Final,
+    ) -> "Levels":
+        """Levels of a schedule, and where the last call lands."""
+        signal, noise = _final_level(schedule, final)
+        if schedule.time == "index" and not (index == np.round(index)).all():
+            fraction = next(float(i) for i in index if i != np.round(i))
+            allowed = "trailing, leading or a list of timesteps: the network is told an index, and there is none between"
+            raise ArgumentError("spacing", f"{spacing}, which visits timestep {fraction:.6g}", allowed)
+        return cls(
+            t,
+            np.append(signal_scale, signal),
+            np.append(noise_scale, noise),
+            schedule.kind,
+            spacing,
+            schedule.time,
+            index,
+            float(schedule.sigmas[0]),
+        )
 
 
 def spaced_timesteps(count: int, steps: int, spacing: str, rounded: bool = True) -> Array:
@@ -220,6 +281,8 @@ LEVEL_OPTIONS: dict[str, tuple[str, ...]] = {
     "exponential": ("sigma_min", "sigma_max", "final"),
 }
 
+LADDERS: dict[str, Callable[..., Array]] = {"karras": karras_sigmas, "exponential": exponential_sigmas}
+
 
 def make_levels(
     schedule: Schedule,
@@ -227,11 +290,14 @@ def make_levels(
     spacing: str | Timesteps,
     strength: float = 1.0,
     fractional: bool = False,
+    above: bool = False,
     **options: Any,
 ) -> Levels:
     """The levels a spacing names, or through a list of timesteps; options are those of LEVEL_OPTIONS.
 
-    Unless told otherwise, Karras and exponential sigmas run between the schedule's own ends (at `strength`).
+    Unless told otherwise, Karras and exponential sigmas run between the schedule's own ends (at `strength`). With
+    `above`, the lower of these is where the last call would land and not where it is made: of steps + 1 sigmas down to
+    it the first `steps` are called. That is for models that have nothing to say there.
     """
     if not isinstance(spacing, str | Sequence | np.ndarray):
         raise ArgumentError("spacing", spacing, ", ".join(LEVEL_OPTIONS) + ", or a list of timesteps")
@@ -245,11 +311,16 @@ def make_levels(
         return Levels.lcm(schedule, steps, strength=strength, **options)
     if spacing in ("karras", "exponential"):
         limit = _reach(schedule, strength)
+        steps = integer("steps", steps, 1, MAX_TIMESTEPS)
         ends = {"sigma_min": schedule.sigmas[0], "sigma_max": schedule.sigmas[limit - 1]} | options
         if "sigma_max" not in options and np.isinf(ends["sigma_max"]):
             raise ArgumentError("sigma_max", "inf, the schedule's own", "a finite number, given as an option")
+        if above and "sigma_min" not in options:
+            final = ends.pop("final", "clean")
+            ends["sigma_min"] = LADDERS[spacing](steps + 1, **ends)[steps - 1]
+            ends["final"] = final
         build: Callable[..., Levels] = getattr(Levels, spacing)
-        return build(integer("steps", steps, 1, MAX_TIMESTEPS), time=schedule, **ends)
+        return build(steps, time=schedule, **ends)
     return Levels.spaced(schedule, steps, spacing, strength=strength, fractional=fractional, **options)
 
 
@@ -259,7 +330,7 @@ def _reach(schedule: Schedule, strength: float) -> int:
 
 
 def _budget(steps: int, limit: int, strength: float) -> int:
-    why = " model calls, one per timestep" + (f" within strength {strength:g}" if strength < 1 else "")
+    why = " model calls, one per timestep" + (f" within strength {exact(strength)}" if strength < 1 else "")
     return integer("steps", steps, 1, limit, why)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,13 +16,15 @@ import torch
 from fewstep.checks import number
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.schedules import Array, read_only
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, WastedCallWarning
 from fewstep_kernels.row import COLUMN, COLUMNS, IDLE_ROW
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Halves = Literal["cond", "uncond", "both"]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+NOTHING = 1e-7  # what float32 rounds away beside 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +63,12 @@ class Plan:
             allowed = f"[{len(self.levels)}, {len(COLUMNS)}], a row per model call"
             raise ArgumentError("rows", f"shape {list(self.rows.shape)}", allowed)
         bad = ~np.isfinite(self.rows)
+        bad |= np.abs(self.rows) > FLOAT32_MAX
         bad[:, COLUMN["clip"]] = ~(self.rows[:, COLUMN["clip"]] > 0)
         if bad.any():
             row, column = np.argwhere(bad)[0]
             value = f"{self.rows[row, column]} in column {COLUMNS[column]} of row {row}"
-            raise ArgumentError("rows", value, "finite numbers (clip: positive or inf)")
+            raise ArgumentError("rows", value, "finite numbers (clip: positive or inf), in float32 too")
 
     @classmethod
     def build(
@@ -112,6 +116,33 @@ class Plan:
     def guided(self) -> bool:
         """Whether a row needs both halves: w = 0 and w = 1 select one."""
         return bool((~np.isin(self.column("w"), (0.0, 1.0))).any())
+
+    @cached_property
+    def wasted(self) -> tuple[int, ...]:
+        """The rows whose call is for nothing: m is in x' neither through x_0 nor by itself, nor as a variance.
+
+        So it is at the boundary of a consistency model, where its function is x itself, and in a step that lands on the
+        level it begins at.
+        """
+        e, b, k_m, s = (self.column(name) for name in ("e", "b", "k_m", "s"))
+        learns = self.learned_variance & (s != 0)
+        # A clip between the two ways of m keeps them from cancelling.
+        cancels = np.isinf(self.column("clip")) & (np.abs(e + b * k_m) <= NOTHING)
+        nothing = cancels | ((np.abs(e) <= NOTHING) & (np.abs(b * k_m) <= NOTHING))
+        return () if self.history else tuple(np.flatnonzero(nothing & ~learns).tolist())
+
+    def warn_of_waste(self, stacklevel: int) -> None:
+        """`WastedCallWarning` where a call is for nothing; `stacklevel` as for `warnings.warn`, from the caller."""
+        if not self.wasted:
+            return
+        first = self.wasted[0]
+        calls = f"call{'s' * (len(self.wasted) > 1)} {', '.join(str(i + 1) for i in self.wasted)} of {len(self)}"
+        message = (
+            f"{self.sampler}: {calls} change{'s' * (len(self.wasted) == 1)} nothing, at sigma "
+            f"{self.levels.sigmas[first]:.4g}: there the network's answer has no weight; a run that ends at a higher level, "
+            "or has fewer steps, gives as much for less"
+        )
+        warnings.warn(message, WastedCallWarning, stacklevel=stacklevel + 1)
 
     @cached_property
     def halves(self) -> Halves:

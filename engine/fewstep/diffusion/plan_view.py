@@ -52,13 +52,15 @@ def describe(plan: Plan) -> str:
         *constant,
         *([f"reads {plan.history} past values"] if plan.history else []),
         *(["learned variance"] if plan.learned_variance else []),
+        *([f"t is {plan.levels.time}"] if plan.levels.time != "timestep" else []),
     ]
     widths = {name: max(len(name), *map(len, cells)) for name, cells in table.items()}
     lines = ["  ".join(name.rjust(widths[name]) for name in table)]
     lines += ["  ".join(cells[i].rjust(widths[name]) for name, cells in table.items()) for i in range(calls)]
     end = plan.levels.sigmas[-1]
     lands = "lands at x_0" if end == 0 else f"lands at sigma {end:.4g}"
-    return "\n".join([", ".join(head), *lines, lands])
+    wasted = [f"changes nothing: call {', '.join(str(i + 1) for i in plan.wasted)}"] if plan.wasted else []
+    return "\n".join([", ".join(head), *lines, *wasted, lands])
 
 
 def plot(plan: Plan, path: str | os.PathLike[str] | None = None) -> Any:

@@ -8,11 +8,11 @@ A schedule is T noise levels, from almost clean (index 0) to almost pure noise (
     kind "flow"  signal_scale   + noise_scale   = 1     rectified flow
     kind "ve"    signal_scale = 1, noise_scale = sigma  EDM and consistency models
 
-sigma = noise_scale / signal_scale is Karras time: it orders the levels of every kind on one axis.
+sigma = noise_scale / signal_scale is Karras time: it orders the levels of every kind on one axis. What is small keeps
+its digits: noise where almost none is there yet, and signal where almost none is left, which at the end is 0 itself.
 """
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,13 +21,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fewstep.checks import integer, number
+from fewstep.diffusion.ladders import MAX_SIGMA as MAX_SIGMA
+from fewstep.diffusion.ladders import MAX_TIMESTEPS as MAX_TIMESTEPS
+from fewstep.diffusion.ladders import Array as Array
+from fewstep.diffusion.ladders import exponential_sigmas as exponential_sigmas
+from fewstep.diffusion.ladders import karras_sigmas as karras_sigmas
+from fewstep.diffusion.ladders import pinned
+from fewstep.diffusion.times import OF_SIGMA, TIMES, sigma_of_time
+from fewstep.diffusion.times import time_of_sigma as time_of_sigma
 from fewstep.errors import ArgumentError
 
-Array = npt.NDArray[np.float64]
 Kind = Literal["vp", "flow", "ve"]
-
-MAX_TIMESTEPS = 100_000
-MAX_SIGMA = 1e6
 
 
 def read_only(values: npt.ArrayLike) -> Array:
@@ -45,9 +49,11 @@ class Schedule:
     kind: Kind
     signal_scale: Array  # [T], decreasing, in [0, 1]
     noise_scale: Array  # [T], increasing, positive
-    t: Array  # [T], what the model is told: the index (vp), T noise_scale (flow), `time_of_sigma` (ve)
+    t: Array  # [T], what the model is told: the index (vp), T noise_scale (flow), `time_of_sigma` (ve), or as `time` says
     parameters: Mapping[str, Any] = field(default_factory=dict)  # the constructor's arguments, as JSON values
     zero_terminal_snr: bool = False  # rescaled so that the last level has no signal
+    time: str = "timestep"  # what t counts, a word of `fewstep.diffusion.times`
+    time_said: bool = True  # somebody chose it; a "ve" schedule has no time that most networks would agree on
 
     def __post_init__(self) -> None:
         for name in ("signal_scale", "noise_scale", "t"):
@@ -55,7 +61,7 @@ class Schedule:
         levels = np.concatenate([self.signal_scale, self.noise_scale, self.t])
         if not (np.isfinite(levels).all() and (self.signal_scale >= 0).all() and (self.noise_scale > 0).all()):
             raise ArgumentError(self.name, "levels that are not finite, or without noise", "noise at every level")
-        if not (np.diff(self.snr) < 0).all():
+        if not (np.diff(self.signal_scale / self.noise_scale) < 0).all():
             raise ArgumentError(self.name, "a level as clean as the one before it", "noise that grows with t")
 
     def __len__(self) -> int:
@@ -74,9 +80,14 @@ class Schedule:
 
     @property
     def betas(self) -> Array:
-        """[T] 1 - alphas_cumprod[t] / alphas_cumprod[t-1], the variance of one step; for kind "vp" alone."""
-        alphas_cumprod = self.alphas_cumprod
-        return read_only(1 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]]))
+        """[T] 1 - alphas_cumprod[t] / alphas_cumprod[t-1], the variance of one step; for kind "vp" alone.
+
+        Where little noise is there, by its growth: (noise_scale[t]^2 - noise_scale[t-1]^2) / alphas_cumprod[t-1].
+        """
+        alphas_cumprod, variance = self.alphas_cumprod, self.noise_scale**2
+        before, variance_before = np.append(1.0, alphas_cumprod[:-1]), np.append(0.0, variance[:-1])
+        growth = (variance - variance_before) / before
+        return read_only(np.where(variance < 0.5, growth, 1 - alphas_cumprod / before))
 
     @property
     def sigmas(self) -> Array:
@@ -96,12 +107,65 @@ class Schedule:
             return read_only(2 * np.log(self.signal_scale / self.noise_scale))
 
     def sigma_to_t(self, sigma: npt.ArrayLike) -> Array:
-        """The t of Karras time sigma: linear in ln sigma between levels, held at both ends."""
-        return np.interp(np.log(np.asarray(sigma, dtype=np.float64)), np.log(self.sigmas), self.t)
+        """The t of Karras time sigma, held at both ends.
+
+        By its formula where t has one in sigma (`time_of_sigma`, and the noise scale of a flow); else linear in ln sigma
+        between levels.
+        """
+        sigmas = np.asarray(sigma, dtype=np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = self.exact_time(sigmas) if self.has_exact_time else np.interp(np.log(sigmas), np.log(self.sigmas), self.t)
+        low, high = sigmas <= self.sigmas[0], sigmas >= self.sigmas[-1]
+        return np.asarray(np.where(low, self.t[0], np.where(high, self.t[-1], t)))
 
     def t_to_sigma(self, t: npt.ArrayLike) -> Array:
-        """The inverse of `sigma_to_t`: ln sigma, linear in t between levels, held at the ends."""
-        return np.exp(np.interp(np.asarray(t, dtype=np.float64), self.t, np.log(self.sigmas)))
+        """The inverse of `sigma_to_t`, held at both ends."""
+        times = np.asarray(t, dtype=np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.time in OF_SIGMA:
+                sigma = sigma_of_time(times, self.time)
+            elif self.has_exact_time:
+                noise_scale = times / self._flow_count
+                sigma = noise_scale / (1 - noise_scale)
+            else:
+                sigma = np.exp(np.interp(times, self.t, np.log(self.sigmas)))
+        low, high = times <= self.t[0], times >= self.t[-1]
+        return np.asarray(np.where(low, self.sigmas[0], np.where(high, self.sigmas[-1], sigma)))
+
+    @property
+    def has_exact_time(self) -> bool:
+        """Whether t has a formula in sigma, which holds beyond the ends too; else t is known at the levels alone."""
+        return self.time in OF_SIGMA or (self.kind == "flow" and self.time in ("timestep", "unit"))
+
+    def exact_time(self, sigma: Array) -> Array:
+        """The t at sigma by that formula; of a flow it is T sigma / (1 + sigma), or without the T."""
+        if self.time in OF_SIGMA:
+            return time_of_sigma(sigma, self.time)
+        return np.asarray(self._flow_count * np.where(np.isinf(sigma), 1.0, sigma / (1 + sigma)))
+
+    @property
+    def _flow_count(self) -> int:
+        return 1 if self.time == "unit" else len(self)
+
+    def told(self, time: str) -> "Schedule":
+        """The same levels for a network that is told its time in other words (`fewstep.diffusion.times`).
+
+        Raises:
+            ArgumentError: words that are none, or that this schedule has no finite time for.
+        """
+        if time not in TIMES:
+            raise ArgumentError("time", time, ", ".join(TIMES))
+        if time == "timestep":
+            return replace(self, time_said=True)
+        index = np.arange(len(self), dtype=np.float64)
+        if time == "unit" and self.kind == "ve":
+            raise ArgumentError("time", time, f"sigma, edm, consistency or index on a {self.name} schedule")
+        if time in OF_SIGMA and np.isinf(self.sigmas[-1]):
+            got = f"{time} on a {self.name} schedule, whose last level has no signal (sigma = inf)"
+            raise ArgumentError("time", got, "timestep, unit (the noise scale of a flow) or index")
+        of_kind = self.noise_scale if self.kind == "flow" else index / len(self)
+        t = index if time == "index" else of_kind if time == "unit" else time_of_sigma(self.sigmas, time)
+        return replace(self, t=t, time=time, time_said=True)
 
     def rescale_zero_terminal_snr(self) -> "Schedule":
         """The same schedule with no signal left at its last timestep.
@@ -113,12 +177,19 @@ class Schedule:
         if len(self) < 2:
             raise ArgumentError("zero_terminal_snr", True, "a schedule of at least two timesteps")
         r = self.signal_scale
-        rescaled = (r - r[-1]) * r[0] / (r[0] - r[-1])
-        return replace(self, signal_scale=rescaled, noise_scale=np.sqrt(1 - rescaled**2), zero_terminal_snr=True)
+        rescaled = pinned((r - r[-1]) * r[0] / (r[0] - r[-1]), float(r[0]), 0.0)
+        short = self.noise_scale**2 / (1 + r)  # 1 - r, with its digits
+        grown = short[0] + (short - short[0]) * r[0] / (r[0] - r[-1])  # 1 - r'
+        noise_scale = np.sqrt(np.where(rescaled > 0.5, grown * (1 + rescaled), 1 - rescaled**2))
+        noise_scale[0] = self.noise_scale[0]
+        changed = replace(self, signal_scale=rescaled, noise_scale=noise_scale, zero_terminal_snr=True)
+        return changed.told(self.time)
 
     def to_config(self) -> dict[str, Any]:
         """A JSON object from which `from_config` makes the same schedule, to the bit."""
         config = {"name": self.name, **self.parameters}
+        if self.time != "timestep":
+            config["time"] = self.time
         return config | {"zero_terminal_snr": self.zero_terminal_snr} if self.kind == "vp" else config
 
     def _require_vp(self, what: str) -> None:
@@ -142,7 +213,7 @@ def scaled_linear(num_timesteps: int = 1000, beta_start: float = 0.00085, beta_e
     """
     count, start, end = _beta_range(num_timesteps, beta_start, beta_end)
     betas = np.linspace(start**0.5, end**0.5, count) ** 2
-    return _from_betas("scaled_linear", betas, _beta_parameters(count, start, end))
+    return _from_betas("scaled_linear", pinned(betas, start, end), _beta_parameters(count, start, end))
 
 
 def sigmoid(num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
@@ -156,14 +227,16 @@ def sigmoid(num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float
 
 
 def cosine(num_timesteps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
-    """beta_t = min(1 - f(t + 1) / f(t), max_beta), f(t) = cos^2(pi/2 (t/T + s) / (1 + s)).
+    """beta_t = min(1 - f(t + 1) / f(t), max_beta), f(t) = cos^2 a(t), a(t) = pi/2 (t/T + s) / (1 + s).
 
-    Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models (2102.09672), equation 17.
+    Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models (2102.09672), equation 17. The difference is
+    taken as cos^2 a - cos^2 b = sin(b - a) sin(b + a), which keeps its digits where a step is small.
     """
     count = integer("num_timesteps", num_timesteps, 1, MAX_TIMESTEPS)
     s, max_beta = number("s", s, 0, 1), number("max_beta", max_beta, 0, 1, open_low=True, open_high=True)
-    f = np.cos(np.pi / 2 * (np.arange(count + 1) / count + s) / (1 + s)) ** 2
-    betas = np.minimum(1 - f[1:] / f[:-1], max_beta)
+    a = np.pi / 2 * (np.arange(count + 1) / count + s) / (1 + s)
+    step = np.pi / 2 / count / (1 + s)
+    betas = np.minimum(np.sin(step) * np.sin(a[1:] + a[:-1]) / np.cos(a[:-1]) ** 2, max_beta)
     return _from_betas("cosine", betas, {"num_timesteps": count, "s": s, "max_beta": max_beta})
 
 
@@ -185,21 +258,24 @@ def from_alphas_cumprod(alphas_cumprod: npt.ArrayLike) -> Schedule:
             f"values from {values[0]:g} to {values[-1]:g}",
             "strictly decreasing values in [0, 1)",
         )
-    return _vp("alphas_cumprod", values, {"alphas_cumprod": values.tolist()})
+    return _vp("alphas_cumprod", values, 1 - values, {"alphas_cumprod": values.tolist()})
 
 
 def flow(num_timesteps: int = 1000, shift: float = 1.0) -> Schedule:
-    """noise_scale = shift u / (1 + (shift - 1) u), u = 1/T .. 1.
+    """noise_scale = shift u / (1 + (shift - 1) u), u = k / T = 1/T .. 1; so with k of T
 
-    signal_scale = 1 - noise_scale and t = T noise_scale. Liu et al., Flow Straight and Fast (2209.03003); the
-    shift is Esser et al. (2403.03206), equation 23.
+    noise_scale = shift k / (T - k + shift k),    signal_scale = (T - k) / (T - k + shift k)
+
+    and t = T noise_scale. The last level has no signal, to the bit, at any shift. Liu et al., Flow Straight and Fast
+    (2209.03003); the shift is Esser et al. (2403.03206), equation 23.
     """
     count = integer("num_timesteps", num_timesteps, 1, MAX_TIMESTEPS)
     shift = number("shift", shift, 1e-3, 1e3)
-    u = np.arange(1, count + 1) / count
-    noise_scale = shift * u / (1 + (shift - 1) * u)
+    k = np.arange(1, count + 1)
+    total = count - k + shift * k
+    noise_scale = shift * k / total
     parameters = {"num_timesteps": count, "shift": shift}
-    return Schedule("flow", "flow", 1 - noise_scale, noise_scale, count * noise_scale, parameters)
+    return Schedule("flow", "flow", (count - k) / total, noise_scale, count * noise_scale, parameters)
 
 
 def karras(
@@ -207,67 +283,26 @@ def karras(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     rho: float = 7.0,
-    time: str = "consistency",
+    time: str | None = None,
 ) -> Schedule:
-    """noise_scale = `karras_sigmas`, signal_scale = 1, t = `time_of_sigma`: as consistency models have it."""
+    """noise_scale = `karras_sigmas`, signal_scale = 1, t as `time` says: "consistency", unless said, as theirs have it.
+
+    Only a consistency model may leave it unsaid; for any other network, `Model` asks for a word.
+    """
     count = integer("num_timesteps", num_timesteps, 1, MAX_TIMESTEPS)
     sigmas = karras_sigmas(count, sigma_min, sigma_max, rho)[::-1]
-    parameters = {
-        "num_timesteps": count,
-        "sigma_min": float(sigma_min),
-        "sigma_max": float(sigma_max),
-        "rho": float(rho),
-        "time": time,
-    }
-    return Schedule("karras", "ve", np.ones(count), sigmas, time_of_sigma(sigmas, time), parameters)
+    parameters = {"num_timesteps": count, "sigma_min": float(sigma_min), "sigma_max": float(sigma_max)}
+    return _ve("karras", sigmas, time, "consistency", parameters | {"rho": float(rho)})
 
 
 def exponential(
-    num_timesteps: int = 40, sigma_min: float = 0.002, sigma_max: float = 80.0, time: str = "edm"
+    num_timesteps: int = 40, sigma_min: float = 0.002, sigma_max: float = 80.0, time: str | None = None
 ) -> Schedule:
-    """noise_scale = `exponential_sigmas`, signal_scale = 1; t = `time_of_sigma`."""
+    """noise_scale = `exponential_sigmas`, signal_scale = 1, t as `time` says: "edm" unless said; see `karras`."""
     count = integer("num_timesteps", num_timesteps, 1, MAX_TIMESTEPS)
     sigmas = exponential_sigmas(count, sigma_min, sigma_max)[::-1]
-    parameters = {
-        "num_timesteps": count,
-        "sigma_min": float(sigma_min),
-        "sigma_max": float(sigma_max),
-        "time": time,
-    }
-    return Schedule("exponential", "ve", np.ones(count), sigmas, time_of_sigma(sigmas, time), parameters)
-
-
-def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Array:
-    """[steps] (sigma_max^(1/rho) + u (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, u from 0 to 1.
-
-    Noisiest first; one step is sigma_max. Karras et al., Elucidating the Design Space of Diffusion-Based
-    Generative Models (2206.00364), equation 5.
-    """
-    low, high = _sigma_range(sigma_min, sigma_max)
-    rho = number("rho", rho, 1e-2, 1e3)
-    u = np.linspace(0, 1, integer("steps", steps, 1, MAX_TIMESTEPS))
-    return np.asarray((high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
-
-
-def exponential_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Array:
-    """[steps] exp(ln sigma_max + u (ln sigma_min - ln sigma_max)), u = 0 .. 1: noisiest first."""
-    low, high = _sigma_range(sigma_min, sigma_max)
-    u = np.linspace(0, 1, integer("steps", steps, 1, MAX_TIMESTEPS))
-    return np.exp(math.log(high) + u * (math.log(low) - math.log(high)))
-
-
-def time_of_sigma(sigma: npt.ArrayLike, time: str) -> Array:
-    """What a "ve" model is told at sigma.
-
-    "edm"          t = 0.25 ln sigma                    Karras et al. (2206.00364), table 1, c_noise
-    "consistency"  t = 1000 * 0.25 ln(sigma + 1e-44)    Song et al. (2303.01469), released code
-    """
-    sigmas = np.asarray(sigma, dtype=np.float64)
-    if time == "edm":
-        return np.asarray(0.25 * np.log(sigmas))
-    if time == "consistency":
-        return np.asarray(1000 * 0.25 * np.log(sigmas + 1e-44))
-    raise ArgumentError("time", time, "'edm' or 'consistency'")
+    parameters = {"num_timesteps": count, "sigma_min": float(sigma_min), "sigma_max": float(sigma_max)}
+    return _ve("exponential", sigmas, time, "edm", parameters)
 
 
 CONSTRUCTORS: dict[str, Callable[..., Schedule]] = {
@@ -286,8 +321,8 @@ CONSTRUCTORS: dict[str, Callable[..., Schedule]] = {
 def from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule a JSON object describes, such as {"name": "cosine", "num_timesteps": 4000}.
 
-    Every other key is an argument of the constructor of that name, or "zero_terminal_snr". Unknown names,
-    unknown keys and values out of range raise ArgumentError.
+    Every other key is an argument of the constructor of that name, or "zero_terminal_snr", or "time" (`Schedule.told`).
+    Unknown names, unknown keys and values out of range raise ArgumentError.
     """
     if not isinstance(config, Mapping):
         raise ArgumentError("schedule", config, 'an object such as {"name": "linear"}')
@@ -295,7 +330,8 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     if not isinstance(name, str) or name not in CONSTRUCTORS:
         raise ArgumentError("schedule name", name, ", ".join(CONSTRUCTORS))
     constructor = CONSTRUCTORS[name]
-    allowed = [*inspect.signature(constructor).parameters, "zero_terminal_snr"]
+    own = inspect.signature(constructor).parameters
+    allowed = list(dict.fromkeys([*own, "zero_terminal_snr", "time"]))
     arguments = {key: value for key, value in config.items() if key != "name"}
     for key in arguments:
         if key not in allowed:
@@ -303,20 +339,37 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     rescale = arguments.pop("zero_terminal_snr", False)
     if not isinstance(rescale, bool):
         raise ArgumentError("zero_terminal_snr", rescale, "true or false")
-    missing = [p.name for p in inspect.signature(constructor).parameters.values() if p.default is p.empty]
+    time = None if "time" in own else arguments.pop("time", None)
+    missing = [p.name for p in own.values() if p.default is p.empty]
     if missing and missing[0] not in arguments:
         raise ArgumentError(f"schedule {name}", "no " + missing[0], f"an object with {missing[0]}")
     schedule = constructor(**arguments)
-    return schedule.rescale_zero_terminal_snr() if rescale else schedule
+    schedule = schedule.rescale_zero_terminal_snr() if rescale else schedule
+    return schedule if time is None else schedule.told(time)
 
 
-def _vp(name: str, alphas_cumprod: Array, parameters: Mapping[str, Any]) -> Schedule:
+def _vp(name: str, alphas_cumprod: Array, variance: Array, parameters: Mapping[str, Any]) -> Schedule:
     t = np.arange(len(alphas_cumprod), dtype=np.float64)
-    return Schedule(name, "vp", np.sqrt(alphas_cumprod), np.sqrt(1 - alphas_cumprod), t, parameters)
+    return Schedule(name, "vp", np.sqrt(alphas_cumprod), np.sqrt(variance), t, parameters)
 
 
 def _from_betas(name: str, betas: npt.NDArray[Any], parameters: Mapping[str, Any]) -> Schedule:
-    return _vp(name, np.cumprod(1 - betas, dtype=np.float64), parameters)
+    """1 - alphas_cumprod is -expm1(sum log1p(-beta)) where it is small: in 1 - beta, a beta of 1e-16 is lost."""
+    alphas_cumprod = np.cumprod(1 - betas, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        variance = -np.expm1(np.cumsum(np.log1p(-betas)))
+    small = variance < 0.1
+    alphas_cumprod = np.where(small, 1 - variance, alphas_cumprod)
+    return _vp(name, alphas_cumprod, np.where(small, variance, 1 - alphas_cumprod), parameters)
+
+
+def _ve(name: str, sigmas: Array, time: str | None, usual: str, parameters: Mapping[str, Any]) -> Schedule:
+    allowed = (*OF_SIGMA, "index")
+    if time is not None and time not in allowed:
+        raise ArgumentError("time", time, ", ".join(allowed))
+    told = {"time": usual if time is None else time}
+    schedule = Schedule(name, "ve", np.ones(len(sigmas)), sigmas, sigmas, {**parameters, **told}, time="sigma")
+    return replace(schedule.told(told["time"]), time_said=time is not None)
 
 
 def _beta_range(num_timesteps: int, beta_start: float, beta_end: float) -> tuple[int, float, float]:
@@ -329,11 +382,6 @@ def _beta_range(num_timesteps: int, beta_start: float, beta_end: float) -> tuple
 
 def _beta_parameters(num_timesteps: int, beta_start: float, beta_end: float) -> dict[str, Any]:
     return {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
-
-
-def _sigma_range(sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    low = number("sigma_min", sigma_min, 0, MAX_SIGMA, open_low=True)
-    return low, number("sigma_max", sigma_max, low, MAX_SIGMA)
 
 
 def _list(name: str, values: npt.ArrayLike | Sequence[float]) -> Array:

@@ -112,7 +112,8 @@ def model_bound(
         raise ArgumentError("bpd", f"{engine.model.name or 'a model'} with the guidance scale as an input", allowed)
     part = first_of_each(digits.held_out, count)
     channels = engine.model.shape[0]
-    denoiser = ModuleDenoiser(engine.module, label_argument_of(engine.module), (channels, 2 * channels))
+    label_argument, index = label_argument_of(engine.module), engine.model.time == "index"
+    denoiser = ModuleDenoiser(engine.module, label_argument, (channels, 2 * channels), index=index)
 
     @torch.inference_mode()
     def predict(x_t: Tensor, t: Tensor, which: slice) -> Tensor:

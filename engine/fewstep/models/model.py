@@ -11,6 +11,7 @@ from torch import nn
 
 from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.diffusion.schedules import Schedule, from_config
+from fewstep.diffusion.times import TIMES, Time
 from fewstep.diffusion.trained import Trained, trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.models.bundled import model_folder
@@ -21,7 +22,6 @@ from fewstep.request.guidance import Guidance, guidance_from_config
 from fewstep.request.planning import Planner
 
 Prediction = Literal["eps", "x_0", "v", "flow", "score", "consistency"]
-Time = Literal["timestep", "unit"]
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -30,10 +30,12 @@ class Model:
 
     Attributes:
         module: the network, called as module(x_in [R, C, H, W], t [R], labels=...). Ours, diffusers', or any other.
-        schedule: the schedule it was trained on, such as `fewstep.schedules.cosine(1000)`.
+        schedule: the schedule it was trained on, such as `fewstep.schedules.cosine(1000)`; its t is what `time` says.
         shape: (C, H, W) of one sample; or C and one size, for sequences, or three, for volumes.
         prediction: what it predicts: "eps", "x_0", "v", "flow", "score" or "consistency".
-        time: what it is told as t: "timestep", as the schedule counts, or "unit", that divided by their number.
+        time: what it is told as t: "timestep", as the schedule counts, and "unit", that divided by their number; "index",
+            which level it is, as an int64; "sigma", the Karras sigma itself; "edm", ln(sigma) / 4; or "consistency", a
+            thousand times that.
         conditions: what it may be asked for: `Classes`, `Numbers` or `Unconditional`.
         guidance: how it is guided: `ClassifierFree` or `EmbeddedGuidance`.
         defaults: of `Engine.plan`: a sampler, steps, and options of that sampler.
@@ -62,7 +64,7 @@ class Model:
         schedule: Schedule,
         shape: Sequence[int],
         prediction: str = "eps",
-        time: Time = "timestep",
+        time: Time | None = None,
         conditions: Condition | Mapping[str, Any] | None = None,
         guidance: Guidance | Mapping[str, Any] | None = None,
         defaults: Mapping[str, Any] | None = None,
@@ -73,7 +75,9 @@ class Model:
         """Check what is given.
 
         Args:
-            module, schedule, shape, prediction, time, decoder, name: as the attributes.
+            module, schedule, shape, prediction, decoder, name: as the attributes.
+            time: as the attribute; None for what the schedule says. A schedule of sigmas says nothing unless it was made
+                to, as karras(time="edm") is, and only a consistency model is told what its paper has.
             conditions: or a dict like {"kind": "classes", "count": 10, "null": 10}; None for a model without labels.
             guidance: or {"min": 1.0, "max": 4.0, "default": 1.5}, where the module takes the scale itself, as
                 module(..., guidance=[R]), so that a sample owns one lane at any scale. None: by two halves, where there
@@ -90,7 +94,7 @@ class Model:
         if not isinstance(schedule, Schedule):
             raise ArgumentError("schedule", schedule, "a Schedule, such as fewstep.schedules.linear(1000)")
         _check_choice("prediction", prediction, get_args(Prediction))
-        _check_choice("time", time, get_args(Time))
+        schedule = _told(schedule, time, prediction)
         if decoder is not None and not isinstance(decoder, nn.Module):
             raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
         given = {"sampler": _usual_sampler(prediction), "steps": 4, **(defaults or {})}
@@ -99,7 +103,7 @@ class Model:
             "schedule": schedule,
             "shape": _checked_shape(shape),
             "prediction": prediction,
-            "time": time,
+            "time": schedule.time,
             "conditions": condition_from_config(conditions),
             "guidance": guidance_from_config(guidance, given.pop("guidance_scale", None)),
             "defaults": MappingProxyType(given),
@@ -158,10 +162,18 @@ class Model:
         """What makes its plans."""
         return Planner(self.schedule, self.prediction, self.defaults, self.guidance, self.trained, self.name)
 
-    @property
-    def time_scale(self) -> float:
-        """What timesteps are multiplied by to be what the network is told."""
-        return 1.0 if self.time == "timestep" else 1.0 / len(self.schedule)
+
+def _told(schedule: Schedule, time: str | None, prediction: str) -> Schedule:
+    """The schedule in the words that the network is told its time in."""
+    if time is not None:
+        _check_choice("time", time, TIMES)
+        return schedule.told(time)
+    if schedule.time_said:
+        return schedule
+    if prediction == "consistency":
+        return schedule.told("consistency")
+    allowed = 'what the network takes: "sigma" itself, "edm" for ln(sigma) / 4, "consistency" for 1000 ln(sigma) / 4'
+    raise ArgumentError("time", f"None, of a network on a {schedule.name} schedule that predicts {prediction}", allowed)
 
 
 def _usual_sampler(prediction: str) -> str:

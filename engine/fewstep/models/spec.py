@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final
 
-from fewstep.diffusion.samplers import SAMPLERS, make_plan
+from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.diffusion.schedules import from_config
 from fewstep.diffusion.trained import MAX_STEPS, trained_from_config
 from fewstep.errors import ArgumentError
@@ -97,7 +97,11 @@ def _plan(read: Fields) -> dict[str, Any]:
         read.number("guidance_scale", -MAX_SCALE, MAX_SCALE)
     if "guidance_rescale" in read.data:
         raise read.error("guidance_rescale", "is for a request to ask for; a plan may have a guidance_scale")
-    return dict(read.data)
+    plan = dict(read.data)
+    ladder = plan.get("spacing") in ("karras", "exponential")
+    if plan.get("sampler") == "consistency" and not ladder and "sigma_boundary" not in plan and "sigma_min" in plan:
+        plan["sigma_boundary"] = plan.pop("sigma_min")  # its name in folders that are older
+    return plan
 
 
 def _labels(read: Fields) -> dict[str, Any]:
@@ -174,8 +178,10 @@ def _check_guidance(read: Fields, values: dict[str, Any]) -> None:
 def _check_plan(read: Fields, values: dict[str, Any]) -> None:
     with _naming(read, "schedule"):
         schedule = from_config(values["schedule"])
+        if not schedule.time_said and values["prediction"] != "consistency":
+            raise ArgumentError("time", None, f"what a {values['prediction']} network is told: sigma, edm or consistency")
     with _naming(read, "plan"):
-        make_plan(schedule=schedule, prediction=values["prediction"], **values["plan"])
+        build_plan(schedule=schedule, prediction=values["prediction"], **values["plan"])
 
 
 def _check_trained(read: Fields, values: dict[str, Any]) -> None:

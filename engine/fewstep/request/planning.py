@@ -4,9 +4,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fewstep.checks import exact
 from fewstep.diffusion.plan import Plan
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import build_plan
 from fewstep.diffusion.schedules import Schedule
+from fewstep.diffusion.times import OF_SIGMA
 from fewstep.diffusion.trained import Trained
 from fewstep.errors import ArgumentError
 from fewstep.request.guidance import Guidance
@@ -75,13 +77,18 @@ class Planner:
         for name in ("schedule", "prediction", "guidance_scale", "guidance_rescale"):
             if name in settings:
                 raise ArgumentError(name, settings[name], "nothing among a sampler's options: the model says it")
-        return make_plan(sampler, self.schedule, prediction=self.prediction, **settings)
+        return build_plan(sampler, self.schedule, prediction=self.prediction, **settings)
 
     def given(self, plans: Sequence[Plan], scales: Sequence[object], rescale: float) -> list[Plan]:
-        """Plans that a user handed over, one per sample, as they run at the scales that were named beside them."""
+        """Plans that a user handed over, one per sample, as they run at the scales that were named beside them.
+
+        Raises:
+            ArgumentError: a plan that would tell the network times that it does not count in, or knows none of.
+        """
         for each in plans:
             if not isinstance(each, Plan):
                 raise ArgumentError("plan", each, "a Plan, such as Engine.plan makes, or one per sample")
+            self._check_times(each)
         made: dict[object, Plan] = {}
         found = []
         for plan, scale in zip(plans, scales, strict=True):
@@ -91,14 +98,30 @@ class Planner:
             found.append(made[key])
         return found
 
+    def _check_times(self, plan: Plan) -> None:
+        levels, told = plan.levels, self.schedule
+        # On a "vp" schedule a timestep is an index: the same numbers, for a network that takes them as integers.
+        alike = ("timestep", "index") if told.kind == "vp" and told.time in ("timestep", "index") else (told.time,)
+        if levels.time not in alike:
+            raise ArgumentError("plan", f"one that tells the network {levels.time}", f"{told.time}, as this model has it")
+        if told.time in OF_SIGMA:
+            return
+        low, high = (0.0 if told.has_exact_time else float(told.t[0])), float(told.t[-1])
+        strange = [t for t in levels.t.tolist() if not low <= t <= high or (told.time == "index" and t != round(t))]
+        if strange:
+            whole = "whole " if told.time == "index" else ""
+            allowed = f"{whole}times from {exact(low)} to {exact(high)}, as this model's network knows them"
+            raise ArgumentError("plan", f"one that tells the network t = {exact(strange[0])}", allowed)
+
     def warn(self, plans: Sequence[Plan], *, own_levels: bool, stacklevel: int) -> None:
-        """Warn of the plans that a distilled model was not trained for.
+        """Warn of the plans that a distilled model was not trained for, and of calls that change nothing.
 
         Args:
             plans: what is about to run.
             own_levels: they surely have the noise levels of the model's own plans, so that need not be looked at.
             stacklevel: as for `warnings.warn`, counted from the caller.
         """
-        if self.trained is not None:
-            for plan in {id(plan): plan for plan in plans}.values():
+        for plan in {id(plan): plan for plan in plans}.values():
+            plan.warn_of_waste(stacklevel + 1)
+            if self.trained is not None:
                 self.trained.warn(self.name, plan, None if own_levels else self.plan, stacklevel + 1)

@@ -52,14 +52,14 @@ class ModuleDenoiser:
         label_argument: what its forward calls the labels; see `label_argument_of`.
         channels: how many channels its answer may have.
         sizes: of a sample beside its channels, where they are not the two of x_in: x_in is viewed so.
-        time_scale: what t is multiplied by; 1 where the network is told timesteps.
+        index: the network takes its time as int64: t, which is whole then, in another dtype.
     """
 
     module: nn.Module
     label_argument: str
     channels: tuple[int, ...]
     sizes: tuple[int, ...] = ()
-    time_scale: float = 1.0
+    index: bool = False
 
     @property
     def prepares(self) -> bool:
@@ -70,7 +70,7 @@ class ModuleDenoiser:
         """What the module's own `prepare_condition` makes of it; as it is where there is none."""
         own: Callable[..., Mapping[str, Tensor]] = getattr(self.module, "prepare_condition")  # noqa: B009
         here = {name: rows.to(times.device) for name, rows in condition.items()}
-        return own(here, times * self.time_scale)
+        return own(here, self._told(times))
 
     def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
         """Call the module, and check the shape of what it answers."""
@@ -79,7 +79,7 @@ class ModuleDenoiser:
         sizes = self.sizes or tuple(folded)
         if self.sizes:
             x_in = x_in.reshape(lanes, channels, *sizes).contiguous()
-        answer = self.module(x_in, t if self.time_scale == 1 else t * self.time_scale, **arguments)
+        answer = self.module(x_in, self._told(t), **arguments)
         prediction = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
         if not isinstance(prediction, Tensor):
             raise ArgumentError(
@@ -90,6 +90,9 @@ class ModuleDenoiser:
             shapes = " or ".join(str([*shape]) for shape in allowed)
             raise ArgumentError("denoiser", f"an answer of shape {list(prediction.shape)}", shapes)
         return prediction.reshape(*prediction.shape[:2], *folded) if self.sizes else prediction
+
+    def _told(self, t: Tensor) -> Tensor:
+        return t.to(torch.int64) if self.index else t
 
 
 def label_argument_of(module: nn.Module) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import build_plan
 from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ArgumentError
 from fewstep.models import UNet
@@ -144,7 +144,7 @@ def _loss(
     method = config.distillation
     null = None if taught.labels is None else taught.labels.get("null")
     schedule, walk = from_config(taught.schedule), method.teacher_plan(taught)
-    plan = make_plan(schedule=schedule, prediction=taught.prediction, **walk)
+    plan = build_plan(schedule=schedule, prediction=taught.prediction, **walk)
     return method.loss(Teacher(module, plan, null, guided=taught.guidance is not None), spec, guidance)
 
 

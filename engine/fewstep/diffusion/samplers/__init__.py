@@ -31,6 +31,7 @@ class Sampler:
     predictions: tuple[str, ...] = PREDICTIONS  # what its model may predict, the default first
     kinds: tuple[Kind, ...] = ("vp", "flow", "ve")  # the schedules it runs on
     fractional: bool = False  # linspace timesteps stay unrounded
+    boundary: bool = False  # its model's function is x itself at the schedule's first level: no call belongs there
 
     @property
     def options(self) -> dict[str, Any]:
@@ -43,8 +44,10 @@ SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler(ddpm, "ancestral sampling; fixed or learned variance"),
     "ddim": Sampler(ddim, "deterministic at eta = 0, as noisy as DDPM at eta = 1"),
     "euler": Sampler(euler, "first-order ODE steps in Karras time, straight steps on a flow", fractional=True),
-    "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",)),
-    "consistency": Sampler(consistency, "consistency models", predictions=("consistency",), kinds=("ve",)),
+    "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",), boundary=True),
+    "consistency": Sampler(
+        consistency, "consistency models", predictions=("consistency",), kinds=("ve",), boundary=True
+    ),
 }
 
 
@@ -76,7 +79,28 @@ def make_plan(
 
     Raises:
         ArgumentError: naming the argument, its value and what is allowed.
+
+    Warns:
+        WastedCallWarning: a call of the network changes nothing.
     """
+    guidance = guidance_scale, guidance_rescale
+    plan = build_plan(sampler, schedule, steps, prediction, spacing, strength, *guidance, **options)
+    plan.warn_of_waste(stacklevel=2)
+    return plan
+
+
+def build_plan(
+    sampler: str,
+    schedule: Schedule,
+    steps: int,
+    prediction: str | None = None,
+    spacing: str | Sequence[int] | None = None,
+    strength: float = 1.0,
+    guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
+    **options: Any,
+) -> Plan:
+    """As `make_plan`, without its warning: for who says that of all plans at once, or runs none."""
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
         near = get_close_matches(str(sampler).lower(), SAMPLERS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -92,10 +116,13 @@ def make_plan(
     spacing = chosen.spacing if spacing is None else spacing
     path_names = LEVEL_OPTIONS.get(spacing, ()) if isinstance(spacing, str) else ("final",)
     for name in options:
+        if name == "sigma_min" and name not in path_names and chosen.build is consistency:
+            allowed = "with spacing karras or exponential, whose end it is; the model's boundary is sigma_boundary"
+            raise ArgumentError(name, options[name], allowed)
         if name not in path_names and name not in chosen.options:
             raise ArgumentError(f"option of {sampler}", name, ", ".join([*chosen.options, *path_names]))
     of_levels = {name: value for name, value in options.items() if name in path_names}
-    levels = make_levels(schedule, steps, spacing, strength, chosen.fractional, **of_levels)
+    levels = make_levels(schedule, steps, spacing, strength, chosen.fractional, chosen.boundary, **of_levels)
 
     own = {name: value for name, value in options.items() if name in chosen.options}
     if len(chosen.predictions) > 1:

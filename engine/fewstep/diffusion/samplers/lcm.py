@@ -31,10 +31,11 @@ def lcm(
 
     x' = signal_s (c_skip x + c_out x_0) + noise_s z,    c_skip and c_out as `boundary` has them
 
-    The last row draws no noise.
+    with t the timestep, whatever the network is told. At t = 0 c_out = 0, and a call would be for nothing. The last row
+    draws no noise.
     """
     k_x, k_m = x_0_coefficients(prediction, levels.signal_scale[:-1], levels.noise_scale[:-1])
-    c_skip, c_out = boundary(levels.t, timestep_scaling, sigma_data)
+    c_skip, c_out = boundary(levels.timesteps, timestep_scaling, sigma_data)
     signal_s, s = levels.signal_scale[1:], np.array(levels.noise_scale[1:])
     s[-1] = 0.0
     return Plan.build(

@@ -101,11 +101,10 @@ def _clip(read: Fields) -> float | dict[str, float] | None:
 
 
 def _consistency(read: Fields) -> Sampling:
-    sigma_min = read.number("sigma_min", 1e-9, MAX_SIGMA, 0.002)
     schedule = {
         "name": "karras",
         "num_timesteps": read.integer("num_train_timesteps", 1, MAX_TIMESTEPS, 40),
-        "sigma_min": sigma_min,
+        "sigma_min": read.number("sigma_min", 1e-9, MAX_SIGMA, 0.002),
         "sigma_max": read.number("sigma_max", 1e-9, MAX_SIGMA, 80.0),
         "rho": read.number("rho", 1e-2, 1e3, 7.0),
         "time": "consistency",
@@ -115,7 +114,6 @@ def _consistency(read: Fields) -> Sampling:
         "sampler": "consistency",
         "steps": 1,
         "sigma_data": read.number("sigma_data", 1e-9, MAX_SIGMA, 0.5),
-        "sigma_min": sigma_min,
         "clip": 1.0 if read.flag("clip_denoised", True) else None,
     }
     return Sampling(schedule, "consistency", plan)

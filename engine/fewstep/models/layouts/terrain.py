@@ -58,7 +58,7 @@ SPEC: Final = ModelSpec(
     shape=(1, SIZE, SIZE),
     schedule={"name": "karras", "sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "rho": 7.0, "time": "consistency"},
     prediction="consistency",
-    plan={"sampler": "consistency", "steps": 1, "sigma_data": SIGMA_DATA, "sigma_min": SIGMA_MIN, "clip": 1.0},
+    plan={"sampler": "consistency", "steps": 1, "sigma_data": SIGMA_DATA, "clip": 1.0},
     labels={"kind": "continuous", "min": DIFFICULTY[0], "max": DIFFICULTY[1]},
     description=(
         "Terrain height maps by difficulty, from 1 (flat) to 100 (rough). A value y in [-1, 1] is a height of "

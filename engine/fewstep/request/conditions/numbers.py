@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.checks import number
+from fewstep.checks import exact, number
 from fewstep.errors import ArgumentError
 from fewstep.request.conditions.labels import Labels, as_list, listed, plain
 
@@ -22,12 +23,12 @@ class Numbers:
     def __post_init__(self) -> None:
         low, high = (number(f"numbers.{name}", getattr(self, name), -MAX_NUMBER, MAX_NUMBER) for name in ("min", "max"))
         if low >= high:
-            raise ArgumentError("numbers", f"min {low:g} and max {high:g}", "a min below the max")
+            raise ArgumentError("numbers", f"min {exact(low)} and max {exact(high)}", "a min below the max")
 
     @property
     def allowed(self) -> str:
         """What an error says is allowed."""
-        return f"numbers from {self.min:g} to {self.max:g}"
+        return f"numbers from {exact(self.min)} to {exact(self.max)}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,7 +46,7 @@ class Numbers:
             raise ArgumentError("labels", None, f"one per sample, {self.allowed}")
         values = as_list(listed(labels, samples))
         for value in values:
-            if not self.min <= value <= self.max:
+            if not np.float32(self.min) <= np.float32(value) <= np.float32(self.max):  # as the network is given it
                 raise ArgumentError("labels", plain(value), self.allowed)
         return torch.tensor(values, dtype=torch.float32)
 

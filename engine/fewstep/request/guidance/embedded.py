@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fewstep.checks import number
+from fewstep.checks import exact, number
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
 from fewstep.request.guidance.free import MAX_SCALE
@@ -31,7 +31,7 @@ class EmbeddedGuidance:
     def __post_init__(self) -> None:
         low, high = (number(f"guidance.{name}", getattr(self, name), -MAX_SCALE, MAX_SCALE) for name in ("min", "max"))
         if low >= high:
-            raise ArgumentError("guidance", f"min {low:g} and max {high:g}", "a min below the max")
+            raise ArgumentError("guidance", f"min {exact(low)} and max {exact(high)}", "a min below the max")
         number("guidance.default", self.default, low, high)
 
     @property
@@ -42,7 +42,7 @@ class EmbeddedGuidance:
     @property
     def allowed(self) -> str:
         """What an error says is allowed."""
-        return f"a number from {self.min:g} to {self.max:g}, as this model takes the guidance scale as an input"
+        return f"a number from {exact(self.min)} to {exact(self.max)}, as this model takes the guidance scale as an input"
 
     def scale(self, asked: object) -> float:
         """The scale of one sample."""
@@ -67,7 +67,7 @@ class EmbeddedGuidance:
             allowed = (
                 "one whose guidance_scale is 1: this model takes the scale as an input, by sample(guidance_scale=...)"
             )
-            raise ArgumentError("plan", f"a plan with guidance_scale {w:g}", allowed)
+            raise ArgumentError("plan", f"a plan with guidance_scale {exact(w)}", allowed)
         return self.planned(plan, 1.0, rescale)
 
     def condition(self, asked: Sequence[object], condition: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ class Consistency:
         self.teacher, self.guidance, self.huber_c = teacher, guidance, huber_c
         plan = teacher.plan
         self.rows = len(plan)
-        c_skip, c_out = boundary(plan.levels.t)
+        c_skip, c_out = boundary(plan.levels.timesteps)
         signal, noise = plan.levels.signal_scale[:-1], plan.levels.noise_scale[:-1]
         weight = np.maximum(1, signal / noise)
         columns = (plan.levels.t, signal, noise, weight, c_skip, c_out, plan.column("k_x"), plan.column("k_m"))

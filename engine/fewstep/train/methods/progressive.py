@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fewstep_kernels
 from fewstep.diffusion.plan import Plan
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import build_plan
 from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ArgumentError
 from fewstep.models.spec import ModelSpec
@@ -52,7 +52,7 @@ class ProgressiveDistillation:
         return walking(taught, self.walk)
 
     def loss(self, teacher: Teacher, spec: ModelSpec, guidance: tuple[float, float] | None) -> "Progressive":
-        plan = make_plan(schedule=from_config(spec.schedule), prediction=spec.prediction, **spec.plan)
+        plan = build_plan(schedule=from_config(spec.schedule), prediction=spec.prediction, **spec.plan)
         return Progressive(teacher, plan, guidance, self.weighting)
 
 
