@@ -71,9 +71,10 @@ def bounds_of(data: Normal, schedule: Schedule, prediction: str = "eps", **optio
     ids=["linear, eps", "cosine, v", "a thousand steps, x_0", "flow"],
 )
 def test_the_bound_on_unit_gaussian_data_is_its_entropy(schedule: Schedule, prediction: str) -> None:
-    """With x_0 ~ N(0, 1) each reverse step is Gaussian, of the variance that "optimal" finds; on vp it is beta_t."""
+    """With x_0 ~ N(0, 1) each reverse step is Gaussian, of the variance that "optimal" finds; on vp it is beta_t, for
+    the decoder too."""
     data = Normal(0.0, 1.0)
-    found = bounds_of(data, schedule, prediction)
+    found = bounds_of(data, schedule, prediction, large_decoder="beta")
     assert found["optimal"].total == pytest.approx(data.entropy, rel=0.005)
     if schedule.kind == "vp":
         assert found["fixed_large"].total == pytest.approx(data.entropy, rel=0.005)
@@ -141,15 +142,73 @@ def test_a_learned_variance_at_an_end_of_its_range_is_the_fixed_one(share: float
     for decoder in ("continuous", "discretised"):
         found = {
             bound.variance: bound
-            for bound in variational_bound(learned(data, share), data.sample(4), COARSE, clip=None, decoder=decoder)  # type: ignore[arg-type]
+            for bound in variational_bound(
+                learned(data, share),
+                data.sample(4),
+                COARSE,
+                clip=None,
+                decoder=decoder,  # type: ignore[arg-type]
+                large_decoder="beta",
+            )
         }
         assert found["learned_range"].total == pytest.approx(found[same].total, rel=1e-10)
         assert headline(list(found.values())).variance == "learned_range"
 
 
-def test_the_headline_of_a_fixed_variance_is_the_better_of_two() -> None:
-    found = bounds_of(Normal(0.0, 1.0), COARSE)
+@pytest.mark.parametrize("data", [Normal(0.0, 1.0), Normal(0.3, 0.05)], ids=["beta is best", "the posterior's is best"])
+def test_the_headline_of_a_fixed_variance_is_fixed_large_whichever_is_lower(data: Normal) -> None:
+    found = bounds_of(data, COARSE)
     assert headline(list(found.values())) is found["fixed_large"]
+
+
+def bits_by_erf(value: float, mean: float, variance: float) -> float:
+    """-log2 of the mass of N(mean, variance) within half a grey value of an inner value, by math.erf alone."""
+
+    def below(x: float) -> float:
+        return (1 + math.erf((x - mean) / math.sqrt(2 * variance))) / 2
+
+    return -math.log2(below(value + 1 / 255) - below(value - 1 / 255))
+
+
+@pytest.mark.parametrize(
+    ("large_decoder", "said"),
+    [("posterior", "the posterior's at t = 1"), ("beta", "beta at t = 0")],
+    ids=["as Ho et al. quote it", "as its other steps have it"],
+)
+def test_the_decoder_of_fixed_large_is_that_of_ho_et_al_unless_asked(large_decoder: str, said: str) -> None:
+    """Their code: log(append(posterior_variance[1], betas[1:])), posterior_variance = beta (1 - ab_prev) / (1 - ab)."""
+    betas = np.linspace(1e-3, 0.05, 20)
+    ab = np.cumprod(1 - betas)
+    posterior_1 = betas[1] * (1 - ab[0]) / (1 - ab[1])
+    grey = (torch.arange(40, 72) * 2 / 255 - 1).view(1, 1, 4, 8).double()
+    found = {
+        bound.variance: bound
+        for bound in variational_bound(
+            lambda x, t, which: torch.full_like(x, -0.55),
+            grey,
+            schedules.linear(20, 1e-3, 0.05),
+            "x_0",
+            large_decoder=large_decoder,  # type: ignore[arg-type]
+        )
+    }
+    large = found["fixed_large"]
+    variance = {"posterior": posterior_1, "beta": betas[0]}[large_decoder]
+    expected = [bits_by_erf(value, -0.55, variance) for value in grey.flatten().tolist()]
+    assert large.decoder == pytest.approx(math.fsum(expected) / len(expected), rel=1e-9)
+    assert (large.decoder_variance, large.to_dict()["decoder_variance"]) == (said, said)
+    assert found["fixed_small"].decoder == pytest.approx(
+        sum(bits_by_erf(value, -0.55, posterior_1) for value in grey.flatten().tolist()) / 32, rel=1e-9
+    )
+    gap = float(((grey + 0.55) ** 2).mean())
+    for t in (1, 7, 19):  # the steps have beta_t either way
+        true, coef = betas[t] * (1 - ab[t - 1]) / (1 - ab[t]), betas[t] * math.sqrt(ab[t - 1]) / (1 - ab[t])
+        nats = (math.log(betas[t] / true) + true / betas[t] - 1 + coef**2 * gap / betas[t]) / 2
+        assert large.steps[t - 1] == pytest.approx(nats / math.log(2), rel=1e-9)
+
+
+def test_a_decoder_that_is_none_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="large_decoder: got 'theirs'; allowed: posterior or beta"):
+        bounds_of(Normal(0.0, 1.0), COARSE, large_decoder="theirs")
 
 
 @pytest.mark.slow

@@ -39,7 +39,14 @@ def evaluate(
     sampler: options.Sampler = None,
     guidance_scale: options.GuidanceScale = None,
     seed: Annotated[int, typer.Option(help="Of the first sample; the others count up.")] = 0,
-    bpd: Annotated[bool, typer.Option("--bpd", help="Also the variational bound, in bits a dimension.")] = False,
+    bpd: Annotated[
+        bool,
+        typer.Option(
+            "--bpd",
+            help="Also the variational bound, in bits a dimension. Quoted as by Ho et al.: variance fixed_large, for "
+            "the decoder that of the posterior at t = 1; of a model that learned its variance, with that.",
+        ),
+    ] = False,
     bpd_images: Annotated[int, typer.Option(help="Held-out digits for the bound.")] = 64,
     beside: Annotated[list[Path] | None, typer.Option(help="An evaluate.json to draw too; may be given again.")] = None,
     batch: Annotated[int, typer.Option(help="lanes at once.")] = 64,

@@ -89,17 +89,18 @@ def _bound(report: "Report") -> "RenderableType":
 
     from fewstep.evaluate.bound import headline
 
-    best = headline(list(report.bounds))
+    best = headline(report.bounds)
     title = (
-        f"variational bound: {best.total:.4f} bits a dimension ({best.variance}), "
+        f"variational bound: {best.total:.4f} bits a dimension ({best.variance}, decoder {best.decoder_variance}), "
         f"on {report.settings['bpd_images']} held-out digits"
     )
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("variance")
     for name in ("in all", "L_T", "sum of L_t", "L_0"):
         table.add_column(name, justify="right")
+    table.add_column("variance of L_0")
     for bound in report.bounds:
         total = f"{bound.total:.4f} ±{bound.standard_error:.4f}"
         terms = (f"{bound.prior:.2e}", f"{bound.steps.sum():.4f}", f"{bound.decoder:.4f}")
-        table.add_row(bound.variance, total, *terms)
+        table.add_row(bound.variance, total, *terms, bound.decoder_variance)
     return table

@@ -177,25 +177,16 @@ class Levels:
     def _at(cls, schedule: Schedule, index: Array, spacing: str, final: Final) -> "Levels":
         """The schedule's levels at `index`.
 
-        Between two whole indices sigma is linear, and the noise scale on a flow; t is the one of that sigma where it has
-        a formula, and linear too where it has none.
+        Between two whole indices sigma is linear, or the noise scale on a flow; t is that of this sigma where it has a
+        formula, and linear too where it has none.
         """
-        whole = index.astype(np.int64)
-        if (whole == index).all():
-            t, signal_scale, noise_scale = (
-                values[whole] for values in (schedule.t, schedule.signal_scale, schedule.noise_scale)
-            )
-        else:
-            places = np.arange(len(schedule))
-            if schedule.kind == "flow":
-                noise_scale = np.interp(index, places, schedule.noise_scale)
-                signal_scale = np.interp(index, places, schedule.signal_scale)
-            else:
-                signal_scale, noise_scale = _scales(schedule.kind, np.interp(index, places, schedule.sigmas))
-            t = np.interp(index, places, schedule.t)
-            if schedule.has_exact_time:
-                with np.errstate(divide="ignore"):
-                    t = np.where(whole == index, t, schedule.exact_time(noise_scale / signal_scale))
+        level = index.astype(np.int64)
+        t, signal_scale, noise_scale = (
+            values[level] for values in (schedule.t, schedule.signal_scale, schedule.noise_scale)
+        )
+        between = level != index
+        if between.any():
+            t[between], signal_scale[between], noise_scale[between] = _between(schedule, index[between])
         return cls._of(schedule, t, signal_scale, noise_scale, index, spacing, final)
 
     @classmethod
@@ -206,21 +197,21 @@ class Levels:
             t, signal_scale = time_of_sigma(sigmas, time), np.ones(len(sigmas) + 1)
             return cls(t, signal_scale, np.append(sigmas, 0.0), "ve", spacing, time)
         schedule, known = time, time.sigmas
-        inside = (sigmas >= known[0]) & (sigmas <= known[-1])
         if not schedule.has_exact_time:
             for name, sigma in (("sigma_max", sigmas[0]), ("sigma_min", sigmas[-1])):
                 if not known[0] * (1 - FLOAT32) <= sigma <= known[-1] * (1 + FLOAT32):
                     ends = f"{exact(known[0])} to {exact(known[-1])}"
                     allowed = f"{ends}, the levels of the {schedule.name} schedule: its network has a time for no other"
                     raise ArgumentError(name, float(sigma), allowed)
-        t = schedule.sigma_to_t(sigmas)
-        if schedule.has_exact_time:
-            t = np.where(inside, t, schedule.exact_time(sigmas))
+        t = schedule.exact_time(sigmas) if schedule.has_exact_time else schedule.sigma_to_t(sigmas)
         signal_scale, noise_scale = _scales(schedule.kind, sigmas)
         level = np.searchsorted(known, sigmas).clip(max=len(known) - 1)
         met = known[level] == sigmas  # a level of the schedule's own is that level, to the bit
-        signal_scale = np.where(met, schedule.signal_scale[level], signal_scale)
-        noise_scale = np.where(met, schedule.noise_scale[level], noise_scale)
+        own = (schedule.t, schedule.signal_scale, schedule.noise_scale)
+        t, signal_scale, noise_scale = (
+            np.where(met, values[level], between)
+            for values, between in zip(own, (t, signal_scale, noise_scale), strict=True)
+        )
         with np.errstate(divide="ignore"):
             index = np.interp(np.log(sigmas), np.log(known), np.arange(len(known)))
         return cls._of(schedule, t, signal_scale, noise_scale, index, spacing, final)
@@ -240,7 +231,9 @@ class Levels:
         signal, noise = _final_level(schedule, final)
         if schedule.time == "index" and not (index == np.round(index)).all():
             fraction = next(float(i) for i in index if i != np.round(i))
-            allowed = "trailing, leading or a list of timesteps: the network is told an index, and there is none between"
+            allowed = (
+                "trailing, leading or a list of timesteps: the network is told an index, and there is none between"
+            )
             raise ArgumentError("spacing", f"{spacing}, which visits timestep {fraction:.6g}", allowed)
         return cls(
             t,
@@ -252,6 +245,24 @@ class Levels:
             index,
             float(schedule.sigmas[0]),
         )
+
+
+def _between(schedule: Schedule, index: Array) -> tuple[Array, Array, Array]:
+    """t, signal_scale and noise_scale at indices that are not whole."""
+
+    def linear(values: Array) -> Array:
+        return np.interp(index, np.arange(len(schedule)), values)
+
+    if schedule.kind == "flow":
+        signal_scale, noise_scale = linear(schedule.signal_scale), linear(schedule.noise_scale)
+    else:
+        signal_scale, noise_scale = _scales(schedule.kind, linear(schedule.sigmas))
+    exact_time = schedule.has_exact_time
+    return (
+        schedule.exact_time(noise_scale / signal_scale) if exact_time else linear(schedule.t),
+        signal_scale,
+        noise_scale,
+    )
 
 
 def spaced_timesteps(count: int, steps: int, spacing: str, rounded: bool = True) -> Array:

@@ -139,8 +139,8 @@ class Plan:
         calls = f"call{'s' * (len(self.wasted) > 1)} {', '.join(str(i + 1) for i in self.wasted)} of {len(self)}"
         message = (
             f"{self.sampler}: {calls} change{'s' * (len(self.wasted) == 1)} nothing, at sigma "
-            f"{self.levels.sigmas[first]:.4g}: there the network's answer has no weight; a run that ends at a higher level, "
-            "or has fewer steps, gives as much for less"
+            f"{self.levels.sigmas[first]:.4g}: there the network's answer has no weight; a run that ends at a higher "
+            "level, or has fewer steps, gives as much for less"
         )
         warnings.warn(message, WastedCallWarning, stacklevel=stacklevel + 1)
 

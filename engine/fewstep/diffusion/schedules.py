@@ -49,7 +49,7 @@ class Schedule:
     kind: Kind
     signal_scale: Array  # [T], decreasing, in [0, 1]
     noise_scale: Array  # [T], increasing, positive
-    t: Array  # [T], what the model is told: the index (vp), T noise_scale (flow), `time_of_sigma` (ve), or as `time` says
+    t: Array  # [T], what the model is told, as `time` says: the index (vp), T noise_scale (flow), of sigma (ve)
     parameters: Mapping[str, Any] = field(default_factory=dict)  # the constructor's arguments, as JSON values
     zero_terminal_snr: bool = False  # rescaled so that the last level has no signal
     time: str = "timestep"  # what t counts, a word of `fewstep.diffusion.times`
@@ -109,12 +109,16 @@ class Schedule:
     def sigma_to_t(self, sigma: npt.ArrayLike) -> Array:
         """The t of Karras time sigma, held at both ends.
 
-        By its formula where t has one in sigma (`time_of_sigma`, and the noise scale of a flow); else linear in ln sigma
+        By its formula where t has one in sigma (`time_of_sigma`, the noise scale of a flow); else linear in ln sigma
         between levels.
         """
         sigmas = np.asarray(sigma, dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = self.exact_time(sigmas) if self.has_exact_time else np.interp(np.log(sigmas), np.log(self.sigmas), self.t)
+            t = (
+                self.exact_time(sigmas)
+                if self.has_exact_time
+                else np.interp(np.log(sigmas), np.log(self.sigmas), self.t)
+            )
         low, high = sigmas <= self.sigmas[0], sigmas >= self.sigmas[-1]
         return np.asarray(np.where(low, self.t[0], np.where(high, self.t[-1], t)))
 
@@ -138,10 +142,10 @@ class Schedule:
         return self.time in OF_SIGMA or (self.kind == "flow" and self.time in ("timestep", "unit"))
 
     def exact_time(self, sigma: Array) -> Array:
-        """The t at sigma by that formula; of a flow it is T sigma / (1 + sigma), or without the T."""
+        """The t at sigma by that formula; of a flow it is T / (1 + 1 / sigma), or without the T."""
         if self.time in OF_SIGMA:
             return time_of_sigma(sigma, self.time)
-        return np.asarray(self._flow_count * np.where(np.isinf(sigma), 1.0, sigma / (1 + sigma)))
+        return np.asarray(self._flow_count / (1 + 1 / sigma))
 
     @property
     def _flow_count(self) -> int:

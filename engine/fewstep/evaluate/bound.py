@@ -10,7 +10,7 @@ that the step from level t to level t - 1 is L_t, and L_0 the step from level 0 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -30,6 +30,9 @@ LN_2: Final = math.log(2)
 Predict = Callable[[Tensor, Tensor, slice], Tensor]
 """(x_t [B, C, H, W], t [B], which of the images these are) -> the model's answer, [B, C or 2C, H, W]."""
 Decoder = Literal["discretised", "continuous"]
+LargeDecoder = Literal["posterior", "beta"]
+POSTERIOR: Final = "the posterior's at t = 1"
+BETA: Final = "beta at t = 0"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Bound:
     """The bound for one choice of the reverse variance, averaged over images, in bits a dimension."""
 
     variance: str
+    decoder_variance: str  # that of L_0, in words: it is no step of the posterior, whose variance is 0 there
     prior: float  # L_T
     steps: Array  # [T - 1]: L_1 .. L_{T-1}
     decoder: float  # L_0
@@ -51,6 +55,7 @@ class Bound:
         """As JSON stores it."""
         return {
             "variance": self.variance,
+            "decoder_variance": self.decoder_variance,
             "total": self.total,
             "L_T": self.prior,
             "L_t": float(self.steps.sum()),
@@ -68,6 +73,7 @@ def variational_bound(
     *,
     clip: float | None = 1.0,
     decoder: Decoder = "discretised",
+    large_decoder: LargeDecoder = "posterior",
     seed: int = 0,
     batch: int = 64,
     advance: Callable[[int, int], None] | None = None,
@@ -76,12 +82,13 @@ def variational_bound(
 
     The mean of p(x_{t-1} | x_t) is the posterior's at the estimated x_0; its variance
 
-    fixed_small     that of q(x_{t-1} | x_t, x_0); for the decoder, where it is 0, that of the step before it
-    fixed_large     beta_t, exact where x_0 is N(0, 1)
+    fixed_small     that of q(x_{t-1} | x_t, x_0); for the decoder, where it is 0, that of t = 1
+    fixed_large     beta_t, exact where x_0 is N(0, 1); for the decoder the posterior's at t = 1 as well, by which
+                    Ho et al. and guided-diffusion quote bits a dimension ("fixedlarge" in their code)
     optimal         the best number at each t, fixed_small + mean |mean_q - mean_p|^2, found on these images; for the
                     decoder the one best for its density. Bao et al., Analytic-DPM (2201.06503)
-    learned_range   exp(lerp(log fixed_small, log beta_t, (v + 1) / 2)), of a model that answers 2C channels;
-                    Nichol and Dhariwal (2102.09672), equation 15
+    learned_range   exp(lerp(log fixed_small, log beta_t, (v + 1) / 2)), of a model that answers 2C channels, for the
+                    decoder too; Nichol and Dhariwal (2102.09672), equation 15
 
     Args:
         predict: the model. The noise of image i at level t is normal(seed + i, t), so the batch changes nothing.
@@ -89,6 +96,8 @@ def variational_bound(
         decoder: "discretised" gives each grey value the decoder's mass between its half-way points, the outer two
             all that lies beyond (equation 13); "continuous" its density, so that the bound is one on a differential
             entropy, lower by log2(127.5) where the density is flat across a grey value.
+        large_decoder: the decoder's variance with fixed_large: "posterior", as above, or "beta", that of its other
+            steps, beta at t = 0.
         advance: called with (done, total) model calls.
 
     Raises:
@@ -97,21 +106,30 @@ def variational_bound(
     """
     if decoder not in ("discretised", "continuous"):
         raise ArgumentError("decoder", decoder, "discretised or continuous")
+    if large_decoder not in ("posterior", "beta"):
+        raise ArgumentError("large_decoder", large_decoder, "posterior or beta")
     errors, learned, last = _walk(predict, x_0, schedule, prediction, clip, seed, batch, advance)
     dims = x_0[0].numel()
     small, large, weight = _variances(schedule)
     prior = _prior(schedule, x_0)
     optimal = small + weight * errors.mean(1)
     optimal[0] = errors[0].mean()
-    by_name = {"fixed_small": small, "fixed_large": large, "optimal": optimal.clamp(min=1e-12)}
+    own = BETA if len(schedule) == 1 else POSTERIOR
+    if large_decoder == "posterior":
+        large = torch.cat([small[:1], large[1:]])
+    by_name = {
+        "fixed_small": (small, own),
+        "fixed_large": (large, own if large_decoder == "posterior" else BETA),
+        "optimal": (optimal.clamp(min=1e-12), "the best on these images"),
+    }
     bounds = []
-    for name, variance in by_name.items():
+    for name, (variance, of_decoder) in by_name.items():
         steps = gaussian_kl(small[1:, None], variance[1:, None], weight[1:, None] * errors[1:])
         first = _decoder_bits(x_0, last.x_0, variance[0].log(), decoder)
-        bounds.append(_bound(name, prior, steps / LN_2, first))
+        bounds.append(_bound(name, of_decoder, prior, steps / LN_2, first))
     if learned is not None and last.log_variance is not None:
         first = _decoder_bits(x_0, last.x_0, last.log_variance, decoder)
-        bounds.append(_bound(LEARNED, prior, learned[1:] / LN_2, first))
+        bounds.append(_bound(LEARNED, "learned", prior, learned[1:] / LN_2, first))
     for bound in bounds:
         if not math.isfinite(bound.total):
             raise FewstepError(f"the bound with {bound.variance} variance is not finite, over {dims} dimensions")
@@ -195,16 +213,18 @@ def _decoder_bits(x_0: Tensor, mean: Tensor, log_variance: Tensor, decoder: Deco
     return -likelihood(x_0.to(torch.float64), mean, log_variance).flatten(1).mean(1) / LN_2
 
 
-def _bound(name: str, prior: Tensor, steps: Tensor, first: Tensor) -> Bound:
+def _bound(name: str, of_decoder: str, prior: Tensor, steps: Tensor, first: Tensor) -> Bound:
     """From what each image contributes: prior [B], steps [T - 1, B], first [B]."""
     totals = prior + steps.sum(0) + first
     spread = float(totals.std()) / math.sqrt(len(totals)) if len(totals) > 1 else math.nan
-    return Bound(name, float(prior.mean()), read_only(steps.mean(1).numpy()), float(first.mean()), spread)
+    return Bound(name, of_decoder, float(prior.mean()), read_only(steps.mean(1).numpy()), float(first.mean()), spread)
 
 
-def headline(bounds: list[Bound]) -> Bound:
-    """The bound to quote: with the variance the model learned, or else the best that nothing was fitted for."""
+def headline(bounds: Sequence[Bound]) -> Bound:
+    """The bound to quote, by one protocol for every model: with the variance it learned, or else fixed_large.
+
+    That is what Ho et al. and guided-diffusion quote, and it is chosen before the numbers are seen: the lower of two
+    would be no bound of one model.
+    """
     named: Mapping[str, Bound] = {bound.variance: bound for bound in bounds}
-    if LEARNED in named:
-        return named[LEARNED]
-    return min((named["fixed_small"], named["fixed_large"]), key=lambda bound: bound.total)
+    return named.get(LEARNED, named["fixed_large"])

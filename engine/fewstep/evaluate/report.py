@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fewstep.errors import ArgumentError, ModelError
-from fewstep.evaluate.bound import Bound
+from fewstep.evaluate.bound import Bound, headline
 from fewstep.evaluate.scores import Scores
 from fewstep.fields import read_json
 from fewstep.files import AtomicFiles
@@ -56,6 +56,7 @@ class Report:
             "real": asdict(self.floor),
             "rows": [row.to_dict() | {"frechet_ratio": row.scores.frechet / self.floor.frechet} for row in self.rows],
             "bits_per_dimension": [bound.to_dict() for bound in self.bounds],
+            "bits_per_dimension_quoted": headline(self.bounds).variance if self.bounds else None,
         }
 
     def save(self, folder: Path, pictures: Mapping[str, bytes]) -> list[Path]:

@@ -33,7 +33,7 @@ class Model:
         schedule: the schedule it was trained on, such as `fewstep.schedules.cosine(1000)`; its t is what `time` says.
         shape: (C, H, W) of one sample; or C and one size, for sequences, or three, for volumes.
         prediction: what it predicts: "eps", "x_0", "v", "flow", "score" or "consistency".
-        time: what it is told as t: "timestep", as the schedule counts, and "unit", that divided by their number; "index",
+        time: what it is told as t: "timestep", as the schedule counts; "unit", that divided by their number; "index",
             which level it is, as an int64; "sigma", the Karras sigma itself; "edm", ln(sigma) / 4; or "consistency", a
             thousand times that.
         conditions: what it may be asked for: `Classes`, `Numbers` or `Unconditional`.
@@ -76,8 +76,8 @@ class Model:
 
         Args:
             module, schedule, shape, prediction, decoder, name: as the attributes.
-            time: as the attribute; None for what the schedule says. A schedule of sigmas says nothing unless it was made
-                to, as karras(time="edm") is, and only a consistency model is told what its paper has.
+            time: as the attribute; None for what the schedule says. A schedule of sigmas says nothing unless it was
+                made to, as karras(time="edm") is, and only a consistency model is told what its paper has.
             conditions: or a dict like {"kind": "classes", "count": 10, "null": 10}; None for a model without labels.
             guidance: or {"min": 1.0, "max": 4.0, "default": 1.5}, where the module takes the scale itself, as
                 module(..., guidance=[R]), so that a sample owns one lane at any scale. None: by two halves, where there

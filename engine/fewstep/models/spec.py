@@ -179,7 +179,9 @@ def _check_plan(read: Fields, values: dict[str, Any]) -> None:
     with _naming(read, "schedule"):
         schedule = from_config(values["schedule"])
         if not schedule.time_said and values["prediction"] != "consistency":
-            raise ArgumentError("time", None, f"what a {values['prediction']} network is told: sigma, edm or consistency")
+            raise ArgumentError(
+                "time", None, f"what a {values['prediction']} network is told: sigma, edm or consistency"
+            )
     with _naming(read, "plan"):
         build_plan(schedule=schedule, prediction=values["prediction"], **values["plan"])
 

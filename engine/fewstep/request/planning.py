@@ -103,7 +103,9 @@ class Planner:
         # On a "vp" schedule a timestep is an index: the same numbers, for a network that takes them as integers.
         alike = ("timestep", "index") if told.kind == "vp" and told.time in ("timestep", "index") else (told.time,)
         if levels.time not in alike:
-            raise ArgumentError("plan", f"one that tells the network {levels.time}", f"{told.time}, as this model has it")
+            raise ArgumentError(
+                "plan", f"one that tells the network {levels.time}", f"{told.time}, as this model has it"
+            )
         if told.time in OF_SIGMA:
             return
         low, high = (0.0 if told.has_exact_time else float(told.t[0])), float(told.t[-1])

@@ -21,9 +21,9 @@ def consistency(
     c_skip = sigma_data^2 / ((sigma - sigma_boundary)^2 + sigma_data^2)
     c_out = sigma_data (sigma - sigma_boundary) / sqrt(sigma^2 + sigma_data^2)
 
-    sigma_boundary is the model's: the epsilon of the paper, where its function is x itself. It is the lowest sigma of the
-    schedule that the model was trained on, unless said, whichever levels a run visits. There c_out = 0, and a call would
-    be for nothing.
+    sigma_boundary is the model's: the epsilon of the paper, where its function is x itself. It is the lowest sigma of
+    the schedule that the model was trained on, unless said, whichever levels a run visits. There c_out = 0, and a call
+    would be for nothing.
 
     The levels's x is x_0 + sigma z (kind "ve"). The last row draws no noise. A run starts from sigma z.
     """
@@ -58,6 +58,8 @@ def _boundary(levels: Levels, said: float | None) -> float:
         allowed = "a number: these levels are of no schedule, whose lowest sigma would say it"
         raise ArgumentError("sigma_boundary", said, allowed)
     if last < levels.lowest * (1 - FLOAT32):
-        allowed = f"{exact(levels.lowest)} or more, the model's boundary (sigma_boundary), below which it has no function"
+        allowed = (
+            f"{exact(levels.lowest)} or more, the model's boundary (sigma_boundary), below which it has no function"
+        )
         raise ArgumentError("sigma_min", last, allowed)
     return levels.lowest

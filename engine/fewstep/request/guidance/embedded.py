@@ -42,7 +42,9 @@ class EmbeddedGuidance:
     @property
     def allowed(self) -> str:
         """What an error says is allowed."""
-        return f"a number from {exact(self.min)} to {exact(self.max)}, as this model takes the guidance scale as an input"
+        return (
+            f"a number from {exact(self.min)} to {exact(self.max)}, as this model takes the guidance scale as an input"
+        )
 
     def scale(self, asked: object) -> float:
         """The scale of one sample."""
