@@ -50,7 +50,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:  # [R, 2, 1, 1], [R] -> [R, 2, 1, 1]
         x = x.flatten(1)
         angles = (x[:, :, None] * self.waves).flatten(1)
-        h = self.enter(torch.cat([x, angles.sin(), angles.cos()], dim=1)) + self.time(t.long())
+        h = self.enter(torch.cat([x, angles.sin(), angles.cos()], dim=1)) + self.time(t)
         for layer in self.layers:
             h = h + layer(nn.functional.silu(h))
         return self.leave(nn.functional.silu(h)).view(-1, *SHAPE)
@@ -135,7 +135,9 @@ def distill(
 def engine_of(network: nn.Module) -> fewstep.Engine:
     """The engine that samples points with a network."""
     return fewstep.Engine(
-        fewstep.Model(network, schedule=SCHEDULE, prediction="v", shape=SHAPE), device="cpu", max_batch=4096
+        fewstep.Model(network, schedule=SCHEDULE, prediction="v", shape=SHAPE, time="index"),
+        device="cpu",
+        max_batch=4096,
     )
 
 
