@@ -11,6 +11,7 @@ from fewstep.errors import (
     OutputError,
     UnfinishedWriteWarning,
     UntrainedPlanWarning,
+    WastedCallWarning,
 )
 from fewstep.models.model import Model
 from fewstep.request.conditions import Classes, Numbers, Unconditional
@@ -45,6 +46,7 @@ __all__ = [
     "Unconditional",
     "UnfinishedWriteWarning",
     "UntrainedPlanWarning",
+    "WastedCallWarning",
     "__version__",
     "samplers",
     "schedules",

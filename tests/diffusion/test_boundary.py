@@ -49,6 +49,16 @@ def test_the_boundary_is_the_lowest_sigma_of_the_schedule(make: Any, spacing: st
         assert row[COLUMN["s"]] == pytest.approx(np.sqrt(after**2 - lowest**2) if after > 0 else 0, rel=1e-12)
 
 
+def test_a_schedule_of_one_level_keeps_the_boundary_it_was_made_with() -> None:
+    """A one-step model: its level is sigma_max, and no call is for nothing."""
+    for make in (schedules.karras, schedules.exponential):
+        for spacing in ("trailing", "karras", [0]):
+            plan = make_plan("consistency", make(1, 0.01, 50.0), 1, spacing=spacing)
+            assert plan.column("k_m") == pytest.approx([c_out(50.0, 0.01)], rel=1e-12)
+            assert plan.levels.sigmas[0] == 50.0
+            assert not plan.wasted
+
+
 def test_a_boundary_can_be_said() -> None:
     plan = make_plan("consistency", KARRAS, 2, sigma_boundary=0.001)
     assert plan.column("k_x") == pytest.approx([c_skip(sigma, 0.001) for sigma in plan.levels.sigmas[:2]], rel=1e-12)

@@ -59,7 +59,7 @@ def consistency(network: Network, schedule: Schedule, steps: int, prediction: st
 
     f = clamp(c_skip x + c_out F(c_in x, t), -1, 1) with sigma_data 0.5; sigma_min is the schedule's lowest.
     """
-    sigma_data, sigma_min = 0.5, float(schedule.noise_scale[0])
+    sigma_data, sigma_min = 0.5, schedule.lowest
     z = draw()
     sigmas = torch.tensor(schedule.noise_scale, dtype=z.dtype, device=z.device)
     times = torch.tensor(schedule.t, dtype=torch.float32, device=z.device)

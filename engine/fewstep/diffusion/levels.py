@@ -243,7 +243,7 @@ class Levels:
             spacing,
             schedule.time,
             index,
-            float(schedule.sigmas[0]),
+            schedule.lowest,
         )
 
 
@@ -323,7 +323,7 @@ def make_levels(
     if spacing in ("karras", "exponential"):
         limit = _reach(schedule, strength)
         steps = integer("steps", steps, 1, MAX_TIMESTEPS)
-        ends = {"sigma_min": schedule.sigmas[0], "sigma_max": schedule.sigmas[limit - 1]} | options
+        ends = {"sigma_min": schedule.lowest, "sigma_max": schedule.sigmas[limit - 1]} | options
         if "sigma_max" not in options and np.isinf(ends["sigma_max"]):
             raise ArgumentError("sigma_max", "inf, the schedule's own", "a finite number, given as an option")
         if above and "sigma_min" not in options:

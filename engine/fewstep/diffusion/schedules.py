@@ -96,6 +96,11 @@ class Schedule:
             return read_only(self.noise_scale / self.signal_scale)
 
     @property
+    def lowest(self) -> float:
+        """The lowest sigma it was made for: that of level 0, or `sigma_min` where its single level is another."""
+        return float(self.parameters.get("sigma_min", self.sigmas[0]))
+
+    @property
     def snr(self) -> Array:
         """[T] (signal_scale / noise_scale)^2, decreasing; 0 at zero terminal SNR."""
         return read_only((self.signal_scale / self.noise_scale) ** 2)
