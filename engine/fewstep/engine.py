@@ -135,7 +135,8 @@ class Engine:
         """The plan that `sample` runs: the model's own, with what is given here in its place.
 
         A model that takes the guidance scale as an input has plans whose own w is 1; the scale is only checked here,
-        and for `sample` to hand over. `UntrainedPlanWarning` where a distilled model was not trained for the plan.
+        and for `sample` to hand over. `UntrainedPlanWarning` where a distilled model was not trained for the plan, and
+        `WastedCallWarning` where a call of the network changes nothing.
 
         Args:
             steps: model calls.
@@ -195,6 +196,7 @@ class Engine:
 
         Warns:
             UntrainedPlanWarning: a distilled model was not trained for the plan.
+            WastedCallWarning: a call of the network changes nothing.
         """
         asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, plan_options)
         _check_callback(callback)

@@ -294,15 +294,16 @@ def test_lcm_is_diffusers_lcm(
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("steps", [1, 2, *STEPS])
 @pytest.mark.parametrize("clip", [None, Clip(1.0)], ids=["no clip", "clip"])
+@pytest.mark.parametrize("sigma_min", [0.002, 0.05], ids=["their boundary", "another boundary"])
 def test_consistency_is_diffusers_cm_stochastic_iterative(
-    steps: int, clip: Clip | None, monkeypatch: pytest.MonkeyPatch
+    steps: int, clip: Clip | None, sigma_min: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = diffusers.CMStochasticIterativeScheduler(clip_denoised=clip is not None)
+    scheduler = diffusers.CMStochasticIterativeScheduler(clip_denoised=clip is not None, sigma_min=sigma_min)
     scheduler.set_timesteps(steps)
     model, noise = dummy_model(), noise_for(steps, last=1.0)
     theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
 
-    plan = make_plan("consistency", schedules.karras(), steps, clip=clip)
+    plan = make_plan("consistency", schedules.karras(40, sigma_min), steps, clip=clip)
     assert plan.init_scale == scheduler.init_noise_sigma
     assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE

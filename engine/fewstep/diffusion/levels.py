@@ -231,9 +231,7 @@ class Levels:
         signal, noise = _final_level(schedule, final)
         if schedule.time == "index" and not (index == np.round(index)).all():
             fraction = next(float(i) for i in index if i != np.round(i))
-            allowed = (
-                "trailing, leading or a list of timesteps: the network is told an index, and there is none between"
-            )
+            allowed = "trailing, leading or a list of timesteps: the network is told an index, of which none is between"
             raise ArgumentError("spacing", f"{spacing}, which visits timestep {fraction:.6g}", allowed)
         return cls(
             t,
@@ -257,12 +255,8 @@ def _between(schedule: Schedule, index: Array) -> tuple[Array, Array, Array]:
         signal_scale, noise_scale = linear(schedule.signal_scale), linear(schedule.noise_scale)
     else:
         signal_scale, noise_scale = _scales(schedule.kind, linear(schedule.sigmas))
-    exact_time = schedule.has_exact_time
-    return (
-        schedule.exact_time(noise_scale / signal_scale) if exact_time else linear(schedule.t),
-        signal_scale,
-        noise_scale,
-    )
+    t = schedule.exact_time(noise_scale / signal_scale) if schedule.has_exact_time else linear(schedule.t)
+    return t, signal_scale, noise_scale
 
 
 def spaced_timesteps(count: int, steps: int, spacing: str, rounded: bool = True) -> Array:

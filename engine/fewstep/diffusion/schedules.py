@@ -119,11 +119,10 @@ class Schedule:
         """
         sigmas = np.asarray(sigma, dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = (
-                self.exact_time(sigmas)
-                if self.has_exact_time
-                else np.interp(np.log(sigmas), np.log(self.sigmas), self.t)
-            )
+            if self.has_exact_time:
+                t = self.exact_time(sigmas)
+            else:
+                t = np.interp(np.log(sigmas), np.log(self.sigmas), self.t)
         low, high = sigmas <= self.sigmas[0], sigmas >= self.sigmas[-1]
         return np.asarray(np.where(low, self.t[0], np.where(high, self.t[-1], t)))
 
