@@ -302,7 +302,6 @@ def test_consistency_is_diffusers_cm_stochastic_iterative(
     scheduler.set_timesteps(steps)
     model, noise = dummy_model(), noise_for(steps, last=1.0)
     theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
-
     plan = make_plan("consistency", schedules.karras(40, sigma_min), steps, clip=clip)
     assert plan.init_scale == scheduler.init_noise_sigma
     assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
