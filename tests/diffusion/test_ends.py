@@ -192,6 +192,13 @@ def test_a_bound_is_printed_with_the_digits_it_has(value: float) -> None:
     assert float(exact(value)) == value
 
 
+def test_what_was_got_is_printed_apart_from_what_is_allowed() -> None:
+    with pytest.raises(ArgumentError, match=r"betas: got values from 0\.1 to 1\.0000000001; allowed: 0 < beta < 1"):
+        schedules.from_betas([0.1, 1.0000000001])
+    with pytest.raises(ArgumentError, match=r"alphas_cumprod: got values from 1\.0000000001 to 0\.5"):
+        schedules.from_alphas_cumprod([1.0000000001, 0.5])
+
+
 def test_a_bound_is_printed_in_the_fewest_digits() -> None:
     shown = [exact(value) for value in (80.0, 1e6, 0.002, 0.0022741699796952, 1 / 3, 0, np.float64(0.1), 7)]
     assert shown == ["80", "1e+06", "0.002", "0.0022741699796952", "0.3333333333333333", "0", "0.1", "7"]

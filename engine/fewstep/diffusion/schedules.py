@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fewstep.checks import integer, number
+from fewstep.checks import exact, integer, number
 from fewstep.diffusion.ladders import MAX_SIGMA as MAX_SIGMA
 from fewstep.diffusion.ladders import MAX_TIMESTEPS as MAX_TIMESTEPS
 from fewstep.diffusion.ladders import Array as Array
@@ -253,7 +253,8 @@ def from_betas(betas: npt.ArrayLike) -> Schedule:
     values = _list("betas", betas)
     inside = (values > 0) & (values < 1)
     if not (inside[:-1].all() and 0 < values[-1] <= 1):
-        raise ArgumentError("betas", f"values from {values.min():g} to {values.max():g}", "0 < beta < 1")
+        ends = f"values from {exact(values.min())} to {exact(values.max())}"
+        raise ArgumentError("betas", ends, "0 < beta < 1, and 1 for the last")
     return _from_betas("betas", values, {"betas": values.tolist()})
 
 
@@ -263,7 +264,7 @@ def from_alphas_cumprod(alphas_cumprod: npt.ArrayLike) -> Schedule:
     if not (values[-1] >= 0 and values[0] < 1 and (np.diff(values) < 0).all()):
         raise ArgumentError(
             "alphas_cumprod",
-            f"values from {values[0]:g} to {values[-1]:g}",
+            f"values from {exact(values[0])} to {exact(values[-1])}",
             "strictly decreasing values in [0, 1)",
         )
     return _vp("alphas_cumprod", values, 1 - values, {"alphas_cumprod": values.tolist()})
