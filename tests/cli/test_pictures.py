@@ -264,7 +264,7 @@ MASK = torch.from_numpy(WHITE_BELOW).float()[None, None]
         Image.fromarray(WHITE_BELOW.astype(np.uint16) * 65535),
         [Image.fromarray(WHITE_BELOW)],
     ],
-    ids=lambda value: f"{type(value).__name__} {getattr(value, 'dtype', '')} {getattr(value, 'mode', '')}",
+    ids=lambda value: f"{type(value).__name__} {getattr(value, 'dtype', '') or getattr(value, 'mode', '')}",
 )
 def test_a_mask_of_each_kind_means_the_same(given: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(as_mask("mask", given, 1, (3, 8, 8)), MASK)
