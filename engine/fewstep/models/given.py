@@ -1,0 +1,90 @@
+"""What a caller says of a model in place of its folder, in the terms of a `ModelSpec`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from fewstep.diffusion.samplers import SAMPLERS
+from fewstep.diffusion.schedules import Schedule
+from fewstep.diffusion.trained import trained_from_config
+from fewstep.errors import ArgumentError
+from fewstep.models.spec import PREDICTED
+from fewstep.request.conditions import KINDS, condition_from_config
+from fewstep.request.guidance import EmbeddedGuidance, guidance_from_config
+
+USUAL_STEPS: Final = 4
+
+
+def usual_plan(prediction: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The defaults of a model, with a sampler and a number of steps where they name none."""
+    able = (name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
+    sampler = next(able, "ddim")
+    return {"sampler": sampler, "steps": USUAL_STEPS, **(defaults or {})}
+
+
+def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a spec that overrides of `Model`'s attributes stand for; a model has others too, which no spec has.
+
+    Raises:
+        ArgumentError: an override that is not what the attribute takes.
+    """
+    return {FIELDS[name][0]: FIELDS[name][1](overrides[name]) for name in FIELDS if name in overrides}
+
+
+def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec's fields as a folder has them, with what is given in their place."""
+    fields = {**data, **given}
+    if "plan" in given:
+        fields["plan"] = usual_plan(fields.get("prediction", ""), given["plan"])
+    return fields
+
+
+def _plan(defaults: Any) -> dict[str, Any]:
+    if defaults is not None and not isinstance(defaults, Mapping):
+        raise ArgumentError("defaults", defaults, "a dict such as {'sampler': 'ddim', 'steps': 4}")
+    return dict(defaults or {})
+
+
+def _schedule(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Schedule):
+        raise ArgumentError("schedule", value, "a Schedule, such as fewstep.schedules.linear(1000)")
+    return value.to_config()
+
+
+def _prediction(value: Any) -> str:
+    if value not in PREDICTED:
+        raise ArgumentError("prediction", value, ", ".join(PREDICTED))
+    return str(value)
+
+
+def _labels(value: Any) -> dict[str, Any] | None:
+    condition = condition_from_config(value)
+    kind = next((name for name, made in KINDS.items() if made is type(condition)), None)
+    return None if kind is None else {"kind": kind} | _filled(asdict(condition))  # type: ignore[call-overload]
+
+
+def _guidance(value: Any) -> dict[str, Any] | None:
+    guidance = guidance_from_config(value)
+    return asdict(guidance) if isinstance(guidance, EmbeddedGuidance) else None
+
+
+def _trained(value: Any) -> dict[str, Any] | None:
+    trained = trained_from_config(value)
+    return None if trained is None else {"sampler": trained.sampler, "steps": list(trained.steps)}
+
+
+def _filled(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value != ()}
+
+
+# Attribute of a model -> field of a spec, and its form there.
+FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
+    "schedule": ("schedule", _schedule),
+    "prediction": ("prediction", _prediction),
+    "defaults": ("plan", _plan),
+    "conditions": ("labels", _labels),
+    "guidance": ("guidance", _guidance),
+    "trained": ("trained", _trained),
+    "shape": ("shape", list),
+    "name": ("name", str),
+}
