@@ -9,8 +9,19 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from fewstep.models.layouts import diffusers
+from fewstep.models.load import load_model
 from fewstep.models.net.unet import UNet, empty_unet
 from fewstep.models.safe_load import TensorDict, fill
+
+SMALL: dict[str, Any] = {
+    "sample_size": 8,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "attention_head_dim": 4,
+}
 
 
 def random_model(config: dict[str, Any]) -> UNet2DModel:
@@ -62,3 +73,10 @@ def ours(unet: UNet, arguments: dict[str, Tensor]) -> Tensor:
 def relative_difference(a: Tensor, b: Tensor) -> float:
     """The largest difference, as a share of the largest value of b."""
     return float((a.double() - b.double()).abs().max() / b.double().abs().max())
+
+
+def same(folder: Path | str, model: UNet2DModel, tolerance: float = 1e-5, **options: Any) -> bool:
+    """Whether the folder loads as what predicts as the model does."""
+    arguments = inputs(model)
+    unet, _ = load_model(folder, **options)
+    return relative_difference(ours(unet, arguments), theirs(model, arguments)) <= tolerance

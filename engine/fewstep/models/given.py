@@ -1,6 +1,6 @@
 """What a caller says of a model in place of its folder, in the terms of a `ModelSpec`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -20,6 +20,16 @@ def usual_plan(prediction: str, defaults: Mapping[str, Any] | None = None) -> di
     able = (name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
     sampler = next(able, "ddim")
     return {"sampler": sampler, "steps": USUAL_STEPS, **(defaults or {})}
+
+
+def checked_shape(shape: object) -> tuple[int, ...]:
+    """The shape of one sample, if it is one; else ArgumentError."""
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
+    if not 2 <= len(sizes) <= 4 or not whole:
+        allowed = "positive integers: (channels, height, width), or channels and one or three sizes"
+        raise ArgumentError("shape", shape, allowed)
+    return sizes
 
 
 def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +70,10 @@ def _prediction(value: Any) -> str:
 def _labels(value: Any) -> dict[str, Any] | None:
     condition = condition_from_config(value)
     kind = next((name for name, made in KINDS.items() if made is type(condition)), None)
-    return None if kind is None else {"kind": kind} | _filled(asdict(condition))  # type: ignore[call-overload]
+    if kind is None:
+        return None
+    fields = asdict(condition)  # type: ignore[call-overload]
+    return {"kind": kind} | {name: fields[name] for name in fields if name != "names"}  # no network depends on them
 
 
 def _guidance(value: Any) -> dict[str, Any] | None:
@@ -73,10 +86,6 @@ def _trained(value: Any) -> dict[str, Any] | None:
     return None if trained is None else {"sampler": trained.sampler, "steps": list(trained.steps)}
 
 
-def _filled(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value != ()}
-
-
 # Attribute of a model -> field of a spec, and its form there.
 FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "schedule": ("schedule", _schedule),
@@ -85,6 +94,6 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "conditions": ("labels", _labels),
     "guidance": ("guidance", _guidance),
     "trained": ("trained", _trained),
-    "shape": ("shape", list),
+    "shape": ("shape", lambda value: list(checked_shape(value))),
     "name": ("name", str),
 }

@@ -65,6 +65,8 @@ def open_folder(
     folder: str | PathLike[str], variant: str | None = None, given: Mapping[str, Any] = NOTHING
 ) -> tuple[Weights, ModelSpec]:
     """What `load_model` would load, before the weights are read. ModelError as there."""
+    if variant is not None and not isinstance(variant, str):
+        raise ArgumentError("variant", variant, "a text such as 'fp16', or None")
     path = model_folder(Path(folder))
     if left := cut_off(path):
         said = f"{path}: its writer was killed before {' and '.join(left)} came into place beside the rest"

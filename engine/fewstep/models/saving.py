@@ -23,15 +23,14 @@ def own_unet(module: nn.Module) -> UNet:
     Raises:
         ArgumentError: another network, or a class of its own, whose code a folder could not keep.
     """
-    inner = module
-    while type(inner) is not UNet:
-        wrapped = next((vars(inner)["_modules"][name] for name in WRAPPERS if name in vars(inner)["_modules"]), None)
-        if wrapped is None or isinstance(inner, UNet):
-            break
-        inner = wrapped
-    if type(inner) is not UNet:
-        allowed = "a fewstep.models.UNet, wrapped by torch.compile or DataParallel or not; code of its own is not kept"
-        raise ArgumentError("unet", type(inner).__name__, allowed)
+    inner: object = module
+    while isinstance(inner, nn.Module) and not isinstance(inner, UNet):
+        parts = inner._modules
+        inner = next((parts[name] for name in WRAPPERS if name in parts), None)
+    if type(inner) is not UNet or "forward" in vars(inner):
+        what = type(module if inner is None else inner).__name__
+        allowed = "a fewstep.models.UNet, by itself or in torch.compile or DataParallel; code of its own is not kept"
+        raise ArgumentError("unet", f"{what} with a forward of its own" if type(inner) is UNet else what, allowed)
     return inner
 
 
@@ -46,8 +45,8 @@ def checked_weights(unet: UNet) -> bytes:
     state = {_unwrapped(name): tensor for name, tensor in unet.state_dict().items()}
     for name, tensor in state.items():
         if name not in expected:
-            advice = "remove parametrizations, adapters and buffers first" if "." in name else "nothing beside them"
-            raise ArgumentError("unet", name, f"the parameters of a U-Net of its config; {advice}")
+            allowed = "the parameters of a U-Net of its config; take off what was added, such as parametrizations"
+            raise ArgumentError("unet", name, allowed)
         if tuple(tensor.shape) != expected[name]:
             raise ArgumentError("unet", f"{name} {list(tensor.shape)}", f"{list(expected[name])}, as its config says")
     missing = next((name for name in expected if name not in state), None)

@@ -96,7 +96,8 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _names(variants: Mapping[str | None, str]) -> str:
-    return ", ".join(repr(variant) if variant else "the plain one" for variant in variants) or "none"
+    names = sorted(variants, key=lambda variant: variant or "")
+    return ", ".join(repr(name) if name else "the plain one" for name in names) or "none"
 
 
 class Shards:
