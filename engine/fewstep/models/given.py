@@ -1,7 +1,6 @@
 """What a caller says of a model in place of its folder, in the terms of a `ModelSpec`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
 from fewstep.diffusion.samplers import SAMPLERS
@@ -9,8 +8,8 @@ from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.trained import trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.models.spec import PREDICTED
-from fewstep.request.conditions import KINDS, condition_from_config
-from fewstep.request.guidance import EmbeddedGuidance, guidance_from_config
+from fewstep.request.conditions import condition_from_config, condition_to_config
+from fewstep.request.guidance import guidance_from_config, guidance_to_config
 
 USUAL_STEPS: Final = 4
 
@@ -68,17 +67,11 @@ def _prediction(value: Any) -> str:
 
 
 def _labels(value: Any) -> dict[str, Any] | None:
-    condition = condition_from_config(value)
-    kind = next((name for name, made in KINDS.items() if made is type(condition)), None)
-    if kind is None:
-        return None
-    fields = asdict(condition)  # type: ignore[call-overload]
-    return {"kind": kind} | {name: fields[name] for name in fields if name != "names"}  # no network depends on them
+    return condition_to_config(condition_from_config(value))
 
 
 def _guidance(value: Any) -> dict[str, Any] | None:
-    guidance = guidance_from_config(value)
-    return asdict(guidance) if isinstance(guidance, EmbeddedGuidance) else None
+    return guidance_to_config(guidance_from_config(value))
 
 
 def _trained(value: Any) -> dict[str, Any] | None:

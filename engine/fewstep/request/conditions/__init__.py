@@ -1,6 +1,7 @@
 """What a model may be asked for: nothing, one of its classes, or a number in a range. One small file for each kind."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -11,7 +12,15 @@ from fewstep.request.conditions.labels import Labels
 from fewstep.request.conditions.numbers import Numbers
 from fewstep.request.conditions.unconditional import Unconditional
 
-__all__ = ["Classes", "Condition", "Labels", "Numbers", "Unconditional", "condition_from_config"]
+__all__ = [
+    "Classes",
+    "Condition",
+    "Labels",
+    "Numbers",
+    "Unconditional",
+    "condition_from_config",
+    "condition_to_config",
+]
 
 # By the names that fewstep.json has for them.
 KINDS: Mapping[str, Callable[..., "Condition"]] = {
@@ -62,11 +71,20 @@ def condition_from_config(config: object) -> Condition:
     allowed = "fewstep.Classes(count, null), fewstep.Numbers(min, max), or None for a model without labels"
     if not isinstance(config, Mapping):
         raise ArgumentError("conditions", config, allowed)
-    fields: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}
+    given: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}
     if config.get("kind") not in KINDS:
         raise ArgumentError("labels.kind", config.get("kind"), " or ".join(KINDS))
     try:
-        return KINDS[str(config["kind"])](**fields)
+        return KINDS[str(config["kind"])](**given)
     except TypeError:
         allowed = "count, null and perhaps names for classes, min and max for continuous"
         raise ArgumentError("labels", dict(config), allowed) from None
+
+
+def condition_to_config(condition: Condition) -> dict[str, Any] | None:
+    """What a network has to have for a condition, in the words of `condition_from_config`: no names of classes."""
+    kind = next((name for name, made in KINDS.items() if made is type(condition)), None)
+    if kind is None:
+        return None
+    names = [field.name for field in fields(condition) if field.name != "names"]  # type: ignore[arg-type]
+    return {"kind": kind} | {name: getattr(condition, name) for name in names}

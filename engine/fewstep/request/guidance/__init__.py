@@ -5,6 +5,7 @@ kind it is.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from fewstep.errors import ArgumentError
 from fewstep.request.guidance.embedded import EmbeddedGuidance
 from fewstep.request.guidance.free import ClassifierFree
 
-__all__ = ["ClassifierFree", "EmbeddedGuidance", "Guidance", "guidance_from_config"]
+__all__ = ["ClassifierFree", "EmbeddedGuidance", "Guidance", "guidance_from_config", "guidance_to_config"]
 
 
 class Guidance(Protocol):
@@ -83,3 +84,8 @@ def guidance_from_config(config: object, default: float | None = None) -> Guidan
     if default is not None:
         raise ArgumentError("defaults", {"guidance_scale": default}, "no guidance_scale: `guidance` says it")
     return guidance
+
+
+def guidance_to_config(guidance: Guidance) -> dict[str, float] | None:
+    """What a network has to have for a guidance: its own input, or nothing (None)."""
+    return asdict(guidance) if isinstance(guidance, EmbeddedGuidance) else None
