@@ -58,6 +58,7 @@ def test_a_model_of_the_hub_is_found_in_the_cache_by_its_name(
     monkeypatch.setenv("HF_HUB_CACHE", str(repository.parent))
     assert model_folder("google/ddpm-tiny") == repository / "snapshots" / REVISION
     assert same("google/ddpm-tiny", model)
+    assert open_folder("google/ddpm-tiny")[1].name == "google/ddpm-tiny"
     monkeypatch.delenv("HF_HUB_CACHE")
     monkeypatch.setenv("HF_HOME", str(repository.parent.parent))
     assert Engine.from_pretrained("google/ddpm-tiny", device="cpu").model.schedule.num_timesteps == 1000

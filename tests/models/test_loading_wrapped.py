@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fewstep.fields import read_json
 from fewstep.mistaken import mistaken
+from fewstep.models import safe_load
 from fewstep.models.load import load_adm, load_model, save_model
 from fewstep.models.net.unet import UNet
 from fewstep.models.safe_load import open_weights
@@ -59,6 +60,10 @@ def test_the_network_twice_or_in_parts_is_refused(model: UNet2DModel, tmp_path: 
     assert "holds parts of networks as 'ema.', 'model.'; allowed: a whole one" in refusal(lambda: load_model(tmp_path))
     save_file({name: twice[name] for name in twice if name.startswith("ema.")}, file)
     assert "tensor 'conv_in.bias' is missing" in refusal(lambda: load_model(tmp_path))
+    save_file(state | {"conv_in.bias": torch.ones(8), "module.conv_in.weight": state.pop("conv_in.weight")}, file)
+    assert refusal(lambda: load_model(tmp_path)).endswith(
+        "tensor 'conv_in.weight' is missing; there is 'module.conv_in.weight', while others have no prefix"
+    ), state.keys()
     save_file({"blocks.0.weight": torch.ones(1)}, file)
     assert refusal(lambda: load_model(tmp_path)).endswith("is missing; the file's first is 'blocks.0.weight'")
 
@@ -81,12 +86,23 @@ def test_a_checkpoint_of_several_parts_is_read_for_the_network(nest: Any, model:
     assert same(tmp_path, model, allow_pickle=True)
 
 
-def test_a_checkpoint_of_too_many_parts_is_refused(model: UNet2DModel, tmp_path: Path) -> None:
+def test_a_pickle_of_a_whole_module_says_what_to_save(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
+    assert refusal(lambda: open_weights(tmp_path / "whole.pt", allow_pickle=True)) == (
+        f"{tmp_path / 'whole.pt'}: cannot be read as weights: it holds more than tensors, a "
+        "torch.nn.modules.linear.Linear; allowed: a state_dict() by itself"
+    )
+
+
+def test_a_checkpoint_of_too_many_parts_is_refused(
+    model: UNet2DModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model.save_pretrained(tmp_path, safe_serialization=False)
     file = tmp_path / "diffusion_pytorch_model.bin"
-    torch.save({"a": dict.fromkeys(range(90_000), 1)}, file)
-    assert "holds over 80,000 entries" in refusal(lambda: load_model(tmp_path, allow_pickle=True))
     deep: dict[str, Any] = torch.load(file, weights_only=True)
+    torch.save({"a": dict.fromkeys(range(1300), 1)}, file)
+    monkeypatch.setattr(safe_load, "MAX_TENSORS", 300)
+    assert "holds over 1,200 entries" in refusal(lambda: load_model(tmp_path, allow_pickle=True))
     for _ in range(50):
         deep = {"a": deep}
     torch.save(deep, file)

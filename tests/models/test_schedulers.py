@@ -17,6 +17,8 @@ from fewstep.diffusion.schedules import from_config
 from fewstep.models.layouts.diffusers_scheduler import SCHEDULERS, Sampling, sampling_from_scheduler
 from support.loading_case import refusal
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*__array_:DeprecationWarning")
+
 
 def said(scheduler: Any) -> Sampling:
     """What its config says, by way of the text that diffusers writes."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fewstep.diffusion.samplers import SAMPLERS
-from fewstep.diffusion.schedules import Schedule
+from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.trained import trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.models.spec import PREDICTED
@@ -14,11 +14,10 @@ from fewstep.request.guidance import guidance_from_config, guidance_to_config
 USUAL_STEPS: Final = 4
 
 
-def usual_plan(prediction: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The defaults of a model, with a sampler and a number of steps where they name none."""
+def usual_plan(prediction: str, length: int, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The defaults of a model on a schedule of so many timesteps, with a sampler and steps where they name none."""
     able = (name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
-    sampler = next(able, "ddim")
-    return {"sampler": sampler, "steps": USUAL_STEPS, **(defaults or {})}
+    return {"sampler": next(able, "ddim"), "steps": min(USUAL_STEPS, length), **(defaults or {})}
 
 
 def checked_shape(shape: object) -> tuple[int, ...]:
@@ -44,7 +43,11 @@ def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A spec's fields as a folder has them, with what is given in their place."""
     fields = {**data, **given}
     if "plan" in given:
-        fields["plan"] = usual_plan(fields.get("prediction", ""), given["plan"])
+        try:
+            length = len(from_config(fields.get("schedule", {})))
+        except ArgumentError:  # which the spec will name
+            length = USUAL_STEPS
+        fields["plan"] = usual_plan(fields.get("prediction", ""), length, given["plan"])
     return fields
 
 

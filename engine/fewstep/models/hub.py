@@ -72,6 +72,14 @@ def snapshot(folder: Path) -> Path:
     return chosen
 
 
+def name_of(folder: Path) -> str:
+    """What a folder's model is called: by its own name, or by the hub's where it is a snapshot."""
+    blobs = blobs_of(folder)
+    if blobs is None:
+        return folder.resolve().name
+    return "/".join(blobs.parent.name.removeprefix(_REPOSITORY).split("--", 1))
+
+
 def blobs_of(folder: Path) -> Path | None:
     """Where the files of a snapshot lie, which its links lead to; None where `folder` is in no snapshot."""
     path = Path(os.path.realpath(folder))

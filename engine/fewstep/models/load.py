@@ -113,6 +113,9 @@ def save_model(folder: str | PathLike[str], unet: nn.Module, spec: ModelSpec, ov
     mend(path)
     if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"{path}: exists already; allowed: a new or empty folder, or overwrite")
+    for name in (WEIGHTS_FILE, SPEC_FILE):
+        if (path / name).is_symlink():
+            raise OutputError(f"{path / name}: is a link, which is not written through; allowed: a folder's own files")
     with AtomicFiles() as files:
         files.open(path / WEIGHTS_FILE).write(weights)
         files.open(path / SPEC_FILE).write(text)

@@ -93,7 +93,7 @@ class Model:
         _check_choice("time", time, get_args(Time))
         if decoder is not None and not isinstance(decoder, nn.Module):
             raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
-        given = usual_plan(prediction, defaults)
+        given = usual_plan(prediction, len(schedule), defaults)
         values = {
             "module": module,
             "schedule": schedule,

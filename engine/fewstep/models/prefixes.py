@@ -36,11 +36,19 @@ def unwrapped(source: TensorSource, names: Collection[str]) -> TensorSource:
     Raises:
         ModelError: the network is there several times, or only parts of several.
     """
-    if any(name in source.shapes for name in names):
+    missing = [name for name in names if name not in source.shapes]
+    if not missing:
         return source
-    first = next(iter(names))
+    first = missing[0]
     ends = "." + first
     prefixes = sorted(name.removesuffix(first) for name in source.shapes if name.endswith(ends))
+    if len(missing) < len(names):
+        if prefixes:
+            there = shown(prefixes[0] + first)
+            raise ModelError(
+                f"{source.path}: tensor {shown(first)} is missing; there is {there}, while others have no prefix"
+            )
+        return source
     whole = [prefix for prefix in prefixes if all(prefix + name in source.shapes for name in names)]
     if len(whole) > 1:
         times = f"{len(whole)} times, as {_listed(whole)}"

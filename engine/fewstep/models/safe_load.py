@@ -5,6 +5,7 @@ Every problem is a ModelError of one line: the file, then the reason.
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -240,12 +241,7 @@ def _read_pickle(path: Path) -> TensorDict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # Whatever a broken or hostile pickle makes the reader raise, the file is what is wrong.
     except Exception as error:
-        first_line = str(error).strip().split("\n", 1)[0]
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-        what = None if head.startswith((b"PK", b"\x80")) else mistaken(head)
-        reason = f"it is {what}" if what else first_line or type(error).__name__
-        raise ModelError(f"{path}: cannot be read as weights: {reason}") from error
+        raise ModelError(f"{path}: cannot be read as weights: {_why_not(path, error)}") from error
     if not isinstance(state, dict) or len(state) > MAX_TENSORS:
         raise ModelError(f"{path}: got {type(state).__name__}; allowed: a dict of at most {MAX_TENSORS:,} tensors")
     if any(isinstance(value, Mapping) for value in state.values()):
@@ -254,6 +250,18 @@ def _read_pickle(path: Path) -> TensorDict:
         if not isinstance(name, str) or not _is_plain(tensor):
             raise ModelError(f"{path}: tensor {shown(name)} is not a dense tensor of floats")
     return TensorDict(path, state)
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """Why torch did not read a pickle. Its own words advise to read it with all that it may run."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head.startswith((b"PK", b"\x80")) and (what := mistaken(head)):
+        return f"it is {what}"
+    if found := re.search(r"GLOBAL (\S{1,100})", str(error)):
+        return f"it holds more than tensors, a {found[1]}; allowed: a state_dict() by itself"
+    first_line = str(error).strip().split("\n", 1)[0]
+    return first_line or type(error).__name__
 
 
 def _is_plain(value: object) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from fewstep.fields import Fields, read_json
 from fewstep.models.given import merged
+from fewstep.models.hub import name_of
 from fewstep.models.layouts import diffusers
 from fewstep.models.layouts.diffusers_scheduler import OVERRIDE, SAMPLING, Sampling, assumed, sampling_from_scheduler
 from fewstep.models.safe_load import inside
@@ -59,7 +60,7 @@ def _unet_2d_model(
         notes.append(f"the weights are variant {found.variant!r}, the only one in the folder")
     spec: dict[str, Any] = {
         "format": FORMAT,
-        "name": folder.resolve().name,
+        "name": name_of(folder),
         "family": "ddpm",
         "unet": config.to_dict(),
         "schedule": sampling.schedule,
