@@ -32,7 +32,8 @@ def open_pipeline(folder: Path, given: Mapping[str, Any], variant: str | None) -
     read = Fields(read_json(index), str(index))
     kind = read.text("_class_name", max_length=100)
     if kind not in PIPELINES and "plan" not in given:
-        raise read.error("_class_name", f"got {kind!r}; supported: {', '.join(PIPELINES)}; or {OVERRIDE}")
+        advice = f"say what to sample with: {OVERRIDE}"
+        raise read.error("_class_name", f"got {kind!r}; supported: {', '.join(PIPELINES)}; or {advice}")
     if read.texts("unet") != ("diffusers", "UNet2DModel"):
         raise read.error("unet", f"got {read.data['unet']}; supported: diffusers' UNet2DModel")
     if set(SAMPLING) <= set(given):

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import MAX_SIGMA, MAX_TIMESTEPS, from_config
-from fewstep.errors import ArgumentError, ModelError
+from fewstep.errors import ArgumentError, ModelError, NoSamplerError
 from fewstep.fields import Fields, shown
 
 PREDICTION_TYPES: Final = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
@@ -22,7 +22,7 @@ SPACINGS: Final = ("leading", "trailing", "linspace")
 DDIM_STEPS: Final = 50  # what diffusers' DDIMPipeline runs unless told
 LCM_STEPS: Final = 4  # what diffusers' pipelines of latent consistency models run unless told
 SAMPLING: Final = ("schedule", "prediction", "plan")  # the fields of a `ModelSpec` that are read here
-OVERRIDE: Final = "say what to sample with: from_pretrained(folder, defaults={'sampler': 'ddim', 'steps': 50})"
+OVERRIDE: Final = "from_pretrained(folder, defaults={'sampler': 'ddim', 'steps': 50})"
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -61,11 +61,12 @@ def sampling_from_scheduler(data: Any, where: str, given: Mapping[str, Any] = NO
     scheduler = SCHEDULERS.get(name)
     readable = ", ".join(known for known, each in SCHEDULERS.items() if each.plan is not None)
     if scheduler is None and not {"schedule", "plan"} <= set(given):
-        advice = f"{OVERRIDE}, and schedule= and prediction= beside it"
+        advice = f"say what to sample with: {OVERRIDE}, and schedule= and prediction= beside it"
         raise read.error("_class_name", f"got {shown(name)}, which is not known; supported: {readable}; or {advice}")
     if scheduler is not None and scheduler.plan is None and "plan" not in given:
-        problem = f"got {shown(name)}, whose sampler fewstep does not have; supported: {readable}; or {OVERRIDE}"
-        raise read.error("_class_name", problem)
+        advice = f"say what to sample with: {OVERRIDE}, or fewstep generate --sampler ddim --steps 50"
+        problem = f"got {shown(name)}, whose sampler fewstep does not have; supported: {readable}; or {advice}"
+        raise NoSamplerError(f"{read.at('_class_name')}: {problem}")
     schedule = given["schedule"] if "schedule" in given else _schedule(read, name)
     prediction = given["prediction"] if "prediction" in given else _prediction(read, name)
     if "plan" in given or scheduler is None or scheduler.plan is None:
