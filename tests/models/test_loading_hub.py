@@ -74,6 +74,10 @@ def test_a_model_of_the_hub_that_is_not_here_says_how_to_get_it(
         "nothing; to get it: hf download google/ddpm-cifar10-32 --local-dir ddpm-cifar10-32, then give the folder "
         "ddpm-cifar10-32; in the box: digits"
     )
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("out/mine", "digits/of-mine", "mine", "a/b/c", "../mine"):
+        assert refusal(lambda name=name: load_model(name)).endswith("no such folder; in the box: digits")  # type: ignore[misc]
 
 
 def test_a_link_out_of_the_repository_is_refused(repository: Path, tmp_path: Path) -> None:

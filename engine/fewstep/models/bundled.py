@@ -35,7 +35,8 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
         if found is not None:
             return found
         boxes = [name for name in names() if "/" not in name]
-        of_the_hub = is_id(str(model)) and path.parts[0] not in boxes
+        # What begins with a folder that is there, or with a box, was meant to be found there.
+        of_the_hub = is_id(str(model)) and path.parts[0] not in boxes and not Path(path.parts[0]).is_dir()
         where = f"no such folder, {how_to_get(str(model))}" if of_the_hub else "no such folder"
         raise ModelError(f"{path}: {where}; in the box: {', '.join(boxes) or 'nothing'}")
     if (box / SPEC_FILE).is_file():
