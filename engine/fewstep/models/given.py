@@ -1,6 +1,6 @@
 """What a caller says of a model in place of its folder, in the terms of a `ModelSpec`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fewstep.diffusion.samplers import SAMPLERS
@@ -18,16 +18,6 @@ def usual_plan(prediction: str, length: int, defaults: Mapping[str, Any] | None 
     """The defaults of a model on a schedule of so many timesteps, with a sampler and steps where they name none."""
     able = (name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
     return {"sampler": next(able, "ddim"), "steps": min(USUAL_STEPS, length), **(defaults or {})}
-
-
-def checked_shape(shape: object) -> tuple[int, ...]:
-    """The shape of one sample, if it is one; else ArgumentError."""
-    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
-    whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
-    if not 2 <= len(sizes) <= 4 or not whole:
-        allowed = "positive integers: (channels, height, width), or channels and one or three sizes"
-        raise ArgumentError("shape", shape, allowed)
-    return sizes
 
 
 def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +80,6 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "conditions": ("labels", _labels),
     "guidance": ("guidance", _guidance),
     "trained": ("trained", _trained),
-    "shape": ("shape", lambda value: list(checked_shape(value))),
+    "shape": ("shape", list),
     "name": ("name", str),
 }

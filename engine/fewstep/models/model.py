@@ -13,7 +13,7 @@ from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.trained import Trained, trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.models.bundled import model_folder
-from fewstep.models.given import checked_shape, spec_fields, usual_plan
+from fewstep.models.given import spec_fields, usual_plan
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
 from fewstep.request.conditions import Condition, condition_from_config
@@ -97,7 +97,7 @@ class Model:
         values = {
             "module": module,
             "schedule": schedule,
-            "shape": checked_shape(shape),
+            "shape": _checked_shape(shape),
             "prediction": prediction,
             "time": time,
             "conditions": condition_from_config(conditions),
@@ -141,6 +141,8 @@ class Model:
             ModelError: a file that is missing, damaged, or not what its config says.
             ArgumentError: an override that is not what the attribute takes.
         """
+        if "shape" in overrides:
+            overrides["shape"] = _checked_shape(overrides["shape"])
         given = spec_fields(overrides)
         path = model_folder(folder, steps)
         unet, spec = load_model(path, dtype=dtype, allow_pickle=allow_pickle, variant=variant, given=given)
@@ -174,6 +176,15 @@ class Model:
 def _check_choice(argument: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ArgumentError(argument, value, ", ".join(allowed))
+
+
+def _checked_shape(shape: object) -> tuple[int, ...]:
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
+    if not 2 <= len(sizes) <= 4 or not whole:
+        allowed = "positive integers: (channels, height, width), or channels and one or three sizes"
+        raise ArgumentError("shape", shape, allowed)
+    return sizes
 
 
 FIELDS = tuple(each.name for each in fields(Model))

@@ -1,7 +1,7 @@
 """What a model may be asked for: nothing, one of its classes, or a number in a range. One small file for each kind."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -12,15 +12,7 @@ from fewstep.request.conditions.labels import Labels
 from fewstep.request.conditions.numbers import Numbers
 from fewstep.request.conditions.unconditional import Unconditional
 
-__all__ = [
-    "Classes",
-    "Condition",
-    "Labels",
-    "Numbers",
-    "Unconditional",
-    "condition_from_config",
-    "condition_to_config",
-]
+__all__ = ["Classes", "Condition", "Labels", "Numbers", "Unconditional", "condition_from_config"]
 
 # By the names that fewstep.json has for them.
 KINDS: Mapping[str, Callable[..., "Condition"]] = {
@@ -71,11 +63,11 @@ def condition_from_config(config: object) -> Condition:
     allowed = "fewstep.Classes(count, null), fewstep.Numbers(min, max), or None for a model without labels"
     if not isinstance(config, Mapping):
         raise ArgumentError("conditions", config, allowed)
-    given: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}
+    fields: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}
     if config.get("kind") not in KINDS:
         raise ArgumentError("labels.kind", config.get("kind"), " or ".join(KINDS))
     try:
-        return KINDS[str(config["kind"])](**given)
+        return KINDS[str(config["kind"])](**fields)
     except TypeError:
         allowed = "count, null and perhaps names for classes, min and max for continuous"
         raise ArgumentError("labels", dict(config), allowed) from None
@@ -86,5 +78,5 @@ def condition_to_config(condition: Condition) -> dict[str, Any] | None:
     kind = next((name for name, made in KINDS.items() if made is type(condition)), None)
     if kind is None:
         return None
-    names = [field.name for field in fields(condition) if field.name != "names"]  # type: ignore[arg-type]
-    return {"kind": kind} | {name: getattr(condition, name) for name in names}
+    values = dataclasses.asdict(condition)  # type: ignore[call-overload]
+    return {"kind": kind} | {name: values[name] for name in values if name != "names"}

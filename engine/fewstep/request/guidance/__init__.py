@@ -4,8 +4,8 @@ A kind says the scale, what it writes into a plan, and what it adds to the netwo
 kind it is.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from fewstep.errors import ArgumentError
 from fewstep.request.guidance.embedded import EmbeddedGuidance
 from fewstep.request.guidance.free import ClassifierFree
 
-__all__ = ["ClassifierFree", "EmbeddedGuidance", "Guidance", "guidance_from_config", "guidance_to_config"]
+__all__ = ["ClassifierFree", "EmbeddedGuidance", "Guidance", "guidance_from_config"]
 
 
 class Guidance(Protocol):
@@ -88,4 +88,4 @@ def guidance_from_config(config: object, default: float | None = None) -> Guidan
 
 def guidance_to_config(guidance: Guidance) -> dict[str, float] | None:
     """What a network has to have for a guidance: its own input, or nothing (None)."""
-    return asdict(guidance) if isinstance(guidance, EmbeddedGuidance) else None
+    return dataclasses.asdict(guidance) if isinstance(guidance, EmbeddedGuidance) else None
