@@ -202,7 +202,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             head = file.read(HEAD)
             # A header is JSON; one that happens to be as long as these first letters say begins with a brace.
             if head[8:9] != b"{" and (what := mistaken(head)):
-                raise ModelError(f"{path}: is not a safetensors file: it is {what}")
+                raise ModelError(f"{path}: is not a safetensors file, as it has no header in JSON: it is {what}")
             file.seek(8)
             length = int.from_bytes(head[:8], "little")
             if length > min(size - 8, MAX_HEADER_BYTES):
