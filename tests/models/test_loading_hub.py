@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from fewstep.engine import Engine
@@ -213,6 +213,22 @@ def test_averaged_weights_are_read_with_what_their_config_says_beside(model: UNe
     average.save_pretrained(tmp_path / "unet_ema")
     assert {"decay", "inv_gamma", "optimization_step"} <= set(read_json(tmp_path / "unet_ema" / "config.json"))
     assert same(tmp_path / "unet_ema", model)
+
+
+def test_a_pipeline_may_have_its_parts_at_the_top(model: UNet2DModel, tmp_path: Path) -> None:
+    """As google/ddpm-cifar10-32 has, whose config is of diffusers 0.1 and leaves most fields away."""
+    DDPMPipeline(model, DDPMScheduler(variance_type="fixed_large")).save_pretrained(tmp_path)
+    for part in ("unet", "scheduler"):
+        for file in (tmp_path / part).iterdir():
+            file.rename(tmp_path / file.name)
+        (tmp_path / part).rmdir()
+    assert same(tmp_path, model)
+    scheduler = tmp_path / "scheduler_config.json"
+    said = read_json(scheduler)
+    kept = ("_class_name", "beta_end", "beta_schedule", "beta_start", "clip_sample", "num_train_timesteps")
+    scheduler.write_text(json.dumps({name: said[name] for name in (*kept, "trained_betas", "variance_type")}))
+    _, spec = open_folder(tmp_path)
+    assert spec.plan == {"sampler": "ddpm", "variance": "fixed_large", "steps": 1000, "spacing": "leading", "clip": 1.0}
 
 
 def test_infinity_in_a_scheduler_is_no_fault_of_the_file(model: UNet2DModel, tmp_path: Path) -> None:

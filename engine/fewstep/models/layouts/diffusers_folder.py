@@ -36,16 +36,22 @@ def open_pipeline(folder: Path, given: Mapping[str, Any], variant: str | None) -
         raise read.error("_class_name", f"got {kind!r}; supported: {', '.join(PIPELINES)}; or {advice}")
     if read.texts("unet") != ("diffusers", "UNet2DModel"):
         raise read.error("unet", f"got {read.data['unet']}; supported: diffusers' UNet2DModel")
+    unet = _place(folder, "unet")
     if set(SAMPLING) <= set(given):
-        return _unet_2d_model(folder, "unet/", Sampling(**{name: given[name] for name in SAMPLING}), given, variant)
-    scheduler = inside(folder, "scheduler/scheduler_config.json")
+        return _unet_2d_model(folder, unet, Sampling(**{name: given[name] for name in SAMPLING}), given, variant)
+    scheduler = inside(folder, _place(folder, "scheduler") + "scheduler_config.json")
     sampling = sampling_from_scheduler(read_json(scheduler, constants=True), str(scheduler), given)
-    return _unet_2d_model(folder, "unet/", sampling, given, variant)
+    return _unet_2d_model(folder, unet, sampling, given, variant)
 
 
 def open_unet(folder: Path, given: Mapping[str, Any], variant: str | None) -> tuple[Weights, ModelSpec]:
     """As `open_pipeline`, for a UNet2DModel without a scheduler: what is not given of that is assumed, and noted."""
     return _unet_2d_model(folder, "", assumed(given), given, variant)
+
+
+def _place(folder: Path, part: str) -> str:
+    """Where a part of a pipeline lies: in a folder of its name, or, as in the first pipelines of all, at the top."""
+    return f"{part}/" if (folder / part).is_dir() else ""
 
 
 def _unet_2d_model(
