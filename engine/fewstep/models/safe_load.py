@@ -122,6 +122,8 @@ def open_weights(path: Path, allow_pickle: bool = False) -> TensorSource:
         return SafetensorsFile(path)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
         raise ModelError(f"{path}: is of no known kind; allowed: .safetensors, .pt, .pth, .bin, .ckpt")
+    if not allow_pickle and (what := _no_pickle(path)):
+        raise ModelError(f"{path}: is not weights: it is {what}")
     if not allow_pickle:
         raise ModelError(f"{path}: is a pickle, which may run code when read; allowed: .safetensors, or allow_pickle")
     return _read_pickle(path)
@@ -252,11 +254,20 @@ def _read_pickle(path: Path) -> TensorDict:
     return TensorDict(path, state)
 
 
+def _no_pickle(path: Path) -> str | None:
+    """What a file is that has a pickle's name and does not begin as one."""
+    file_size(path)  # a pipe would be waited for
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return None if head.startswith((b"PK", b"\x80")) else mistaken(head)
+
+
 def _why_not(path: Path, error: Exception) -> str:
     """Why torch did not read a pickle. Its own words advise to read it with all that it may run."""
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    if not head.startswith((b"PK", b"\x80")) and (what := mistaken(head)):
+    if what := _no_pickle(path):
         return f"it is {what}"
     if found := re.search(r"GLOBAL (\S{1,100})", str(error)):
         return f"it holds more than tensors, a {found[1]}; allowed: a state_dict() by itself"
