@@ -98,23 +98,27 @@ class Engine:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         allow_pickle: bool = False,
+        variant: str | None = None,
         **options: Any,
     ) -> "Engine":
         """An engine for a model folder: ours (`fewstep.json`), or a diffusers unconditional pipeline or UNet2DModel.
 
         Args:
-            folder: the model folder; or "digits", a model in the box with students for 1, 2, 4 and 8 steps.
+            folder: the model folder; "digits", a model in the box with students for 1, 2, 4 and 8 steps; or a name on
+                the Hugging Face hub, where its cache on this machine has the model. Nothing is downloaded.
             steps: model calls that will be asked for, by which a student in the box is picked; 4 unless given.
             device, dtype: as for `Engine`.
             allow_pickle: also read weights stored as pickles; they are refused otherwise.
-            options: further arguments of `Engine`, and attributes of `Model` to have in place of the folder's.
+            variant: which weights of a diffusers folder, such as "fp16"; the plain ones unless given, or the only ones.
+            options: further arguments of `Engine`, and attributes of `Model` to have in place of the folder's, such as
+                schedule=, prediction=, defaults= and conditions=; see `Model.from_pretrained`.
 
         Raises:
             ModelError: a file that is missing, damaged, or not what its config says.
         """
         own = {name: options.pop(name) for name in FIELDS if name in options}
         weights = torch.float32 if dtype is None else dtype
-        model = Model.from_pretrained(folder, steps, dtype=weights, allow_pickle=allow_pickle, **own)
+        model = Model.from_pretrained(folder, steps, dtype=weights, allow_pickle=allow_pickle, variant=variant, **own)
         return cls(model, device=device, **options)
 
     def __repr__(self) -> str:

@@ -32,6 +32,10 @@ class ModelError(FewstepError):
     """A model file or folder or a warm-up manifest that cannot be loaded; the message names the file and why."""
 
 
+class NoSamplerError(ModelError):
+    """A model whose own sampler fewstep does not have; it can be loaded with another, which the caller names."""
+
+
 class OutputError(FewstepError):
     """A result that cannot be written; the message names the path and the reason, and nothing is left behind."""
 

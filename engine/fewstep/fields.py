@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from fewstep.checks import exact
 from fewstep.errors import ModelError
+from fewstep.mistaken import HEAD, mistaken
 
 T = TypeVar("T")
 MAX_JSON_BYTES: Final = 4 << 20
@@ -18,14 +19,16 @@ class Fields:
     """One JSON object whose fields are taken one by one.
 
     `where` starts every message, such as "digits/fewstep.json: unet". A method called with `default` accepts an
-    absent field; `finish` refuses the fields that nobody asked for. All problems are ModelError.
+    absent field; `finish` refuses the fields that nobody asked for. All problems are ModelError. `names` are what the
+    file calls fields that have been read under other names.
     """
 
-    def __init__(self, data: Any, where: str) -> None:
+    def __init__(self, data: Any, where: str, names: Mapping[str, str] | None = None) -> None:
         if not isinstance(data, Mapping):
             raise ModelError(f"{where}: got {shown(data)}; allowed: an object")
         self.data: Mapping[str, Any] = data
         self.where = where
+        self._names = names or {}
         self._asked: set[str] = set()
 
     def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
@@ -60,6 +63,12 @@ class Fields:
     def choice(self, name: str, allowed: Sequence[str], default: str | None = None) -> str:
         """One of the allowed texts."""
         return choice(self._value(name, default), allowed, self.at(name))
+
+    def optional_choice(self, name: str, allowed: Sequence[str], default: str | None = None) -> str | None:
+        """One of the allowed texts or null; `default` where the field is absent."""
+        if name not in self.data:
+            return default
+        return self.choice(name, allowed) if self.has(name) else None
 
     def choices(self, name: str, allowed: Sequence[str], default: Sequence[str] | None = None) -> tuple[str, ...]:
         return self._list(name, default, lambda value, where: choice(value, allowed, where))
@@ -101,7 +110,11 @@ class Fields:
 
     def at(self, name: str) -> str:
         """Where a field is, for messages."""
-        return f"{self.where}: {name}"
+        return f"{self.where}: {self.called(name)}"
+
+    def called(self, name: str) -> str:
+        """What the file calls a field."""
+        return self._names.get(name, name)
 
     def error(self, name: str, problem: str) -> ModelError:
         """The error that says `problem` of a field."""
@@ -163,21 +176,25 @@ def shown(value: Any) -> str:
     return line if len(line) <= 80 else line[:77] + "..."
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file: bounded in size, no key twice, no NaN or infinity."""
+def read_json(path: Path, constants: bool = False) -> dict[str, Any]:
+    """The object in a JSON file: bounded in size, no key twice; NaN and infinity only with `constants`."""
     size = file_size(path)
     if size > MAX_JSON_BYTES:
         raise ModelError(f"{path}: is {size:,} bytes; allowed: at most {MAX_JSON_BYTES:,}")
     try:
-        return parse_json(path.read_bytes(), str(path))
+        data = path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from error
+    if what := mistaken(data[:HEAD]):
+        raise ModelError(f"{path}: is not valid JSON: it is {what}")
+    return parse_json(data, str(path), constants)
 
 
-def parse_json(data: bytes, where: str) -> dict[str, Any]:
+def parse_json(data: bytes, where: str, constants: bool = False) -> dict[str, Any]:
     """As `read_json`, from memory."""
     try:
-        value = json.loads(data, object_pairs_hook=_object, parse_constant=_no_constant)
+        constant = None if constants else _no_constant
+        value = json.loads(data, object_pairs_hook=_object, parse_constant=constant)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ModelError(f"{where}: is not valid JSON: {reason}") from error

@@ -179,7 +179,7 @@ def test_without_diffusers_the_engine_is_counted_alone(
         (["--cost", "--steps", "0"], "steps: got 0; allowed: an integer from 1 to 1000"),
         (["--cost", "--batch", "0"], "batch: got 0; allowed: an integer from 1 to 1024"),
         (["--cost", "--guidance-scale", "nan"], "guidance_scale: got nan; allowed: a number in [-1e+06, 1e+06]"),
-        (["no/model", "--cost"], "no/model: no such folder; in the box: digits"),
+        (["no-model", "--cost"], "no-model: no such folder; in the box: digits"),
         (
             ["FOLDER", "--cost", "--guidance-scale", "3"],
             "guidance_scale: got 3.0; allowed: 1: there is no null label to guide from",

@@ -17,7 +17,6 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
-    PNDMScheduler,
     UNet2DModel,
 )
 
@@ -161,7 +160,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {},
     "scaled-linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     "cosine": {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 400},
-    "trained-betas": {"trained_betas": [0.1, 0.2, 0.3, 0.4]},
+    "trained-betas": {"trained_betas": [0.1, 0.2, 0.3, 0.4], "num_train_timesteps": 4},
     "zero-terminal-snr": {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
 }
 
@@ -174,24 +173,26 @@ def test_the_noise_schedule_is_the_schedulers(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(ours, scheduler.alphas_cumprod.numpy(), rtol=2e-4, atol=1e-7)
 
 
-def test_another_scheduler_is_read_for_its_schedule_alone() -> None:
-    scheduler = PNDMScheduler(beta_end=0.01)
-    sampling = sampling_from_scheduler(json.loads(scheduler.to_json_string()), "scheduler_config.json")
-    assert sampling.schedule["beta_end"] == 0.01
-    assert sampling.plan["sampler"] == "ddim"
-    assert sampling.notes == ("PNDMScheduler is read for its noise schedule alone; the plan is ddim",)
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name: got 'ScoreSdeVeScheduler'; supported: DDPMScheduler"),
+        (
+            {"_class_name": "ScoreSdeVeScheduler"},
+            "_class_name: got 'ScoreSdeVeScheduler', which is not known; supported",
+        ),
         ({"beta_schedule": "laplace"}, "beta_schedule: got 'laplace'; supported: linear, scaled_linear"),
         ({"variance_type": "learned"}, "variance_type: got 'learned'; supported: fixed_small"),
         ({"prediction_type": "flow"}, "prediction_type: got 'flow'; supported: epsilon, sample, v_prediction"),
         ({"num_train_timesteps": 10**9}, "num_train_timesteps: got 1000000000; allowed: an integer from 1 to"),
         ({"clip_sample": "yes"}, "clip_sample: got 'yes'; allowed: true or false"),
         ({"trained_betas": [2.0]}, "trained_betas[0]: got 2.0; allowed: a number from 0 to 1"),
+        ({"trained_betas": [0.5] * 4}, "num_train_timesteps: got 1000; allowed: 4, the number of trained_betas"),
+        ({"steps_offset": 1000}, "steps_offset: got 1000; allowed: an integer from 0 to 999"),
+        ({"beta_start": 0}, "beta_start: got 0.0; allowed: a number in (0, 1)"),
+        (
+            {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+            "its default plan cannot be made: prediction: got 'eps'",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -143,6 +143,12 @@ def test_what_floats_in_a_condition_has_the_networks_dtype() -> None:
     assert found == [(torch.bfloat16, torch.float32)]
 
 
+def test_a_default_plan_fits_a_short_schedule() -> None:
+    for length in (1, 3, 4, 1000):
+        model = Model(SmallNet(), schedule=schedules.linear(length), shape=SHAPE, prediction="v")
+        assert len(model.planner().plan()) == min(4, length)
+
+
 def test_a_model_and_an_engine_say_what_they_are() -> None:
     assert repr(small_engine(device="cpu")) == (
         "Engine('SmallNet', shape [3, 8, 8], ddim, 4 steps by default, float32 on cpu)"

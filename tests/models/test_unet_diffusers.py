@@ -8,12 +8,12 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from fewstep.errors import ModelError
 from fewstep.models.layouts.diffusers import config_from_diffusers
 from fewstep.models.load import load_model
-from fewstep.models.net.unet import UNet, count_parameters
+from fewstep.models.net.unet import count_parameters
+from support.diffusers_case import inputs, ours, random_model, relative_difference, theirs
 
 CIFAR10: dict[str, Any] = {
     "sample_size": 32,
@@ -94,46 +94,6 @@ CONFIGS = {
 }
 
 
-def random_model(config: dict[str, Any]) -> UNet2DModel:
-    """A UNet2DModel in which every bias, norm and attention projection counts."""
-    torch.manual_seed(0)
-    model = UNet2DModel(**config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name != "time_proj.weight":
-                scale = 0.1 if parameter.ndim == 1 else 0.1 * parameter.std()
-                parameter += scale * torch.randn_like(parameter)
-    return model
-
-
-def inputs(model: UNet2DModel, batch: int = 3) -> dict[str, Tensor]:
-    """A batch whose samples differ in time and class."""
-    generator = torch.Generator().manual_seed(1)
-    size = model.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    arguments = {
-        "sample": torch.randn(batch, model.config.in_channels, height, width, generator=generator),
-        "timestep": torch.tensor([999.0, 500.0, 1.0])[:batch],
-    }
-    if model.config.num_class_embeds:
-        arguments["class_labels"] = torch.tensor([0, 10, 3])[:batch]
-    return arguments
-
-
-@torch.no_grad()
-def theirs(model: UNet2DModel, arguments: dict[str, Tensor]) -> Tensor:
-    return model(**arguments).sample
-
-
-@torch.no_grad()
-def ours(unet: UNet, arguments: dict[str, Tensor]) -> Tensor:
-    return unet(arguments["sample"], arguments["timestep"], arguments.get("class_labels"))
-
-
-def relative_difference(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b.double()).abs().max() / b.double().abs().max())
-
-
 @pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS)
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[UNet2DModel, Path]:
     model = random_model(request.param)
@@ -191,10 +151,10 @@ def test_attention_under_its_old_names_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mid_block_scale_factor": 2}, "mid_block_scale_factor: got 2; supported: 1"),
-        ({"mid_block_type": None}, "mid_block_type: got None; supported: 'UNetMidBlock2D'"),
+        ({"mid_block_scale_factor": 0}, "mid_block_scale_factor: got 0; allowed: a number from 1e-06"),
+        ({"mid_block_type": "Mid"}, "mid_block_type: got 'Mid'; supported: UNetMidBlock2D"),
         ({"class_embed_type": "timestep"}, "class_embed_type: got 'timestep'; supported: None"),
-        ({"act_fn": "gelu"}, "act_fn: got 'gelu'; supported: silu, swish"),
+        ({"act_fn": "elu"}, "act_fn: got 'elu'; supported: silu, swish, gelu, mish, relu"),
         ({"time_embedding_type": "learned"}, "time_embedding_type: got 'learned'; supported: positional, fourier"),
         (
             {"down_block_types": ["SkipDownBlock2D"]},
@@ -205,9 +165,12 @@ def test_attention_under_its_old_names_loads(tmp_path: Path) -> None:
             "resnet_time_scale_shift: got 'spatial'; supported: default, scale_shift",
         ),
         ({"downsample_padding": 2}, "downsample_padding: got 2; allowed: an integer from 0 to 1"),
-        ({"up_block_types": ["UpBlock2D"] * 2}, "up_attention: has 2 entries; allowed: 1, for 1 levels"),
+        (
+            {"up_block_types": ["UpBlock2D"] * 2},
+            "up_block_types: has 2 entries; allowed: 1, for 1 levels of block_out_channels",
+        ),
         ({"_class_name": "UNet2DConditionModel"}, "_class_name: got 'UNet2DConditionModel'; supported: 'UNet2DModel'"),
-        ({"norm_num_groups": 7}, "groups: got 7; allowed: a divisor of channels[0] = 24"),
+        ({"norm_num_groups": 7}, "norm_num_groups: got 7; allowed: a divisor of block_out_channels[0] = 24"),
         ({"encoder_hid_dim": 8}, "unknown field 'encoder_hid_dim'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

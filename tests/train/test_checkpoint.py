@@ -147,6 +147,19 @@ def test_a_checkpoint_that_would_be_no_good_is_not_written(tmp_path: Path, bad: 
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [({"notes": "x" * (1 << 20)}, "about: got"), ({"loss": float("nan")}, "about: is not valid JSON: NaN")],
+    ids=["too long", "not a number"],
+)
+def test_words_that_could_not_be_read_again_are_not_written(tmp_path: Path, about: dict[str, Any], reason: str) -> None:
+    saved(tmp_path, 10)
+    before = contents(tmp_path)
+    with pytest.raises(FewstepError, match=f"step 20: {reason}"):
+        save_checkpoint(tmp_path, 20, tensors(20), about, 1)
+    assert contents(tmp_path) == before
+
+
 def test_what_a_killed_writer_left_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
     saved(tmp_path, 10)
     (tmp_path / ".fewstep-00ff.tmp").write_bytes(b"half")

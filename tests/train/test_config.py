@@ -9,7 +9,9 @@ import pytest
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.models.net.unet import UNet, count_parameters
 from fewstep.train.config import FitConfig, TrainConfig, unet_config
+from fewstep.train.data import load_data
 from fewstep.train.fit import learning_rate
+from fewstep.train.run import build
 from support.train_case import SETTINGS, settings_file
 
 
@@ -113,3 +115,10 @@ def test_the_test_settings_are_read_whole(tmp_path: Path) -> None:
     names = [line.split(" = ")[0] for line in SETTINGS.split("[")[0].split("\n") if " = " in line]
     config = TrainConfig.from_toml(settings_file(tmp_path))
     assert all(getattr(config, name) != getattr(TrainConfig(), name) for name in names)
+
+
+def test_the_plan_of_a_model_fits_a_short_schedule() -> None:
+    data = load_data("digits")
+    for length, steps in ((4, 4), (1000, 50)):
+        config = TrainConfig(schedule={"name": "cosine", "num_timesteps": length})
+        assert build(config, data, "short")[1].plan["steps"] == steps

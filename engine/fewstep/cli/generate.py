@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fewstep.cli import options
 from fewstep.cli.labels import read_labels
 from fewstep.cli.machine import check_device, dtype_of, set_threads
+from fewstep.cli.opening import open_engine
 from fewstep.cli.pictures import read_mask, read_picture
 from fewstep.cli.shared import (
     MAX_SEED,
@@ -56,6 +57,7 @@ def generate(
     dtype: options.Dtype = "float32",
     threads: options.Threads = None,
     allow_pickle: options.AllowPickle = False,
+    variant: options.Variant = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -64,7 +66,6 @@ def generate(
     Several samples become one sheet (out.png) and single pictures (out-000.png ...).
     Each carries its seed, label, sampler and steps; `fewstep info out-000.png` shows them.
     """
-    from fewstep.engine import Engine
     from fewstep.results import check_channels
 
     if image is None and mask is not None:
@@ -76,7 +77,8 @@ def generate(
     weights = dtype_of(dtype)
     set_threads(threads)
     check_device(device)
-    engine = Engine.from_pretrained(model, steps, device=device, dtype=weights, allow_pickle=allow_pickle)
+    reading: dict[str, Any] = {"dtype": weights, "allow_pickle": allow_pickle, "variant": variant}
+    engine = open_engine(model, steps, sampler, device=device, **reading)
     if out.suffix.lower() == ".png":
         check_channels(engine.model.shape[0], colormap)
     label_list = None if labels is None else read_labels(labels, engine.model.conditions.names)

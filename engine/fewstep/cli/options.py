@@ -21,6 +21,9 @@ def one_of(names: Iterable[str]) -> str:
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object, for a script to read.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bar.")]
 
+Variant = Annotated[
+    str | None, Option(help="Which weights of a diffusers folder, such as fp16. Default: the plain or only ones.")
+]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read weights stored as pickles; trust their source.")]
 
 Model = Annotated[str, Argument(metavar="MODEL", help="A model folder, or digits: in the box.")]

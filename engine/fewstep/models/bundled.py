@@ -1,10 +1,11 @@
-"""Models in the box: which folder a name and a number of steps stand for."""
+"""Names of models: which folder a name and a number of steps stand for, above all those in the box."""
 
 from pathlib import Path
 from typing import Final
 
 from fewstep.errors import ModelError
 from fewstep.fields import read_json
+from fewstep.models.hub import cached, how_to_get, is_id, snapshot
 
 BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled"
 SPEC_FILE: Final = "fewstep.json"
@@ -15,8 +16,10 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
     """The folder of a model.
 
     Args:
-        model: a folder, or the name of a model in the box: "digits" for the one that suits the steps, or one of its
-            members, such as "digits/teacher". A folder of that name comes first.
+        model: a folder; the name of a model in the box, "digits" for the one that suits the steps, or one of its
+            members, such as "digits/teacher"; or a name on the Hugging Face hub, such as "google/ddpm-cifar10-32", of
+            a model that lies in its cache already. A folder of that name comes first, then the box. A folder of the
+            cache, models--google--ddpm-cifar10-32, stands for its snapshot.
         steps: model calls a sample; DEFAULT_STEPS unless given. The student trained for as many is chosen, else the
             one for the next larger number, and the teacher beyond them all.
 
@@ -25,11 +28,17 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
     """
     path = Path(model)
     if path.is_dir():
-        return path
+        return snapshot(path)
     box = _inside(str(model))
     if box is None:
-        boxes = ", ".join(name for name in names() if "/" not in name)
-        raise ModelError(f"{path}: no such folder; in the box: {boxes or 'nothing'}")
+        found = cached(str(model))
+        if found is not None:
+            return found
+        boxes = [name for name in names() if "/" not in name]
+        # What begins with a folder that is there, or with a box, was meant to be found there.
+        of_the_hub = is_id(str(model)) and path.parts[0] not in boxes and not Path(path.parts[0]).is_dir()
+        where = f"no such folder, {how_to_get(str(model))}" if of_the_hub else "no such folder"
+        raise ModelError(f"{path}: {where}; in the box: {', '.join(boxes) or 'nothing'}")
     if (box / SPEC_FILE).is_file():
         return box
     wanted = DEFAULT_STEPS if steps is None else steps

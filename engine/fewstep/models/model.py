@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES, Time
 from fewstep.diffusion.trained import Trained, trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.models.bundled import model_folder
+from fewstep.models.given import spec_fields, usual_plan
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
 from fewstep.request.conditions import Condition, condition_from_config
@@ -97,7 +97,7 @@ class Model:
         schedule = _told(schedule, time, prediction)
         if decoder is not None and not isinstance(decoder, nn.Module):
             raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
-        given = {"sampler": _usual_sampler(prediction), "steps": 4, **(defaults or {})}
+        given = usual_plan(prediction, len(schedule), defaults)
         values = {
             "module": module,
             "schedule": schedule,
@@ -126,21 +126,30 @@ class Model:
         *,
         dtype: torch.dtype = torch.float32,
         allow_pickle: bool = False,
+        variant: str | None = None,
         **overrides: Any,
     ) -> "Model":
         """The model of a folder: ours (`fewstep.json`), or a diffusers unconditional pipeline or UNet2DModel.
 
         Args:
-            folder: the model folder; or "digits", a model in the box with students for 1, 2, 4 and 8 steps.
+            folder: the model folder; "digits", a model in the box with students for 1, 2, 4 and 8 steps; or a name on
+                the Hugging Face hub, where its cache on this machine has the model. Nothing is downloaded.
             steps: model calls that will be asked for, by which a student in the box is picked; 4 unless given.
             dtype: of the weights.
             allow_pickle: also read weights stored as pickles; they are refused otherwise.
-            overrides: attributes of `Model` to have in place of the folder's.
+            variant: which weights of a diffusers folder, such as "fp16"; the plain ones unless given, or the only ones.
+            overrides: attributes of `Model` to have in place of the folder's, which is not asked for them: so a folder
+                whose scheduler fewstep does not know is read with schedule, prediction and defaults.
 
         Raises:
             ModelError: a file that is missing, damaged, or not what its config says.
+            ArgumentError: an override that is not what the attribute takes.
         """
-        unet, spec = load_model(model_folder(folder, steps), dtype=dtype, allow_pickle=allow_pickle)
+        if "shape" in overrides:
+            overrides["shape"] = _checked_shape(overrides["shape"])
+        given = spec_fields(overrides)
+        path = model_folder(folder, steps)
+        unet, spec = load_model(path, dtype=dtype, allow_pickle=allow_pickle, variant=variant, given=given)
         return cls.of(unet, spec, **overrides)
 
     @classmethod
@@ -174,10 +183,6 @@ def _told(schedule: Schedule, time: str | None, prediction: str) -> Schedule:
         return schedule.told("consistency")
     allowed = 'what the network takes: "sigma" itself, "edm" for ln(sigma) / 4, "consistency" for 1000 ln(sigma) / 4'
     raise ArgumentError("time", f"None, of a network on a {schedule.name} schedule that predicts {prediction}", allowed)
-
-
-def _usual_sampler(prediction: str) -> str:
-    return next(name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
 
 
 def _check_choice(argument: str, value: object, allowed: Sequence[str]) -> None:

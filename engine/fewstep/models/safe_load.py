@@ -5,6 +5,7 @@ Every problem is a ModelError of one line: the file, then the reason.
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 
 from fewstep.errors import ModelError
 from fewstep.fields import Fields, file_size, parse_json, shown, unreadable
+from fewstep.mistaken import HEAD, mistaken
+from fewstep.models.hub import blobs_of
 from fewstep.models.layouts.keys import Keys
 
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PICKLE_BYTES: Final = 32 << 30
 MAX_TENSORS: Final = 20_000
 MAX_DIMENSION: Final = 1 << 32
+MAX_DEPTH: Final = 8  # of dicts in the dicts of a pickle
 
 DTYPE_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 DTYPES: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -39,11 +43,23 @@ class TensorSource(Protocol):
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, refused if it is, or leads through links to, anything outside `folder`."""
+    """`folder / name`, refused if it is, or leads through links to, anything outside `folder`.
+
+    A snapshot in the cache of the Hugging Face hub may lead to the files of its own repository, see `hub`.
+    """
     path = folder / name
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+    target = Path(os.path.realpath(path))
+    if target.is_relative_to(os.path.realpath(folder)):
+        return path
+    blobs = blobs_of(folder)
+    if blobs is None or target.parent != blobs or not _is_beneath(path, folder):
         raise ModelError(f"{path}: leads out of the model folder; allowed: files inside {folder}")
     return path
+
+
+def _is_beneath(path: Path, folder: Path) -> bool:
+    """Whether the path as it is written stays in the folder, wherever links lead."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 class SafetensorsFile:
@@ -106,6 +122,8 @@ def open_weights(path: Path, allow_pickle: bool = False) -> TensorSource:
         return SafetensorsFile(path)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
         raise ModelError(f"{path}: is of no known kind; allowed: .safetensors, .pt, .pth, .bin, .ckpt")
+    if not allow_pickle and (what := _no_pickle(path)):
+        raise ModelError(f"{path}: is not weights: it is {what}")
     if not allow_pickle:
         raise ModelError(f"{path}: is a pickle, which may run code when read; allowed: .safetensors, or allow_pickle")
     return _read_pickle(path)
@@ -183,7 +201,12 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         raise ModelError(f"{path}: truncated: {size} bytes, less than a header's length")
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            head = file.read(HEAD)
+            # A header is JSON; one that happens to be as long as these first letters say begins with a brace.
+            if head[8:9] != b"{" and (what := mistaken(head)):
+                raise ModelError(f"{path}: is not a safetensors file, as it has no header in JSON: it is {what}")
+            file.seek(8)
+            length = int.from_bytes(head[:8], "little")
             if length > min(size - 8, MAX_HEADER_BYTES):
                 limit = f"the file's {size - 8:,} and {MAX_HEADER_BYTES:,}"
                 raise ModelError(f"{path}: header of {length:,} bytes; allowed: at most {limit}")
@@ -220,12 +243,55 @@ def _read_pickle(path: Path) -> TensorDict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # Whatever a broken or hostile pickle makes the reader raise, the file is what is wrong.
     except Exception as error:
-        first_line = str(error).strip().split("\n", 1)[0]
-        raise ModelError(f"{path}: cannot be read as weights: {first_line or type(error).__name__}") from error
+        raise ModelError(f"{path}: cannot be read as weights: {_why_not(path, error)}") from error
     if not isinstance(state, dict) or len(state) > MAX_TENSORS:
         raise ModelError(f"{path}: got {type(state).__name__}; allowed: a dict of at most {MAX_TENSORS:,} tensors")
+    if any(isinstance(value, Mapping) for value in state.values()):
+        return TensorDict(path, _nested(state, path))
     for name, tensor in state.items():
-        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.dtype in DTYPES
-        if not isinstance(name, str) or not plain:
+        if not isinstance(name, str) or not _is_plain(tensor):
             raise ModelError(f"{path}: tensor {shown(name)} is not a dense tensor of floats")
     return TensorDict(path, state)
+
+
+def _no_pickle(path: Path) -> str | None:
+    """What a file is that has a pickle's name and does not begin as one."""
+    file_size(path)  # a pipe would be waited for
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return None if head.startswith((b"PK", b"\x80")) else mistaken(head)
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """Why torch did not read a pickle. Its own words advise to read it with all that it may run."""
+    if what := _no_pickle(path):
+        return f"it is {what}"
+    if found := re.search(r"GLOBAL (\S{1,100})", str(error)):
+        return f"it holds more than tensors, a {found[1]}; allowed: a state_dict() by itself"
+    first_line = str(error).strip().split("\n", 1)[0]
+    return first_line or type(error).__name__
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.dtype in DTYPES
+
+
+def _nested(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of several parts, such as {"model": {...}, "step": 3}: names joined by dots."""
+    found: dict[str, Tensor] = {}
+    parts: list[tuple[str, Mapping[Any, Any], int]] = [("", state, 0)]
+    seen = 0
+    while parts:
+        prefix, part, depth = parts.pop()
+        for name, value in part.items():
+            seen += 1
+            if seen > 4 * MAX_TENSORS:
+                raise ModelError(f"{path}: holds over {seen - 1:,} entries; allowed: fewer, such as the weights alone")
+            if isinstance(value, Mapping) and depth < MAX_DEPTH:
+                parts.append((f"{prefix}{name}.", value, depth + 1))
+            elif _is_plain(value):
+                found[f"{prefix}{name}"] = value
+    return found

@@ -192,7 +192,7 @@ def _check_trained(read: Fields, values: dict[str, Any]) -> None:
         trained = trained_from_config(values["trained"])
     if trained is not None and not trained.lists(plan["sampler"], plan["steps"]):
         default = f"{plan['sampler']} with {plan['steps']} steps"
-        raise read.error("trained", f"got {trained}; allowed: what lists the plan of the model, {default}")
+        raise read.error("trained", f"got {trained}; allowed: what lists the plan of the model, {default}, or None")
 
 
 @contextmanager

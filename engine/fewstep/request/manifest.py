@@ -9,6 +9,7 @@ scales of a plan that has one for each call. {"session": {"slots": 8, "lanes": 1
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def write(path: str | os.PathLike[str], requests: Sequence[Mapping[str, Any]]) -
     """Write a manifest, whole or not at all; OutputError naming the path and the reason."""
     content = {"format": FORMATS[-1], "requests": [dict(request) for request in requests]}
     with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=2).encode() + b"\n")
+        file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -108,10 +109,10 @@ def _request(read: Fields, version: int) -> dict[str, Any]:
 
 
 def plain_option(value: object) -> bool:
-    """Whether JSON can say an option of a sampler: a number, a word, or some by name, as of a clip."""
+    """Whether JSON can say an option of a sampler: a finite number, a word, or some by name, as of a clip."""
     if isinstance(value, Mapping):
-        return all(isinstance(each, int | float) for each in value.values())
-    return value is None or isinstance(value, str | int | float | bool)
+        return all(isinstance(each, int | float) and math.isfinite(each) for each in value.values())
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _guidance(read: Fields, version: int) -> dict[str, Any]:

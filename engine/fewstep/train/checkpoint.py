@@ -45,7 +45,8 @@ def save_checkpoint(
 
     Raises:
         OutputError: the disk is full, say; what was there is as it was.
-        FewstepError: a tensor that is not finite, which would make this no good checkpoint.
+        FewstepError: a tensor that is not finite, or words about the run that could not be read again, which would make
+            this no good checkpoint.
     """
     state = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
     for name, tensor in state.items():
@@ -57,6 +58,7 @@ def save_checkpoint(
         "about": json.dumps(about),
         "sha256": _fingerprint(step, about, state),
     }
+    parse_json(Fields(metadata, f"step {step}").text("about", max_length=1 << 20).encode(), f"step {step}: about")
     path = folder / f"step-{step:08d}.safetensors"
     with atomic_write(path) as file:
         file.write(save(state, metadata))

@@ -102,7 +102,7 @@ class TrainConfig(FitConfig):
     vlb_weight: float = 1e-3  # lambda of that loss
     label_dropout: float = 0.1  # the share of labels that become the null class; 0: there is none
     unet: dict[str, Any] = field(default_factory=lambda: {"channels": [16, 16, 48, 96]})  # fields of UNetConfig
-    sample_steps: int = 50  # of the sheets, and of the finished model unless asked otherwise
+    sample_steps: int = 50  # of the sheets, and of the finished model unless asked otherwise; all where there are fewer
     licence: str = ""  # of the finished model; by default what the data's is
 
     def __post_init__(self) -> None:

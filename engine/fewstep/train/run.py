@@ -88,15 +88,17 @@ def build(config: TrainConfig, data: Dataset, name: str) -> tuple[UNet, ModelSpe
     if data.shape[1] % multiple or data.shape[2] % multiple:
         allowed = f"sides that are multiples of {multiple}, for a U-Net of {unet.levels} levels"
         raise ArgumentError("size", f"images of {data.shape[2]}x{data.shape[1]}", allowed)
+    schedule = config.noise_schedule()
+    steps = min(config.sample_steps, len(schedule))
     spec = ModelSpec(
         name=name,
         family="adm",
         unet=unet,
         shape=data.shape,
-        schedule=config.noise_schedule().to_config(),
+        schedule=schedule.to_config(),
         prediction=config.prediction,
         # Guidance drives x_0 past the greys: eps must then be that of the clipped x_0, or they part ways (see ddim).
-        plan={"sampler": "ddim", "steps": config.sample_steps, "clip": 1.0, "clipped_direction": True},
+        plan={"sampler": "ddim", "steps": steps, "clip": 1.0, "clipped_direction": True},
         labels=labels,
         licence=config.licence or data.licence,
         source=f"fewstep train --data {shlex.quote(config.data)}",

@@ -50,6 +50,11 @@ def config_from_adm(flags: Flags) -> UNetConfig:
         raise ModelError(f"ADM flags: image_size: got {flags.image_size} without channel_mult; allowed: {sizes}")
     levels = len(multipliers)
     attention = tuple(flags.image_size // 2**level in flags.attention_resolutions for level in range(levels))
+    for level, attends in enumerate((*attention[:-1], True)):  # the middle attends in any case, at the coarsest level
+        width = int(multipliers[level] * flags.num_channels)
+        if attends and flags.num_head_channels != -1 and width % flags.num_head_channels:
+            problem = f"got {flags.num_head_channels}; allowed: -1, or a divisor of {width}, the width of level {level}"
+            raise ModelError(f"ADM flags: num_head_channels: {problem}")
     step = "block" if flags.resblock_updown else "conv"
     return UNetConfig(
         in_channels=flags.in_channels,

@@ -17,11 +17,11 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class GroupNorm(nn.Module):
-    """silu(group_norm(x + shift_before) (1 + scale) + shift) as one fused op; `silu` off for attention."""
+    """act(group_norm(x + shift_before) (1 + scale) + shift), one fused op where act is SiLU; none for attention."""
 
-    def __init__(self, channels: int, groups: int, eps: float, silu: bool = True) -> None:
+    def __init__(self, channels: int, groups: int, eps: float, activation: str | None = "silu") -> None:
         super().__init__()
-        self.groups, self.eps, self.silu = groups, eps, silu
+        self.groups, self.eps, self.activation = groups, eps, activation
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -34,28 +34,35 @@ class GroupNorm(nn.Module):
     ) -> Tensor:  # [B, C, H, W]
         """The normalised image, in x's memory format and dtype."""
         own = (self.weight, self.bias, self.groups, self.eps)
-        return fewstep_kernels.group_norm_silu(
-            x, *own, shift_before=shift_before, scale=scale, shift=shift, silu=self.silu
-        )
+        silu = self.activation == "silu"
+        h = fewstep_kernels.group_norm_silu(x, *own, shift_before=shift_before, scale=scale, shift=shift, silu=silu)
+        return h if silu or self.activation is None else activated(h, self.activation)
 
 
 class ResidualBlock(nn.Module):
-    """skip(x) + conv_2(norm_2(conv_1(resample(norm_1(x))))), both norms with SiLU, x resampled too.
+    """(skip(x) + conv_2(norm_2(conv_1(resample(norm_1(x)))))) / divisor, activations in both norms, x resampled too.
 
     The modulation enters at norm_2: added before it (Ho et al. 2020), or as its scale and shift (Dhariwal and Nichol
     2021, section 3). `resample` is "down" (2x2 mean), "up" (nearest) or None.
     """
 
-    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, resample: str | None = None) -> None:
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        out_channels: int,
+        resample: str | None = None,
+        divisor: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.resample = resample
+        self.resample, self.divisor = resample, divisor
         self.dropout = config.dropout
         self.scale_shift = config.scale_shift
         self.modulation_width = 2 * out_channels if config.scale_shift else out_channels
         self.modulation_start = 0  # set by the U-Net, which packs the projections of all blocks into one
-        self.norm_1 = GroupNorm(in_channels, config.groups, config.eps)
+        self.norm_1 = GroupNorm(in_channels, config.groups, config.eps, config.activation)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm_2 = GroupNorm(out_channels, config.groups, config.eps)
+        self.norm_2 = GroupNorm(out_channels, config.groups, config.eps, config.activation)
         self.conv_2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
@@ -74,8 +81,7 @@ class ResidualBlock(nn.Module):
         else:
             h = self.norm_2(h, shift_before=own)
         h = self.conv_2(functional.dropout(h, self.dropout, self.training))
-        result: Tensor = self.skip(x) + h
-        return result
+        return _divided(self.skip(x) + h, self.divisor)
 
 
 class Downsample(nn.Module):
@@ -106,23 +112,34 @@ class Upsample(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + out(attention(q, k, v)) over the pixels of each image; q, k and v are one projection of norm(x)."""
+    """(x + out(attention(q, k, v))) / divisor over the pixels of each image; q, k, v are one projection of norm(x)."""
 
-    def __init__(self, channels: int, heads: int, groups: int | None, eps: float) -> None:
+    def __init__(self, config: UNetConfig, channels: int, groups: int | None, divisor: float = 1.0) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm = nn.Identity() if groups is None else GroupNorm(channels, groups, eps, silu=False)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = _zero(nn.Linear(channels, channels))
+        self.heads, self.width, self.divisor = config.heads_of(channels), config.head_width(channels), divisor
+        inner = self.heads * self.width  # channels, unless the width of a head does not divide them
+        self.norm = nn.Identity() if groups is None else GroupNorm(channels, groups, config.eps, activation=None)
+        self.qkv = nn.Linear(channels, 3 * inner)
+        self.out = _zero(nn.Linear(inner, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> the same shape."""
         B, C, H, W = x.shape
         pixels = self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)  # a view: x is channels-last
-        q, k, v = self.qkv(pixels).view(B, H * W, 3, self.heads, C // self.heads).unbind(2)
-        mixed = fewstep_kernels.attention(q, k, v).view(B, H * W, C)
+        q, k, v = self.qkv(pixels).view(B, H * W, 3, self.heads, self.width).unbind(2)
+        mixed = fewstep_kernels.attention(q, k, v).view(B, H * W, self.heads * self.width)
         attended: Tensor = self.out(mixed).view(B, H, W, C).permute(0, 3, 1, 2)
-        return x + attended
+        return _divided(x + attended, self.divisor)
+
+
+def activated(x: Tensor, activation: str) -> Tensor:
+    """x through the function of that name, one of `config.ACTIVATIONS`."""
+    result: Tensor = getattr(functional, activation)(x)
+    return result
+
+
+def _divided(x: Tensor, divisor: float) -> Tensor:
+    return x if divisor == 1.0 else x / divisor
 
 
 def _double(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a U-Net is built from: numbers and choices, checked before anything is allocated."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ MAX_CLASSES: Final = 1_000_000
 TIME_EMBEDDINGS: Final = ("sinusoidal", "fourier")
 DOWN: Final = ("conv", "conv_asymmetric", "block")
 UP: Final = ("conv", "block")
+ACTIVATIONS: Final = ("silu", "gelu", "mish", "relu")
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,21 @@ class UNetConfig:
     up_attention: tuple[bool, ...]
     down: tuple[str, ...]  # "conv": stride 2; "conv_asymmetric": padded right and bottom only; "block": mean in a block
     up: tuple[str, ...]  # "conv": nearest, then conv; "block": nearest in a residual block
-    mid_attention: bool = True
+    mid_block: bool = True  # whether anything stands between the way down and the way up
+    mid_attention: bool = True  # attention between its two residual blocks
+    mid_scale: float = 1.0  # what the sum that ends each of its layers is divided by
     head_dim: int | None = None  # channels of an attention head; None: `heads` heads at every level
     heads: int = 1
     groups: int = 32
     mid_attention_groups: int | None = 32  # groups of the norm before the middle attention; None: no norm there
     eps: float = 1e-5
+    activation: str = "silu"  # of the residual blocks; the embeddings and the output have SiLU in any case
     scale_shift: bool = False  # norm(h) (1 + scale) + shift instead of norm(h + shift)
     time_embedding: str = "sinusoidal"  # "fourier": fixed random frequencies of log t, and the output divided by t
     time_channels: int | None = None  # length of the sinusoid, or number of random frequencies; None: channels[0]
     embed_channels: int | None = None  # None: 4 * channels[0]
     cos_first: bool = True
-    freq_shift: int = 0
+    freq_shift: float = 0.0
     num_classes: int | None = None  # rows of the class embedding, a null class included
     label_range: tuple[float, float] | None = None  # a float label, mapped to 0..1 from this range, instead of classes
     guidance_range: tuple[float, float] | None = None  # the guidance scale as an input, mapped to 0..1 from this range
@@ -77,19 +82,24 @@ class UNetConfig:
         """Attention heads of a layer with so many channels."""
         return self.heads if self.head_dim is None else channels // self.head_dim
 
+    def head_width(self, channels: int) -> int:
+        """Channels of one of those heads; where `head_dim` does not divide, all together have fewer than the layer."""
+        return channels // self.heads if self.head_dim is None else self.head_dim
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON stores it; `from_dict` is the inverse."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, data: Any, where: str = "UNetConfig") -> "UNetConfig":
+    def from_dict(cls, data: Any, where: str = "UNetConfig", names: Mapping[str, str] | None = None) -> "UNetConfig":
         """The config that JSON data describes.
 
-        Unknown and missing fields, wrong types and values out of bounds raise ModelError, `where` in front.
+        Unknown and missing fields, wrong types and values out of bounds raise ModelError, `where` in front. `names` are
+        what the messages call fields that the file has under other names.
         """
         given = Fields(data, where).data
         defaults: dict[str, Any] = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-        return cls(**_checked(Fields({**defaults, **given}, where)))
+        return cls(**_checked(Fields({**defaults, **given}, where, names)))
 
 
 def _checked(read: Fields) -> dict[str, Any]:
@@ -102,18 +112,21 @@ def _checked(read: Fields) -> dict[str, Any]:
         "up_attention": read.flags("up_attention"),
         "down": read.choices("down", DOWN),
         "up": read.choices("up", UP),
+        "mid_block": read.flag("mid_block"),
         "mid_attention": read.flag("mid_attention"),
+        "mid_scale": read.number("mid_scale", 1e-6, 1e6),
         "head_dim": read.optional_integer("head_dim", 1, MAX_CHANNELS),
         "heads": read.integer("heads", 1, MAX_CHANNELS),
         "groups": read.integer("groups", 1, MAX_CHANNELS),
         "mid_attention_groups": read.optional_integer("mid_attention_groups", 1, MAX_CHANNELS),
         "eps": read.number("eps", 1e-12, 1.0),
+        "activation": read.choice("activation", ACTIVATIONS),
         "scale_shift": read.flag("scale_shift"),
         "time_embedding": read.choice("time_embedding", TIME_EMBEDDINGS),
         "time_channels": read.optional_integer("time_channels", 2, MAX_CHANNELS),
         "embed_channels": read.optional_integer("embed_channels", 1, 4 * MAX_CHANNELS),
         "cos_first": read.flag("cos_first"),
-        "freq_shift": read.integer("freq_shift", 0, MAX_CHANNELS),
+        "freq_shift": read.number("freq_shift", -MAX_CHANNELS, MAX_CHANNELS),
         "num_classes": read.optional_integer("num_classes", 1, MAX_CLASSES),
         "label_range": read.numbers("label_range", -1e9, 1e9) if read.has("label_range") else None,
         "guidance_range": read.numbers("guidance_range", -1e9, 1e9) if read.has("guidance_range") else None,
@@ -128,7 +141,7 @@ def _checked(read: Fields) -> dict[str, Any]:
 
 
 def _check_levels(read: Fields, values: dict[str, Any]) -> None:
-    levels = len(values["channels"])
+    levels, widths = len(values["channels"]), read.called("channels")
     if not 1 <= levels <= MAX_LEVELS:
         raise read.error("channels", f"has {levels} levels; allowed: 1 to {MAX_LEVELS}")
     for name, count in (
@@ -138,29 +151,34 @@ def _check_levels(read: Fields, values: dict[str, Any]) -> None:
         ("up", levels - 1),
     ):
         if len(values[name]) != count:
-            raise read.error(name, f"has {len(values[name])} entries; allowed: {count}, for {levels} levels")
+            allowed = f"{count}, for {levels} levels of {widths}"
+            raise read.error(name, f"has {len(values[name])} entries; allowed: {allowed}")
 
 
 def _check_widths(read: Fields, values: dict[str, Any]) -> None:
     groups, head_dim, heads = values["groups"], values["head_dim"], values["heads"]
+    attends_mid = values["mid_block"] and values["mid_attention"]
     for level, channels in enumerate(values["channels"]):
+        of = f"{read.called('channels')}[{level}]"
         if channels % groups:
-            raise read.error("groups", f"got {groups}; allowed: a divisor of channels[{level}] = {channels}")
+            raise read.error("groups", f"got {groups}; allowed: a divisor of {of} = {channels}")
         attends = values["down_attention"][level] or values["up_attention"][level]
-        if attends or (values["mid_attention"] and level == len(values["channels"]) - 1):
-            name, divisor = ("heads", heads) if head_dim is None else ("head_dim", head_dim)
-            if channels % divisor:
-                raise read.error(name, f"got {divisor}; allowed: a divisor of channels[{level}] = {channels}")
+        if attends or (attends_mid and level == len(values["channels"]) - 1):
+            if head_dim is None and channels % heads:
+                raise read.error("heads", f"got {heads}; allowed: a divisor of {of} = {channels}")
+            if head_dim is not None and head_dim > channels:
+                raise read.error("head_dim", f"got {head_dim}; allowed: at most {of} = {channels}")
     mid_groups, coarsest = values["mid_attention_groups"], values["channels"][-1]
-    if values["mid_attention"] and mid_groups is not None and coarsest % mid_groups:
-        raise read.error("mid_attention_groups", f"got {mid_groups}; allowed: a divisor of channels[-1] = {coarsest}")
+    if attends_mid and mid_groups is not None and coarsest % mid_groups:
+        of = f"{read.called('channels')}[-1]"
+        raise read.error("mid_attention_groups", f"got {mid_groups}; allowed: a divisor of {of} = {coarsest}")
 
 
 def _check_embeddings(read: Fields, values: dict[str, Any]) -> None:
-    time_width = values["time_channels"] or values["channels"][0]
-    if values["time_embedding"] == "sinusoidal" and (time_width % 2 or values["freq_shift"] >= time_width // 2):
-        above = 2 * values["freq_shift"]
-        raise read.error("time_channels", f"got {time_width}; allowed: an even number above 2 freq_shift = {above}")
+    half = (values["time_channels"] or values["channels"][0]) // 2
+    if values["time_embedding"] == "sinusoidal" and values["freq_shift"] >= half:
+        why = f"allowed: less than {half}, half the length of the sinusoid"
+        raise read.error("freq_shift", f"got {values['freq_shift']:g}; {why}")
     if values["label_range"] is not None and values["num_classes"] is not None:
         raise read.error("label_range", "is given beside num_classes; allowed: one kind of label")
     for name in ("label_range", "guidance_range"):

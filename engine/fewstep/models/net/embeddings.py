@@ -14,7 +14,8 @@ MAX_PERIOD = 10_000
 class Sinusoid(nn.Module):
     """[cos(t f), sin(t f)] or [sin(t f), cos(t f)] with f_i = 10000^(-i / (width / 2 - freq_shift)).
 
-    Ho et al. 2020 (sine first, shift 1) after Vaswani et al. 2017; ADM has cosine first, shift 0.
+    Ho et al. 2020 (sine first, shift 1) after Vaswani et al. 2017; ADM has cosine first, shift 0. An odd width ends in
+    a zero.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -27,7 +28,8 @@ class Sinusoid(nn.Module):
         # Computed here, not kept in a buffer: `.to(bfloat16)` would round f, and t f reaches 1000.
         index = torch.arange(half, dtype=torch.float32, device=t.device)
         f = (index * -math.log(MAX_PERIOD) / (half - self.freq_shift)).exp()
-        return _waves(t.float()[:, None] * f, self.cos_first)
+        waves = _waves(t.float()[:, None] * f, self.cos_first)
+        return functional.pad(waves, (0, 1)) if self.width % 2 else waves
 
 
 class RandomFourier(nn.Module):

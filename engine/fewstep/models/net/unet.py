@@ -4,10 +4,9 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fewstep.errors import ArgumentError, ModelError
-from fewstep.models.net.blocks import Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample
+from fewstep.models.net.blocks import Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample, activated
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.embeddings import TimeEmbedding, guidance_embedding, label_embedding
 
@@ -20,9 +19,7 @@ class Stage(nn.Module):
     def __init__(self, config: UNetConfig, in_channels: int, channels: int, attends: bool) -> None:
         super().__init__()
         self.block = ResidualBlock(config, in_channels, channels)
-        self.attention = (
-            SelfAttention(channels, config.heads_of(channels), config.groups, config.eps) if attends else nn.Identity()
-        )
+        self.attention = SelfAttention(config, channels, config.groups) if attends else nn.Identity()
 
     def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
         """h [B, C_in, H, W], modulation [B, M] -> [B, C, H, W]."""
@@ -83,7 +80,7 @@ class UNet(nn.Module):
     """Predicts what its training asked for (eps, x_0, v, ...) from a noisy image and its time.
 
         e          = time(t) + label(labels) + guidance(guidance)      label and guidance where the model has them
-        modulation = project(silu(e)), the columns of all residual blocks side by side
+        modulation = project(act(e)), the columns of all residual blocks side by side
         image      = conv_out(up(mid(down(conv_in(x), modulation), modulation), modulation))
 
     The topology is that of ADM (Dhariwal and Nichol 2021) and diffusers' UNet2DModel. It works in channels-last
@@ -102,13 +99,14 @@ class UNet(nn.Module):
             DownLevel(config, level, channels[max(level - 1, 0)]) for level in range(config.levels)
         )
         coarsest = channels[-1]
-        self.mid_1 = ResidualBlock(config, coarsest, coarsest)
-        self.mid_attention = (
-            SelfAttention(coarsest, config.heads_of(coarsest), config.mid_attention_groups, config.eps)
-            if config.mid_attention
-            else nn.Identity()
-        )
-        self.mid_2 = ResidualBlock(config, coarsest, coarsest)
+        if config.mid_block:
+            self.mid_1 = ResidualBlock(config, coarsest, coarsest, divisor=config.mid_scale)
+            self.mid_attention = (
+                SelfAttention(config, coarsest, config.mid_attention_groups, config.mid_scale)
+                if config.mid_attention
+                else nn.Identity()
+            )
+            self.mid_2 = ResidualBlock(config, coarsest, coarsest, divisor=config.mid_scale)
         kept = kept_channels(config)
         self.up = nn.ModuleList(  # coarsest first, in the order in which they run
             UpLevel(config, level, channels[min(level + 1, config.levels - 1)], kept)
@@ -152,7 +150,7 @@ class UNet(nn.Module):
             embedding = embedding + self.label(labels)
         if self.guidance is not None:
             embedding = embedding + self.guidance(guidance)
-        result: Tensor = self.project(functional.silu(embedding))
+        result: Tensor = self.project(activated(embedding, self.config.activation))
         return result
 
     def forward(
@@ -172,7 +170,8 @@ class UNet(nn.Module):
         kept = [h]
         for level in self.down:
             h = level(h, modulation, kept)
-        h = self.mid_2(self.mid_attention(self.mid_1(h, modulation)), modulation)
+        if self.config.mid_block:
+            h = self.mid_2(self.mid_attention(self.mid_1(h, modulation)), modulation)
         for level in self.up:
             h = level(h, modulation, kept)
         prediction: Tensor = self.conv_out(self.norm_out(h))

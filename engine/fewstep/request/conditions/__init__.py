@@ -1,5 +1,6 @@
 """What a model may be asked for: nothing, one of its classes, or a number in a range. One small file for each kind."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -70,3 +71,14 @@ def condition_from_config(config: object) -> Condition:
     except TypeError:
         allowed = "count, null and perhaps names for classes, min and max for continuous"
         raise ArgumentError("labels", dict(config), allowed) from None
+
+
+def condition_to_config(condition: Condition) -> dict[str, Any] | None:
+    """The condition in the words of `condition_from_config`, as JSON has them; None where labels are not taken."""
+    kind = next((name for name, made in KINDS.items() if made is type(condition)), None)
+    if kind is None:
+        return None
+    values = dataclasses.asdict(condition)  # type: ignore[call-overload]
+    if not values.get("names"):
+        values.pop("names", None)
+    return {"kind": kind} | {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

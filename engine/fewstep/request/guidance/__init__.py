@@ -4,6 +4,7 @@ A kind says the scale, what it writes into a plan, and what it adds to the netwo
 kind it is.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -83,3 +84,8 @@ def guidance_from_config(config: object, default: float | None = None) -> Guidan
     if default is not None:
         raise ArgumentError("defaults", {"guidance_scale": default}, "no guidance_scale: `guidance` says it")
     return guidance
+
+
+def guidance_to_config(guidance: Guidance) -> dict[str, float] | None:
+    """What a network has to have for a guidance: its own input, or nothing (None)."""
+    return dataclasses.asdict(guidance) if isinstance(guidance, EmbeddedGuidance) else None

@@ -1,0 +1,97 @@
+"""What a caller says of a model in place of its folder, in the terms of a `ModelSpec`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from fewstep.diffusion.samplers import SAMPLERS
+from fewstep.diffusion.schedules import Schedule, from_config
+from fewstep.diffusion.times import TIMES
+from fewstep.diffusion.trained import trained_from_config
+from fewstep.errors import ArgumentError
+from fewstep.models.spec import PREDICTED
+from fewstep.request.conditions import condition_from_config, condition_to_config
+from fewstep.request.guidance import guidance_from_config, guidance_to_config
+
+USUAL_STEPS: Final = 4
+
+
+def usual_plan(prediction: str, length: int, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The defaults of a model on a schedule of so many timesteps, with a sampler and steps where they name none."""
+    able = (name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
+    return {"sampler": next(able, "ddim"), "steps": min(USUAL_STEPS, length), **(defaults or {})}
+
+
+def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a spec that overrides of `Model`'s attributes stand for; a model has others too, which no spec has.
+
+    Raises:
+        ArgumentError: an override that is not what the attribute takes.
+    """
+    return {FIELDS[name][0]: FIELDS[name][1](overrides[name]) for name in FIELDS if name in overrides}
+
+
+def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec's fields as a folder has them, with what is given in their place."""
+    fields = {**data, **given}
+    if "time" in given:
+        time, schedule = fields.pop("time"), fields.get("schedule")
+        if time is not None and isinstance(schedule, Mapping):
+            fields["schedule"] = {**schedule, "time": time}
+    if "plan" in given:
+        try:
+            length = len(from_config(fields.get("schedule", {})))
+        except ArgumentError:  # which the spec will name
+            length = USUAL_STEPS
+        fields["plan"] = usual_plan(fields.get("prediction", ""), length, given["plan"])
+    return fields
+
+
+def _plan(defaults: Any) -> dict[str, Any]:
+    if defaults is not None and not isinstance(defaults, Mapping):
+        raise ArgumentError("defaults", defaults, "a dict such as {'sampler': 'ddim', 'steps': 4}")
+    return dict(defaults or {})
+
+
+def _schedule(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Schedule):
+        raise ArgumentError("schedule", value, "a Schedule, such as fewstep.schedules.linear(1000)")
+    return value.to_config()
+
+
+def _prediction(value: Any) -> str:
+    if value not in PREDICTED:
+        raise ArgumentError("prediction", value, ", ".join(PREDICTED))
+    return str(value)
+
+
+def _time(value: Any) -> str | None:
+    if value is not None and value not in TIMES:
+        raise ArgumentError("time", value, ", ".join(TIMES))
+    return None if value is None else str(value)
+
+
+def _labels(value: Any) -> dict[str, Any] | None:
+    return condition_to_config(condition_from_config(value))
+
+
+def _guidance(value: Any) -> dict[str, Any] | None:
+    return guidance_to_config(guidance_from_config(value))
+
+
+def _trained(value: Any) -> dict[str, Any] | None:
+    trained = trained_from_config(value)
+    return None if trained is None else {"sampler": trained.sampler, "steps": list(trained.steps)}
+
+
+# Attribute of a model -> field of a spec, and its form there.
+FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
+    "schedule": ("schedule", _schedule),
+    "prediction": ("prediction", _prediction),
+    "time": ("time", _time),
+    "defaults": ("plan", _plan),
+    "conditions": ("labels", _labels),
+    "guidance": ("guidance", _guidance),
+    "trained": ("trained", _trained),
+    "shape": ("shape", list),
+    "name": ("name", str),
+}
