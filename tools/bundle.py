@@ -21,16 +21,21 @@ MAX_BYTES = 24e6  # of all that is in the box
 
 
 def scores(result: dict[str, Any]) -> list[str]:
-    """A line for each number of steps of an evaluate.json."""
+    """A line for each number of steps of an evaluate.json; what a set was too small for is left out."""
     settings, real = result["settings"], result["real"]["frechet"]
     scale = settings["guidance_scale"]
     guided = "" if scale in (None, 1.0) else f", guidance {scale:g}"
-    return [
-        f"scores: {row['sampler']}, {_counted(row['steps'])}{guided}: Frechet distance {row['frechet']:.2f} "
-        f"({row['frechet'] / real:.2f} of real digits'), class accuracy {100 * row['accuracy']:.2f} %, "
-        f"on {settings['n']:,} samples, seeds from {settings['seed']}"
-        for row in result["rows"]
-    ]
+    lines = []
+    for row in result["rows"]:
+        found = []
+        if row["frechet"] is not None and real:
+            found.append(f"Frechet distance {row['frechet']:.2f} ({row['frechet'] / real:.2f} of real digits')")
+        if row["accuracy"] is not None:
+            found.append(f"class accuracy {100 * row['accuracy']:.2f} %")
+        found.append(f"on {settings['n']:,} samples")
+        how = f"scores: {row['sampler']}, {_counted(row['steps'])}{guided}"
+        lines.append(f"{how}: {', '.join(found)}, seeds from {settings['seed']}")
+    return lines
 
 
 def _counted(steps: int) -> str:

@@ -11,12 +11,13 @@ from PIL import Image
 
 from fewstep.evaluate import real, train_classifier
 from fewstep.evaluate.features import fingerprint
-from fewstep.evaluate.real import Digits, first_of_each
+from fewstep.evaluate.real import first_of_each
 from support.cli_case import CONFIG, Run, names, tiny_model
 
 CLASSES = {"kind": "classes", "count": 10, "null": 10}
 SCHEDULE = {"name": "cosine", "num_timesteps": 20}
-SMALL = ("--n", "20", "--steps", "1,2", "--threads", "1")
+DIGITS = ("--data", "digits", "--threads", "1")
+SMALL = ("--n", "20", "--steps", "1,2", *DIGITS)
 TIMES = ("seconds", "ms_per_image")
 
 
@@ -24,7 +25,7 @@ TIMES = ("seconds", "ms_per_image")
 def _few_digits(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     digits = real.load_digits()
-    few = Digits(first_of_each(digits.train, 160), first_of_each(digits.held_out, 40))
+    few = replace(digits, train=first_of_each(digits.train, 160), held_out=first_of_each(digits.held_out, 40))
     monkeypatch.setattr(real, "load_digits", lambda: few)
 
 
@@ -51,7 +52,7 @@ def timeless(result: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_table_a_plot_sheets_and_the_numbers(run: Run, conditional: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = ("--n", 40, "--guidance-scale", 2, "--bpd", "--bpd-images", 4)
+    options = ("--n", 70, "--guidance-scale", 2, "--bpd", "--bpd-images", 4)
     done = run("evaluate", conditional, *SMALL, *options, "--out", out)
     assert (done.code, done.err) == (0, "")
     assert names(out) == ["bound.png", "evaluate.json", "quality.png", "samples-1.png", "samples-2.png"]
@@ -59,6 +60,7 @@ def test_a_table_a_plot_sheets_and_the_numbers(run: Run, conditional: Path, tmp_
         assert word in done.out
     result = json.loads((out / "evaluate.json").read_text())
     assert [row["steps"] for row in result["rows"]] == [1, 2]
+    assert result["data"]["name"] == "digits"
     for row in result["rows"]:
         assert row["frechet_ratio"] == pytest.approx(row["frechet"] / result["real"]["frechet"])
         assert row["frechet_ratio"] > 10  # it has learned nothing
@@ -80,7 +82,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(run: Run, c
     )
     assert timeless(first) == timeless(json.loads(run("evaluate", conditional, *SMALL, "--json").out))
     for a, b in zip(first["rows"], batched["rows"], strict=True):
-        assert a["frechet"] == pytest.approx(b["frechet"], rel=1e-3)
+        assert a["sliced_wasserstein"] == pytest.approx(b["sliced_wasserstein"], rel=1e-3)
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.05)
     assert timeless(other)["rows"] != timeless(first)["rows"]
     assert first["real"] == other["real"]
@@ -103,7 +105,7 @@ def test_an_earlier_result_is_drawn_beside(run: Run, conditional: Path, learned:
     assert run("evaluate", conditional, *SMALL, "--out", tmp_path / "b", *beside).code == 0
     assert run("evaluate", conditional, *SMALL, "--out", tmp_path / "c").code == 0
     assert (tmp_path / "b/quality.png").read_bytes() != (tmp_path / "c/quality.png").read_bytes()
-    fewer = run("evaluate", conditional, "--n", 10, "--steps", 1, *beside)
+    fewer = run("evaluate", conditional, "--n", 10, "--steps", 1, *DIGITS, *beside)
     assert "allowed: results with n 10, classifier " in fewer.error
     (tmp_path / "wrong.json").write_text('{"rows": [{"steps": 1}]}')
     failed = run("evaluate", conditional, *SMALL, "--beside", tmp_path / "wrong.json")
@@ -131,13 +133,18 @@ def test_an_earlier_result_is_drawn_beside(run: Run, conditional: Path, learned:
         (["--beside", "nowhere.json"], "nowhere.json: cannot be read"),
         (["--classifier", "nowhere.safetensors"], "nowhere.safetensors: cannot be read"),
         (["--train-classifier"], "model: got "),
+        (["--bpd", "--bpd-images", "41"], "got 41; allowed: an integer from 2 to 40"),
+        (["--teacher-steps", "3"], "got 3; allowed: nothing without --teacher"),
+        (["--held-out", "more"], "got 'more'; allowed: nothing beside the digits"),
+        (["--size", "16"], "got 16; allowed: 32 for the digits"),
+        (["--teacher", "nowhere"], "nowhere: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_done_is_said_in_one_line(
     run: Run, conditional: Path, arguments: list[str], message: str
 ) -> None:
-    small = SMALL if not {"--n", "--steps"} & {*arguments} else ("--threads", "1")
+    small = SMALL if not {"--n", "--steps"} & {*arguments} else DIGITS
     failed = run("evaluate", conditional, *small, *arguments)
     assert message in failed.error
     assert failed.code == 2
@@ -146,10 +153,11 @@ def test_what_cannot_be_done_is_said_in_one_line(
 @pytest.mark.slow
 def test_a_model_of_something_else_is_refused(run: Run, tmp_path: Path) -> None:
     other = tiny_model(tmp_path / "other", CONFIG)
-    assert "allowed: a model of digits, shape [1, 32, 32]" in run("evaluate", other, *SMALL).error
+    found = run("evaluate", other, *SMALL).error
+    assert found == "data: got digits of shape [1, 32, 32]; allowed: the model's [1, 16, 16]"
     labels = {"kind": "classes", "count": 3, "null": None}
     letters = tiny_model(tmp_path / "letters", replace(CONFIG, num_classes=3), labels=labels, shape=(1, 32, 32))
-    assert "allowed: 10 classes, or none" in run("evaluate", letters, *SMALL).error
+    assert "data: got digits with 10 classes; allowed: the model's 3" in run("evaluate", letters, *SMALL).error
     assert "model: got None" in run("evaluate", *SMALL).error
     assert "holds no model" in run("evaluate", tmp_path, *SMALL).error
 
@@ -158,7 +166,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_sampled(
     run: Run, conditional: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in run("evaluate", conditional, "--out", tmp_path / "file").error
+    assert "cannot be written" in run("evaluate", conditional, *SMALL, "--out", tmp_path / "file").error
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The classifier in the box, the halves of the real digits, and what sets score beside them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,37 +9,35 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fewstep.errors import ArgumentError, ModelError
-from fewstep.evaluate.features import BUNDLED, FEATURES, DigitClassifier, load_classifier, look
+from fewstep.evaluate.features import BUNDLED, FEATURES, Classifier, load_classifier, look
 from fewstep.evaluate.neighbours import NEAR
-from fewstep.evaluate.real import Digits, first_of_each, load_digits, split_halves, spread_out
+from fewstep.evaluate.real import Real, first_of_each, load_digits, split_halves, spread_out
 from fewstep.evaluate.scores import Judge
 from fewstep.evaluate.train_classifier import errors, moved, train_classifier
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
+def digits() -> Real:
     return load_digits()
 
 
 @pytest.fixture(scope="module")
-def few(digits: Digits) -> Digits:
+def few(digits: Real) -> Real:
     """500 digits, in the proportions of all."""
-    return Digits(first_of_each(digits.train, 400), first_of_each(digits.held_out, 100))
+    return replace(digits, train=first_of_each(digits.train, 400), held_out=first_of_each(digits.held_out, 100))
 
 
 @pytest.fixture(scope="module")
-def classifier() -> DigitClassifier:
+def classifier() -> Classifier:
     return load_classifier()
 
 
 @pytest.fixture(scope="module")
-def judge(classifier: DigitClassifier, few: Digits) -> Judge:
+def judge(classifier: Classifier, few: Real) -> Judge:
     return Judge(classifier, few, 200)
 
 
-def test_the_classifier_in_the_box_knows_digits_that_it_has_not_seen(
-    classifier: DigitClassifier, digits: Digits
-) -> None:
+def test_the_classifier_in_the_box_knows_digits_that_it_has_not_seen(classifier: Classifier, digits: Real) -> None:
     card = json.loads(BUNDLED.with_suffix(".json").read_text())
     wrong = errors(classifier, digits.held_out)
     assert wrong <= 0.02 * len(digits.held_out.labels)
@@ -46,7 +45,7 @@ def test_the_classifier_in_the_box_knows_digits_that_it_has_not_seen(
     assert card["train_digest"] == digits.digest  # trained on these and no others
 
 
-def test_features_do_not_depend_on_who_else_is_looked_at(classifier: DigitClassifier, few: Digits) -> None:
+def test_features_do_not_depend_on_who_else_is_looked_at(classifier: Classifier, few: Real) -> None:
     together = look(classifier, few.train.images[:20])
     alone = look(classifier, few.train.images[7:8])
     assert together.features.shape == (20, FEATURES)
@@ -69,7 +68,7 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path, change: str) -> None
 
 
 @pytest.mark.slow
-def test_training_improves_the_loss_and_repeats_itself_to_the_bit(few: Digits) -> None:
+def test_training_improves_the_loss_and_repeats_itself_to_the_bit(few: Real) -> None:
     before = torch.get_rng_state()
     first, again = (train_classifier(few, epochs=12, seed=3) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -81,7 +80,7 @@ def test_training_improves_the_loss_and_repeats_itself_to_the_bit(few: Digits) -
     assert train_classifier(few, epochs=1, seed=4).losses[0] != first.losses[0]
 
 
-def test_a_trained_classifier_is_read_back_as_it_was(few: Digits, tmp_path: Path) -> None:
+def test_a_trained_classifier_is_read_back_as_it_was(few: Real, tmp_path: Path) -> None:
     trained = train_classifier(few, epochs=1)
     paths = trained.save(tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in paths)
@@ -89,7 +88,7 @@ def test_a_trained_classifier_is_read_back_as_it_was(few: Digits, tmp_path: Path
     assert torch.equal(same(few.train.images[:5]), trained.classifier(few.train.images[:5]))
 
 
-def test_moved_digits_stay_digits_on_paper(few: Digits, classifier: DigitClassifier) -> None:
+def test_moved_digits_stay_digits_on_paper(few: Real, classifier: Classifier) -> None:
     torch.manual_seed(0)
     images = moved(few.train.images)
     assert images.shape == few.train.images.shape
@@ -99,7 +98,7 @@ def test_moved_digits_stay_digits_on_paper(few: Digits, classifier: DigitClassif
     assert float((look(classifier, images).classes == few.train.labels).to(torch.float64).mean()) > 0.97
 
 
-def test_halves_share_nothing_and_hold_the_same(digits: Digits) -> None:
+def test_halves_share_nothing_and_hold_the_same(digits: Real) -> None:
     labels = digits.all.labels
     for seed in (0, 1):
         split = split_halves(digits, seed)
@@ -112,7 +111,7 @@ def test_halves_share_nothing_and_hold_the_same(digits: Digits) -> None:
     assert not torch.equal(split_halves(digits, 0).reference, split_halves(digits, 1).reference)
 
 
-def test_the_first_of_a_half_have_its_classes(digits: Digits) -> None:
+def test_the_first_of_a_half_have_its_classes(digits: Real) -> None:
     floor = split_halves(digits, 0).floor
     share = digits.all.labels.bincount(minlength=10) / 10_000
     for n in (100, 500, 2000):
@@ -127,7 +126,7 @@ def test_spreading_out_is_a_permutation() -> None:
     assert groups[order[:50]].bincount(minlength=6).tolist() == pytest.approx([30, 0, 0, 15, 0, 5], abs=1)
 
 
-def test_real_digits_score_as_real_digits(judge: Judge, few: Digits) -> None:
+def test_real_digits_score_as_real_digits(judge: Judge, few: Real) -> None:
     """The floor is what a perfect model would score: other real digits do about as well."""
     floor = judge.floor
     assert floor.share_near == pytest.approx(NEAR, abs=0.01)
@@ -143,7 +142,7 @@ def test_real_digits_score_as_real_digits(judge: Judge, few: Digits) -> None:
     assert scores.share_near > 0.5
 
 
-def test_what_is_worse_scores_worse(judge: Judge, few: Digits) -> None:
+def test_what_is_worse_scores_worse(judge: Judge, few: Real) -> None:
     split = split_halves(few, 0)
     images, labels = few.all.images[split.floor[:200]], few.all.labels[split.floor[:200]].tolist()
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
@@ -156,7 +155,7 @@ def test_what_is_worse_scores_worse(judge: Judge, few: Digits) -> None:
         assert values[0] + 0.05 > values[1] > 1.5 * values[2]
 
 
-def test_wrong_labels_cost_accuracy_and_nothing_else(judge: Judge, few: Digits) -> None:
+def test_wrong_labels_cost_accuracy_and_nothing_else(judge: Judge, few: Real) -> None:
     split = split_halves(few, 0)
     images, labels = few.all.images[split.floor[:200]], few.all.labels[split.floor[:200]]
     right, wrong = judge.score(images, labels.tolist()), judge.score(images, ((labels + 1) % 10).tolist())
@@ -166,14 +165,14 @@ def test_wrong_labels_cost_accuracy_and_nothing_else(judge: Judge, few: Digits) 
     assert judge.score(images, None).accuracy is None
 
 
-def test_one_class_alone_is_precise_and_covers_little(judge: Judge, few: Digits) -> None:
+def test_one_class_alone_is_precise_and_covers_little(judge: Judge, few: Real) -> None:
     ones = few.all.images[few.all.labels == 1]
     scores = judge.score(ones.repeat(5, 1, 1, 1)[:200], None)
     assert scores.recall < 0.5 * judge.floor.recall
     assert scores.frechet > 5 * judge.floor.frechet
 
 
-def test_scores_do_not_depend_on_the_order_of_the_samples(judge: Judge, few: Digits) -> None:
+def test_scores_do_not_depend_on_the_order_of_the_samples(judge: Judge, few: Real) -> None:
     images, labels = few.all.images[:200], few.all.labels[:200]
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     a, b = judge.score(images, labels.tolist()), judge.score(images[order], labels[order].tolist())
@@ -182,6 +181,6 @@ def test_scores_do_not_depend_on_the_order_of_the_samples(judge: Judge, few: Dig
     assert a.sliced_wasserstein == pytest.approx(b.sliced_wasserstein, rel=1e-9)
 
 
-def test_more_samples_than_half_of_the_digits_are_refused(classifier: DigitClassifier, few: Digits) -> None:
+def test_more_samples_than_half_of_the_digits_are_refused(classifier: Classifier, few: Real) -> None:
     with pytest.raises(ArgumentError, match="n: got 251; allowed: an integer from 10 to 250"):
         Judge(classifier, few, 251)

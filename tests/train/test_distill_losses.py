@@ -65,10 +65,12 @@ def engine(module: nn.Module, prediction: str = "v", **options: object) -> Engin
     return Engine(Model(module, schedule=SCHEDULE, prediction=prediction, shape=SHAPE, **options), device="cpu")
 
 
-@pytest.mark.parametrize("prediction", ["v", "x_0"])
+@pytest.mark.parametrize(("prediction", "learnt"), [("v", "v"), ("x_0", "x_0"), ("eps", "v"), ("eps", "eps")])
 @pytest.mark.parametrize(("few", "many"), [(8, 16), (4, 8), (2, 8), (1, 2)])
-def test_with_the_target_a_student_lands_where_its_teacher_does(prediction: str, few: int, many: int) -> None:
-    student = plan(few, prediction)
+def test_with_the_target_a_student_lands_where_its_teacher_does(
+    prediction: str, learnt: str, few: int, many: int
+) -> None:
+    student = plan(few, learnt)
     loss = Progressive(Teacher(Curved(), plan(many, prediction), None, False), student, None)
     x = torch.randn(COUNT, *SHAPE, generator=torch.Generator().manual_seed(1))
     i = torch.arange(COUNT) % few
@@ -90,7 +92,8 @@ def test_with_the_target_a_student_lands_where_its_teacher_does(prediction: str,
             callback=lambda step, kept=frames: kept.append(step.x.clone()),  # type: ignore[misc]
         )
         walked.append(frames[stop - 1])
-    assert (landed - torch.cat(walked)).abs().max() < 2e-5
+    expected = torch.cat(walked)
+    assert (landed - expected).abs().max() < 2e-5 * max(1.0, float(expected.abs().max()))
 
 
 def test_a_student_that_always_hits_the_target_samples_as_its_teacher() -> None:
@@ -130,6 +133,23 @@ def test_the_loss_is_the_weighted_error_of_x_0(weighting: str) -> None:
     found.backward()
     assert answers.m.grad is not None
     assert answers.m.grad.abs().min() > 0
+
+
+def test_a_student_is_shown_what_the_engine_will_show_it() -> None:
+    """In Karras time x is x_0 + sigma z, and the network is shown c_in x: the image as its schedule noises it."""
+    few, many = (make_plan("euler", SCHEDULE, steps, prediction="v") for steps in (4, 8))
+    given, answers = batch(labelled=False), Answers(torch.zeros(COUNT, *SHAPE))
+    Progressive(Teacher(Curved(), many, None, False), few, None)(answers, given)
+    t = answers.asked[0]["t"].long().numpy()
+    signal, noise = (torch.tensor(s[t])[:, None, None, None] for s in (SCHEDULE.signal_scale, SCHEDULE.noise_scale))
+    expected = signal * given.x_0.double() + noise * given.noise.double()
+    assert torch.allclose(answers.asked[0]["x"].double(), expected, atol=1e-5)
+
+
+def test_a_teacher_with_a_dynamic_threshold_is_refused() -> None:
+    dynamic = make_plan("ddim", SCHEDULE, 8, prediction="v", clip={"limit": 2.0, "ratio": 0.9})
+    with pytest.raises(ArgumentError, match=r"teacher: got a plan with a dynamic threshold .* allowed: a fixed clip"):
+        Teacher(Curved(), dynamic, None, False)
 
 
 def test_a_teacher_gets_no_gradient_and_is_frozen() -> None:
@@ -202,12 +222,30 @@ class Knows(nn.Module):
 
 def consistency() -> Consistency:
     grid = make_plan("ddim", SCHEDULE, 16, prediction="v", spacing="lcm", original_steps=16)
-    return Consistency(Teacher(Knows(), grid, None, False), None)
+    return Consistency(Teacher(Knows(), grid, None, False), "v", None)
 
 
 def test_the_exact_consistency_function_has_no_loss_and_another_has() -> None:
     given = batch(labelled=False)
     exact, wrong = (float(consistency()(Knows(off), given)["loss"].detach()) for off in (0.0, 0.3))
+    assert exact < 1e-4 < 1e-3 < wrong
+
+
+class KnowsNoise(nn.Module):
+    """The eps of that world: v, told otherwise."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        signal, noise = (
+            torch.tensor(s[t.long().numpy()], dtype=torch.float32)[:, None, None, None]
+            for s in (SCHEDULE.signal_scale, SCHEDULE.noise_scale)
+        )
+        return noise * x + signal * dirac(t, x, 0.5)
+
+
+def test_a_consistency_student_predicts_what_it_does_and_not_what_its_teacher_does() -> None:
+    grid = make_plan("ddim", SCHEDULE, 16, prediction="eps", spacing="lcm", original_steps=16)
+    loss = Consistency(Teacher(KnowsNoise(), grid, None, False), "v", None)
+    exact, wrong = (float(loss(Knows(off), batch(labelled=False))["loss"].detach()) for off in (0.0, 0.3))
     assert exact < 1e-4 < 1e-3 < wrong
 
 

@@ -208,14 +208,6 @@ def test_what_cannot_be_distilled_is_refused_in_one_line(
     assert not out.exists()
 
 
-def test_an_eps_teacher_is_refused(tmp_path: Path) -> None:
-    config = TrainConfig.from_toml(settings_file(tmp_path), TrainConfig(prediction="eps"))
-    config = TrainConfig.from_dict({"data": str(bars_file(tmp_path)), "steps": 1, "sheet_every": 0}, config)
-    train(config, tmp_path / "model")
-    with pytest.raises(ArgumentError, match="which predicts eps; allowed: a teacher that predicts v, x_0 or flow"):
-        distill(config_of(tmp_path / "model", data=str(tmp_path / "bars.npz")), tmp_path / "out")
-
-
 def test_a_student_keeps_its_teachers_range_of_scales(chain: Path, teacher: Path, tmp_path: Path) -> None:
     config = config_of(teacher, teacher=str(chain / "4-step"), guidance=[1.0, 3.0])
     with pytest.raises(ArgumentError, match=r"guidance: got \[1.0, 3.0\]; allowed: the teacher's, \[1.0, 2.0\]"):

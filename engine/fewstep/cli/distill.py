@@ -64,6 +64,10 @@ def distill(
         int | None,
         Option(help="Of the first teacher, that become the student's. Default: 2x.", rich_help_panel=WHAT),
     ] = None,
+    prediction: Annotated[
+        str | None,
+        Option(help="Of the student. Default: the teacher's; v for a teacher of eps.", rich_help_panel=WHAT),
+    ] = None,
     guidance: Annotated[
         str | None, Option(help="The scales to fold in, as 1,2; none: no guidance.", rich_help_panel=WHAT)
     ] = None,
@@ -100,9 +104,10 @@ def distill(
     from fewstep.train.fit import ignore
 
     given: dict[str, Any] = {
-        "method": method, "guidance": guidance, "default_guidance": default_guidance, "data": data, "batch": batch,
-        "learning_rate": learning_rate, "weighting": weighting, "ema": ema, "dtype": dtype, "seed": seed,
-        "log_every": log_every, "checkpoint_every": checkpoint_every, "sheet_every": sheet_every,
+        "method": method, "prediction": prediction, "guidance": guidance, "default_guidance": default_guidance,
+        "data": data, "batch": batch, "learning_rate": learning_rate, "weighting": weighting, "ema": ema,
+        "dtype": dtype, "seed": seed, "log_every": log_every, "checkpoint_every": checkpoint_every,
+        "sheet_every": sheet_every,
     }  # fmt: skip
     where = device_for(device, threads)
     base = _base(config, given)

@@ -1,119 +1,175 @@
-"""`fewstep evaluate`: how good a model's digits are, at each number of steps."""
+"""`fewstep evaluate`: how good a model's samples are, at each number of steps, and what distilling cost."""
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from fewstep.cli import options
+from fewstep.cli import evaluate_options, options
+from fewstep.cli.evaluate_options import MAX_N
 from fewstep.cli.evaluate_view import page
 from fewstep.cli.machine import check_device, dtype_of, set_threads
-from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, progress, whole_numbers, write_out
-from fewstep.errors import ArgumentError
+from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, plain, progress, say, whole_numbers, write_out
+from fewstep.errors import ArgumentError, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fewstep.engine import Engine
     from fewstep.evaluate.bound import Bound
-    from fewstep.evaluate.features import DigitClassifier
-    from fewstep.evaluate.real import Digits
+    from fewstep.evaluate.choice import Chosen
+    from fewstep.evaluate.real import Real
     from fewstep.evaluate.report import Curve, Report
     from fewstep.evaluate.run import Settings
 
 EXAMPLES = examples(
-    "Scores at 1, 2, 4, 8 and 50 steps beside those of real digits, a plot and sheets:",
-    "  fewstep evaluate MODEL --out out/evaluate",
-    "A student, its curve drawn beside its teacher's:",
+    "Scores at 1, 2, 4, 8 and 50 steps beside those of real images, a plot and sheets:",
+    "  fewstep evaluate MODEL --data pictures/ --out out/evaluate",
+    "A student beside its teacher, seed by seed; the classifier is trained once and kept in --out:",
+    "  fewstep evaluate STUDENT --teacher TEACHER --data pictures/ --out out/student",
+    "A student of the digits, its curve drawn beside its teacher's:",
     "  fewstep evaluate STUDENT --steps 4 --beside out/evaluate/evaluate.json --out out/student",
     "The variational bound on 64 held-out digits, term by term:",
-    "  fewstep evaluate MODEL --steps 50 --n 500 --bpd",
+    "  fewstep evaluate digits/teacher --steps 50 --n 500 --bpd",
 )
-MIN_N, MAX_N = 10, 5000  # half of the real digits are 5,000
+MIN_N = 10
 MAX_STEPS, MAX_BATCH, MAX_BOUND = 100_000, 1024, 2000
 
 
 def evaluate(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model folder.")] = None,
-    n: Annotated[int, typer.Option("--n", "-n", help="Samples at each number of steps.")] = MAX_N,
-    steps: Annotated[str, typer.Option(help="Model calls a sample.")] = "1,2,4,8,50",
+    model: evaluate_options.Subject = None,
+    data: evaluate_options.Data = None,
+    size: evaluate_options.Size = None,
+    held_out: evaluate_options.HeldOut = None,
+    classifier: evaluate_options.ClassifierFile = None,
+    train_classifier: evaluate_options.TrainClassifier = False,
+    n: evaluate_options.Count = None,
+    steps: evaluate_options.Steps = None,
     sampler: options.Sampler = None,
     guidance_scale: options.GuidanceScale = None,
-    seed: Annotated[int, typer.Option(help="Of the first sample; the others count up.")] = 0,
-    bpd: Annotated[
-        bool,
-        typer.Option(
-            "--bpd",
-            help="Also the variational bound, in bits a dimension. Quoted as by Ho et al.: variance fixed_large, for "
-            "the decoder that of the posterior at t = 1; of a model that learned its variance, with that.",
-        ),
-    ] = False,
-    bpd_images: Annotated[int, typer.Option(help="Held-out digits for the bound.")] = 64,
-    beside: Annotated[list[Path] | None, typer.Option(help="An evaluate.json to draw too; may be given again.")] = None,
-    batch: Annotated[int, typer.Option(help="lanes at once.")] = 64,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A folder for evaluate.json, quality.png and sheets.")
-    ] = None,
-    classifier: Annotated[
-        Path | None, typer.Option(help="Another classifier.safetensors than the bundled one.")
-    ] = None,
-    train_classifier: Annotated[
-        bool, typer.Option("--train-classifier", help="Train the digit classifier into --out instead.")
-    ] = False,
+    seed: evaluate_options.Seed = 0,
+    batch: evaluate_options.Batch = 64,
+    teacher: evaluate_options.TeacherModel = None,
+    teacher_steps: evaluate_options.TeacherSteps = None,
+    bpd: evaluate_options.Bpd = False,
+    bpd_images: evaluate_options.BpdImages = None,
+    beside: evaluate_options.Beside = None,
+    out: evaluate_options.Out = None,
     device: options.Device = None,
-    dtype: Annotated[str, typer.Option(help=f"Of the model: {', '.join(options.DTYPES)}.")] = "float32",
+    dtype: evaluate_options.Dtype = "float32",
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Score a model of digits beside real digits at the same counts.
+    """Score a model beside the real images that it was trained on.
 
     Frechet distance, precision and recall in a classifier's features,
     class accuracy, sliced Wasserstein distance of the pixels,
     distance to the nearest training image, ms per image.
+    With --teacher also PSNR to the teacher's image of the same seed.
+
+    The classifier is trained on the classes of the data; images without
+    classes are compared in the features of an untrained network.
     """
     set_threads(threads)
+    silent = quiet or as_json
     if train_classifier:
-        _train(model, out, seed, quiet=quiet, as_json=as_json)
+        _train(model, data, size, out, seed, quiet=silent, as_json=as_json)
         return
     if model is None:
         raise ArgumentError("model", None, "a model folder")
-    _checked("n", n, MIN_N, MAX_N)
-    _checked("seed", seed, 0, MAX_SEED - MAX_N)
-    _checked("batch", batch, 1, MAX_BATCH)
-    _checked("bpd_images", bpd_images, 2, MAX_BOUND)
-    counts = [_checked("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
+    for name, value, least, most in (
+        ("n", n, MIN_N, MAX_N),
+        ("seed", seed, 0, MAX_SEED - MAX_N),
+        ("batch", batch, 1, MAX_BATCH),
+        ("bpd_images", bpd_images, 2, MAX_BOUND),
+        ("teacher_steps", teacher_steps, 1, MAX_STEPS),
+    ):
+        if value is not None:
+            _checked(name, value, least, most)
+    if teacher_steps is not None and teacher is None:
+        raise ArgumentError("teacher_steps", teacher_steps, "nothing without --teacher")
+    counts = None
+    if steps is not None:
+        counts = [_checked("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
 
-    from fewstep.engine import Engine
-    from fewstep.evaluate.features import BUNDLED, fingerprint, load_classifier
-    from fewstep.evaluate.real import load_digits
     from fewstep.evaluate.report import Curve
-    from fewstep.evaluate.run import Settings, check_model
+    from fewstep.evaluate.run import Settings, check_bound, check_request, usual_steps
 
-    _check_output(out, counts, bpd)
-    weights = BUNDLED if classifier is None else classifier
-    judge = load_classifier(weights)
-    about: dict[str, object] = {"n": n, "seed": seed, "guidance_scale": guidance_scale, "batch": batch}
-    about["classifier"] = fingerprint(weights)
+    real = _real(model, data, size, held_out)
     check_device(device)
-    engine = Engine.from_pretrained(model, device=device, dtype=dtype_of(dtype), max_batch=batch)
-    check_model(engine)
-    if guidance_scale is None and engine.model.guidance.default != 1:
-        about["guidance_scale"] = engine.model.guidance.default
+    engine = _engine(model, device, dtype, batch)
+    taught = None if teacher is None else _engine(teacher, device, dtype, batch)
+    settings = Settings(
+        n=min(MAX_N, len(real.all) // 2) if n is None else n,
+        steps=counts or usual_steps(engine),
+        sampler=sampler,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        teacher_steps=teacher_steps,
+    )
+    check_request(engine, real, settings, taught)
+    _check_output(out, settings.steps, bpd, teacher is not None)
+    bound_images = 0
+    if bpd:
+        check_bound(engine)
+        held = len(real.held_out)
+        bound_images = min(64, held) if bpd_images is None else _checked("bpd_images", bpd_images, 2, held)
+    chosen, kept = _classifier(real, classifier, out, quiet=silent)
+    about = _about(engine, settings, chosen, batch)
     curves = [Curve.read(path, about) for path in beside or []]
-    settings = Settings(n, counts, sampler, guidance_scale, seed)
-    silent = quiet or as_json
-    report = _report(engine, judge, load_digits(), settings, about, bpd_images if bpd else 0, quiet=silent)
-    paths = [] if out is None else report.save(out, _pictures(report, curves))
-    if as_json:
-        emit({**report.to_dict(), "files": paths})
-    else:
-        write_out(page(report, paths))
+    report = _report(engine, taught, chosen, real, settings, about, bound_images, quiet=silent)
+    _show(report, out, curves, kept, as_json=as_json)
+
+
+def _real(model: str, data: str | None, size: int | None, held_out: str | None) -> "Real":
+    """What the model is compared with: what was named, or the digits for a model of these."""
+    from fewstep.evaluate.real import DIGITS_RECORD, load_real, recorded
+    from fewstep.models.load import open_folder
+    from fewstep.train.data import DIGITS
+
+    spec = open_folder(model)[1]
+    if data is None:
+        known = recorded(spec.notes)
+        if known != DIGITS_RECORD:
+            hint = f"; its card says: {plain(known)}" if known else ""
+            raise ArgumentError("data", None, f"the images that the model was trained on, as --data has them{hint}")
+        data = DIGITS
+    return load_real(data, size, held_out, spec.shape)
+
+
+def _engine(model: str, device: str | None, dtype: str, batch: int) -> "Engine":
+    from fewstep.engine import Engine
+
+    return Engine.from_pretrained(model, device=device, dtype=dtype_of(dtype), max_batch=batch)
+
+
+def _classifier(real: "Real", given: Path | None, out: Path | None, *, quiet: bool) -> "tuple[Chosen, list[Path]]":
+    """The classifier, and its files: a new one is kept in `out` at once, so that the next run has it whatever comes."""
+    from fewstep.evaluate.choice import choose
+
+    with progress("classifier", quiet=quiet) as advance:
+        chosen = choose(real, given, out, advance)
+    return chosen, [] if chosen.made is None or out is None else chosen.made.save(out)
+
+
+def _about(engine: "Engine", settings: "Settings", chosen: "Chosen", batch: int) -> dict[str, object]:
+    """The settings as the report has them."""
+    scale = settings.guidance_scale
+    if scale is None and engine.model.guidance.default != 1:
+        scale = engine.model.guidance.default
+    return {
+        "n": settings.n, "seed": settings.seed, "guidance_scale": scale, "batch": batch,
+        "classifier": chosen.fingerprint, "classifier_is": chosen.words,
+    }  # fmt: skip
 
 
 def _report(
     engine: "Engine",
-    classifier: "DigitClassifier",
-    digits: "Digits",
+    teacher: "Engine | None",
+    chosen: "Chosen",
+    real: "Real",
     settings: "Settings",
     about: dict[str, object],
     bound_images: int,
@@ -131,9 +187,9 @@ def _report(
     if bound_images:
         about = about | {"bpd_images": bound_images}
         with progress("bound", quiet=quiet) as advance:
-            bounds = model_bound(engine, digits, bound_images, seed=settings.seed, advance=advance)
+            bounds = model_bound(engine, real, bound_images, seed=settings.seed, advance=advance)
     with progress("samples", quiet=quiet) as advance:
-        found = score(engine, classifier, digits, settings, advance)
+        found = score(engine, chosen.classifier, real, settings, advance, teacher)
     about_model = {
         "name": engine.model.name,
         "parameters": count_parameters(engine.module),
@@ -142,13 +198,40 @@ def _report(
         "dtype": str(engine.dtype).removeprefix("torch."),
         "conditional": engine.model.conditions.example is not None,
     }
-    return Report(about_model, machine, about, found.floor, found.rows, bounds, found.sheets)
+    beside = None if teacher is None or found.teacher is None else (teacher.model.name, found.teacher)
+    return Report(
+        about_model, machine, about, found.floor, found.rows, bounds, found.sheets, real.to_dict(), beside, found.notes
+    )
 
 
-def _train(model: str | None, out: Path | None, seed: int, *, quiet: bool, as_json: bool) -> None:
+def _show(report: "Report", out: Path | None, curves: "list[Curve]", kept: list[Path], *, as_json: bool) -> None:
+    """Write what was asked for and print the scores, which are printed too where the files cannot be written."""
+    paths, failure = kept, None
+    try:
+        paths = kept if out is None else [*report.save(out, _pictures(report, curves)), *kept]
+    except OutputError as error:
+        failure = error
+    if not as_json:
+        write_out(page(report, paths))
+        if failure is not None:
+            raise failure
+        return
+    result = {**report.to_dict(), "files": paths}
+    if failure is not None:
+        result["error"] = {"type": type(failure).__name__, "message": plain(failure), "exit_code": 2}
+        say("error", "bold red", str(failure))
+    emit(result)
+    if failure is not None:
+        raise typer.Exit(2)
+
+
+def _train(
+    model: str | None, data: str | None, size: int | None, out: Path | None, seed: int, *, quiet: bool, as_json: bool
+) -> None:
     from fewstep.evaluate import train_classifier
-    from fewstep.evaluate.real import load_digits
+    from fewstep.evaluate.real import load_real
     from fewstep.files import check_writable
+    from fewstep.train.data import DIGITS
 
     if model is not None:
         raise ArgumentError("model", model, "nothing beside --train-classifier")
@@ -157,8 +240,9 @@ def _train(model: str | None, out: Path | None, seed: int, *, quiet: bool, as_js
     _checked("seed", seed, 0, MAX_SEED)
     for name in (train_classifier.WEIGHTS_FILE, train_classifier.CARD_FILE):
         check_writable(out / name)
-    with progress("epochs", quiet=quiet or as_json) as advance:
-        trained = train_classifier.train_classifier(load_digits(), seed=seed, advance=advance)
+    real = load_real(DIGITS if data is None else data, size)
+    with progress("epochs", quiet=quiet) as advance:
+        trained = train_classifier.train_classifier(real, seed=seed, advance=advance)
     paths = trained.save(out)
     if as_json:
         emit({**trained.card, "files": paths})
@@ -166,13 +250,15 @@ def _train(model: str | None, out: Path | None, seed: int, *, quiet: bool, as_js
         emit_fields(str(paths[0]), trained.card)
 
 
-def _check_output(out: Path | None, steps: list[int], bpd: bool) -> None:
+def _check_output(out: Path | None, steps: "Sequence[int]", bpd: bool, pairs: bool) -> None:
     """What would fail after the sampling fails before it."""
-    from fewstep.evaluate.report import BOUND_FILE, PLOT_FILE, RESULT_FILE, sheet_name
+    from fewstep.evaluate.report import BOUND_FILE, PLOT_FILE, RESULT_FILE, pair_name, sheet_name
+    from fewstep.evaluate.train_classifier import CARD_FILE, WEIGHTS_FILE
     from fewstep.files import check_writable
 
     if out is not None:
-        for name in (RESULT_FILE, PLOT_FILE, *([BOUND_FILE] if bpd else []), *map(sheet_name, steps)):
+        names = [RESULT_FILE, PLOT_FILE, WEIGHTS_FILE, CARD_FILE, *map(sheet_name, steps)]
+        for name in (*names, *([BOUND_FILE] if bpd else []), *(map(pair_name, steps) if pairs else [])):
             check_writable(out / name)
 
 

@@ -1,8 +1,9 @@
-"""The digit classifier: its penultimate features are where sets of digits are compared."""
+"""The classifier whose penultimate features are where sets of images are compared."""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -11,42 +12,56 @@ from torch import Tensor, nn
 
 from fewstep.errors import ModelError
 from fewstep.models.layouts.keys import Keys, Piece
+from fewstep.models.net.config import MAX_CLASSES
 from fewstep.models.safe_load import fill, open_weights
 
-CLASSES: Final = 10
+CLASSES: Final = 10  # of the digits in the box
+SHAPE: Final = (1, 32, 32)  # likewise
 FEATURES: Final = 64
-SHAPE: Final = (1, 32, 32)
+WIDTHS: Final = (16, 32, 64, 128)
+MAX_SIDE: Final = 64  # of what the first convolution sees, to less than twice as many
+POOLED: Final = 4  # a side
 BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled/digits/classifier.safetensors"
 BATCH: Final = 500
 
 
-class DigitClassifier(nn.Module):
-    """Three convolutions, a pooling and two linear layers: about 90,000 parameters, 4 MFLOP an image.
+class Classifier(nn.Module):
+    """Convolutions that halve the sides, a pooling to 4x4 and two linear layers.
 
-    Nothing in it looks at other images of the batch, so features do not depend on who is evaluated together.
+    Two halvings up to 32 pixels a side, three beyond; larger pictures are averaged down first. For the digits these are
+    about 90,000 parameters and 4 MFLOP an image. Nothing in it looks at other images of the batch, so features do not
+    depend on who is evaluated together.
+
+    Args:
+        shape: C, H, W of the images.
+        classes: how many it tells apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shape: tuple[int, int, int] = SHAPE, classes: int = CLASSES) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.AvgPool2d(2),
-        )
-        self.penultimate = nn.Linear(64 * 4 * 4, FEATURES)
-        self.classify = nn.Linear(FEATURES, CLASSES)
+        channels, *sides = shape
+        factor = max(1, max(sides) // MAX_SIDE)
+        self.shrink = nn.AvgPool2d((min(factor, sides[0]), min(factor, sides[1]))) if factor > 1 else nn.Identity()
+        widths = WIDTHS if max(sides) // factor > 32 else WIDTHS[:3]
+        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1), nn.SiLU()]
+        for narrow, wide in pairwise(widths):
+            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.SiLU()]
+        self.convolutions = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(POOLED))
+        self.penultimate = nn.Linear(widths[-1] * POOLED**2, FEATURES)
+        self.classify = nn.Linear(FEATURES, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """images [B, 1, 32, 32] in [-1, 1] -> [B, 64]."""
-        result: Tensor = nn.functional.silu(self.penultimate(self.convolutions(images).flatten(1)))
+        """images [B, C, H, W] in [-1, 1] -> [B, 64]."""
+        result: Tensor = nn.functional.silu(self.before(images))
+        return result
+
+    def before(self, images: Tensor) -> Tensor:
+        """images [B, C, H, W] in [-1, 1] -> the features before their nonlinearity, [B, 64]."""
+        result: Tensor = self.penultimate(self.convolutions(self.shrink(images)).flatten(1))
         return result
 
     def forward(self, images: Tensor) -> Tensor:
-        """images [B, 1, 32, 32] in [-1, 1] -> logits [B, 10]."""
+        """images [B, C, H, W] in [-1, 1] -> logits [B, classes]."""
         logits: Tensor = self.classify(nn.functional.dropout(self.features(images), 0.2, self.training))
         return logits
 
@@ -60,8 +75,8 @@ class Seen:
 
 
 @torch.inference_mode()
-def look(classifier: DigitClassifier, images: Tensor, advance: Callable[[int], None] | None = None) -> Seen:
-    """Features and classes of images [N, 1, 32, 32] in [-1, 1], in float32, batch by batch."""
+def look(classifier: Classifier, images: Tensor, advance: Callable[[int], None] | None = None) -> Seen:
+    """Features and classes of images [N, C, H, W] in [-1, 1], in float32, batch by batch."""
     features, classes = [], []
     for batch in images.to(torch.float32).split(BATCH):
         found = classifier.features(batch)
@@ -72,22 +87,36 @@ def look(classifier: DigitClassifier, images: Tensor, advance: Callable[[int], N
     return Seen(torch.cat(features), torch.cat(classes))
 
 
-def load_classifier(path: Path = BUNDLED) -> DigitClassifier:
+def load_classifier(
+    path: Path = BUNDLED, shape: tuple[int, int, int] = SHAPE, classes: int | None = CLASSES
+) -> Classifier:
     """The classifier in a safetensors file, in evaluation mode; the bundled one by default.
 
+    Args:
+        shape: C, H, W of the images that it is to look at.
+        classes: how many it must tell apart; None leaves it to the file.
+
     Raises:
-        ModelError: a file that is missing, damaged, or not this classifier's.
+        ModelError: a file that is missing, damaged, or not of such a classifier.
     """
+    source = open_weights(path)
+    head = source.shapes.get("classify.bias", (1,))
+    own = head[0] if len(head) == 1 and 1 <= head[0] <= MAX_CLASSES else 1
     with torch.device("meta"):
-        classifier = DigitClassifier()
+        classifier = Classifier(shape, own if classes is None else classes)
     keys: Keys = {name: (Piece(name, tuple(tensor.shape)),) for name, tensor in classifier.named_parameters()}
-    fill(classifier, open_weights(path), keys)
+    fill(classifier, source, keys)
     return classifier.eval()
 
 
 def fingerprint(path: Path = BUNDLED) -> str:
-    """The first 16 digits of the file's SHA-256: numbers from different classifiers cannot be compared."""
+    """`digest` of a file."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        return digest(path.read_bytes())
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def digest(content: bytes) -> str:
+    """The first 16 digits of its SHA-256: numbers from different classifiers cannot be compared."""
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -6,7 +6,7 @@ from typing import Any
 
 from fewstep.errors import FewstepError
 from fewstep.evaluate.bound import Bound
-from fewstep.evaluate.report import DRAWN, Curve, Report
+from fewstep.evaluate.report import DRAWN, LIKENESS, Curve, Report
 
 INK, FAINT = "#3b3f46", "#d9dce1"
 COLORS = ("#c2410c", "#2563a8", "#7c5ba6", "#3f8f5f", "#b08900", "#9aa0a8")
@@ -15,23 +15,26 @@ TITLES = {
     "accuracy": "class accuracy",
     "precision": "precision",
     "recall": "recall",
+    LIKENESS: "PSNR to the teacher's image of the same seed, dB (median)",
 }
 
 
 def quality_picture(report: Report, beside: Sequence[Curve] = ()) -> bytes:
     """A PNG: a row for each score, over steps on the left and over ms per image on the right.
 
-    The dotted line is what real digits score at the same counts. FewstepError without matplotlib.
+    The dotted line is what real images score at the same counts; a star is what the teacher does. A score that no
+    curve has gets no row. FewstepError without matplotlib.
     """
-    names = [name for name in DRAWN if name in TITLES]
-    if all(row.scores.accuracy is None for row in report.rows):
-        names.remove("accuracy")
+    curves = [Curve.of(report), *beside]
+    if report.teacher is not None:
+        curves.append(Curve(f"{report.teacher[0]} (teacher)", [report.teacher[1].to_dict()], marker="*"))
+    own = [name for name in (*DRAWN, LIKENESS) if name in TITLES]
+    names = [name for name in own if any(row.get(name) is not None for row in curves[0].rows)]
     figure = _figure(9.0, 0.9 + 1.9 * len(names))
     grid = figure.subplots(len(names), 2, squeeze=False, sharey="row", sharex="col")
-    curves = [Curve.of(report), *beside]
     for line, name in enumerate(names):
         for axes, over in zip(grid[line], ("steps", "ms_per_image"), strict=True):
-            _draw(axes, curves, name, over, getattr(report.floor, name))
+            _draw(axes, curves, name, over, getattr(report.floor, name, None))
         grid[line][0].set_title(TITLES[name], loc="left", fontsize=9.5, color=INK)
     grid[-1][0].set_xlabel("steps", color=INK, fontsize=9)
     grid[-1][1].set_xlabel("ms per image", color=INK, fontsize=9)
@@ -67,22 +70,23 @@ def bound_picture(bounds: Sequence[Bound]) -> bytes:
 
 def _draw(axes: Any, curves: Sequence[Curve], name: str, over: str, floor: float | None) -> None:
     _bare_axes(axes)
-    ticks: set[int] = set()
+    ticks = sorted({row["steps"] for curve in curves for row in curve.rows})
     for color, curve in zip(COLORS * 3, curves, strict=False):
-        points = sorted((row[over], row[name]) for row in curve.rows if row[name] is not None)
+        points = sorted((row[over], row[name]) for row in curve.rows if row.get(name) is not None)
         if not points:
             continue
-        axes.plot(*zip(*points, strict=True), color=color, linewidth=1.5, marker="o", markersize=4, label=curve.name)
-        ticks |= {x for x, _ in points}
+        alone = curve.marker != "o"
+        style = {"linewidth": 0 if alone else 1.5, "marker": curve.marker, "markersize": 9 if alone else 4}
+        axes.plot(*zip(*points, strict=True), color=color, label=curve.name, **style)
     axes.set_xscale("log")
     if over == "steps":
-        axes.set_xticks(sorted(ticks), [str(step) for step in sorted(ticks)])
+        axes.set_xticks(ticks, [str(step) for step in ticks])
         axes.minorticks_off()
     else:
         _plain_numbers(axes.xaxis)
     if floor is not None:
-        axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="real digits")
-    if name == "frechet":
+        axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="real images")
+    if name == "frechet" and all(y > 0 for line in axes.lines for y in line.get_ydata()):
         axes.set_yscale("log")
         _plain_numbers(axes.yaxis)
 

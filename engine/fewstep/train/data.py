@@ -120,6 +120,14 @@ def load_data(source: str, size: int | None = None) -> Dataset:
     return data if found is None else replace(data, names=found.names, left_out=found.left_out)
 
 
+def load_like(source: str, size: int | None, shape: tuple[int, int, int]) -> Dataset:
+    """`load_data` of what a model of images [C, H, W] was trained on: its own size is that of a folder's pictures."""
+    _, height, width = shape
+    if size is None and height == width and source != DIGITS and Path(source).is_dir():
+        size = height
+    return load_data(source, size)
+
+
 def digits(path: Path = BUNDLED) -> tuple[Dataset, Dataset]:
     """The bundled digits 0 to 9, padded with paper to 32x32: 8,000 to train on and 2,000 held out.
 

@@ -3,23 +3,26 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 
-from fewstep.diffusion.samplers import build_plan
+from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ArgumentError
 from fewstep.models import UNet
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
 from fewstep.request.conditions import Classes, condition_from_config
-from fewstep.train.data import Dataset, load_data
+from fewstep.train.data import Dataset, load_like
 from fewstep.train.distill_config import DistillConfig
 from fewstep.train.fit import Fitted, Listeners, Loss, ignore
 from fewstep.train.folder import machine
 from fewstep.train.methods import METHODS
 from fewstep.train.session import Task, Trained, carry_out, saved_settings
 from fewstep.train.teacher import Teacher
+
+UNBOUNDED: Final = ("eps", "score")  # predictions from which x_0 is found by dividing by the signal that is left
 
 
 def distill(
@@ -34,13 +37,14 @@ def distill(
     """Train a student that does in `student_steps` what its teacher does in more, and write it into `out`.
 
     The student begins with its teacher's weights. Guidance of the teacher is folded in: the student takes the scale as
-    an input, and needs one model call where two halves of a batch were needed. Its folder carries the plan it was
-    trained for. Arguments and errors are those of `fewstep.train.train`.
+    an input, and needs one model call where two halves of a batch were needed. It predicts what its teacher does, but
+    for a teacher of eps or score, see `student_prediction`. Its folder carries the plan it was trained for. Arguments
+    and errors are those of `fewstep.train.train`.
     """
     listeners = listeners or Listeners()
     device = device or torch.device("cpu")
     module, taught = load_model(config.teacher)
-    data = load_data(config.data, config.size)
+    data = load_like(config.data, config.size, taught.shape)
     _check(config, taught, data)
     guidance = _guidance(config, taught)
     student, spec = build(config, module, taught, guidance, out.resolve().name)
@@ -70,7 +74,8 @@ def saved_config(out: Path, say: Callable[[str], None] = ignore) -> DistillConfi
 def fixed() -> tuple[str, ...]:
     """The settings that a resumed run must share with its checkpoint; the rest may be changed, by name."""
     options = [option for method in METHODS.values() for option in method.options]
-    return ("teacher", "method", "student_steps", "teacher_steps", "guidance", *options, "data", "size")
+    own = ("teacher", "method", "student_steps", "teacher_steps", "prediction", "guidance")
+    return (*own, *options, "data", "size")
 
 
 def build(
@@ -97,6 +102,7 @@ def build(
         taught,
         name=name,
         unet=unet,
+        prediction=student_prediction(config.prediction, taught),
         labels=labels,
         plan=config.distillation.plan(taught),
         guidance=None if guidance is None else _guidance_input(guidance, config.default_guidance),
@@ -107,11 +113,34 @@ def build(
     return student, spec
 
 
+def student_prediction(asked: str | None, taught: ModelSpec) -> str:
+    """What the student predicts: what it was asked for, or else what its teacher does, unless that is eps or score.
+
+    x_0 = (x_t - noise eps) / signal makes 157 of an error of 1 at the last step of DDPM's schedule. A teacher of many
+    steps mends that in those that follow; a student of few has none. So it predicts v on a schedule of kind "vp", x_0
+    on "ve" and flow on "flow", all of which are bounded at every level (Salimans and Ho 2202.00512, section 4). The
+    target of a method is written in the plans' coefficients, and holds for any pair of predictions.
+    """
+    if asked is not None:
+        return asked
+    if taught.prediction not in UNBOUNDED:
+        return taught.prediction
+    return {"vp": "v", "ve": "x_0", "flow": "flow"}[from_config(taught.schedule).kind]
+
+
 def _check(config: DistillConfig, taught: ModelSpec, data: Dataset) -> None:
     """ArgumentError where this teacher cannot have such a student, or the data are not its."""
-    if taught.prediction not in ("v", "x_0", "flow"):
-        allowed = "a teacher that predicts v, x_0 or flow: one step of an eps model has no x_0 to aim at in noise alone"
+    schedule = from_config(taught.schedule)
+    if taught.prediction not in SAMPLERS["ddim"].predictions:
+        allowed = "a diffusion model, with a walk of many steps to learn from"
         raise ArgumentError("teacher", f"{config.teacher}, which predicts {taught.prediction}", allowed)
+    if taught.prediction in UNBOUNDED and schedule.signal_scale[-1] == 0:
+        allowed = (
+            "one of v, x_0 or flow there: where no signal is left, at the walk's first step, eps says nothing of x_0"
+        )
+        raise ArgumentError(
+            "teacher", f"{config.teacher}, which predicts {taught.prediction} on a {schedule.name} schedule", allowed
+        )
     if data.shape != taught.shape:
         raise ArgumentError("data", f"{config.data} of shape {list(data.shape)}", f"the teacher's {list(taught.shape)}")
     classes = condition_from_config(taught.labels)
@@ -162,8 +191,9 @@ def _card(
     folded = "without guidance"
     if spec.guidance is not None:
         folded = f"guidance {spec.guidance['min']:g} to {spec.guidance['max']:g} as an input"
+    instead = "" if spec.prediction == taught.prediction else f", {spec.prediction} prediction for {taught.prediction}"
     notes = (
-        f"teacher: {taught.name}, {how}, {folded}",
+        f"teacher: {taught.name}, {how}, {folded}{instead}",
         f"data: {data.name}, {len(data):,} images" + (f", {data.licence}" if data.licence else ""),
         f"training: {config.steps:,} steps of {config.batch}, averaged weights (decay {config.ema:g}), "
         f"seed {config.seed}, last loss {loss:.4g}",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fewstep.errors import ArgumentError
-from fewstep.train.config import Checks, FitConfig
+from fewstep.train.config import TRAINED, Checks, FitConfig
 from fewstep.train.methods import METHODS, ConsistencyDistillation, Distillation, ProgressiveDistillation
 
 MAX_MODEL_STEPS: Final = 1000
@@ -27,6 +27,7 @@ class DistillConfig(FitConfig):
     method: str = "progressive"
     student_steps: int = 4
     teacher_steps: int | None = None  # None: as many as the method chooses
+    prediction: str | None = None  # of the student; None: see `fewstep.train.distill.student_prediction`
     guidance: tuple[float, float] | None = (1.0, 2.0)  # the scales folded in; None: the teacher without guidance
     default_guidance: float = 1.25  # of the student, unless asked otherwise
     weighting: str = ProgressiveDistillation.weighting
@@ -48,6 +49,8 @@ class DistillConfig(FitConfig):
             check.integer("teacher_steps", 1, MAX_MODEL_STEPS)
         if self.size is not None:
             check.integer("size", 1, 2048)
+        if self.prediction is not None:
+            check.choice("prediction", TRAINED)
         if self.guidance is not None:
             self._check_guidance()
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 import fewstep_kernels
 from fewstep.diffusion.plan import Plan
+from fewstep.errors import ArgumentError
 from fewstep.train.losses import Batch
 from fewstep_kernels import COLUMN
 
@@ -17,9 +18,14 @@ class Teacher:
         plan: its deterministic steps; row i takes x from level i to level i + 1.
         null: the class that stands for no label, where guidance is two halves of a batch.
         guided: the network takes the guidance scale as an input.
+
+    Raises:
+        ArgumentError: a plan with a dynamic threshold, whose limit is another one for each sample.
     """
 
     def __init__(self, module: nn.Module, plan: Plan, null: int | None, guided: bool) -> None:
+        if (plan.column("clip_ratio") > 0).any():
+            raise ArgumentError("teacher", "a plan with a dynamic threshold (clip ratio)", "a fixed clip, or none")
         self.module = module.eval().requires_grad_(False)
         self.plan, self.null, self.guided = plan, null, guided
         self._table = plan.table()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fewstep_kernels
+from fewstep.diffusion.forward import x_0_coefficients
 from fewstep.diffusion.samplers.lcm import boundary
 from fewstep.models.spec import ModelSpec
 from fewstep.train.config import Checks
@@ -48,10 +49,11 @@ class ConsistencyDistillation:
         return {"sampler": "lcm", "steps": sorted({*STEPS, self.student_steps})}
 
     def teacher_plan(self, taught: ModelSpec) -> dict[str, Any]:
-        return {**walking(taught, self.walk), "spacing": "lcm", "original_steps": self.walk}
+        # In DDIM's coordinates, which are those of lcm, whatever the teacher's own sampler.
+        return {**walking(taught, self.walk, "ddim"), "spacing": "lcm", "original_steps": self.walk}
 
     def loss(self, teacher: Teacher, spec: ModelSpec, guidance: tuple[float, float] | None) -> "Consistency":
-        return Consistency(teacher, guidance, self.huber_c)
+        return Consistency(teacher, spec.prediction, guidance, self.huber_c)
 
 
 class Consistency:
@@ -70,18 +72,22 @@ class Consistency:
     student's own where there are none. Behind the last row f(x_s) = x_s.
 
     Args:
+        prediction: the student's, whose k_x and k_m those of f are.
         guidance: the range from which each sample's guidance scale is drawn; None for a model without guidance.
         huber_c: c, in units of x_0.
     """
 
-    def __init__(self, teacher: Teacher, guidance: tuple[float, float] | None, huber_c: float = HUBER_C) -> None:
+    def __init__(
+        self, teacher: Teacher, prediction: str, guidance: tuple[float, float] | None, huber_c: float = HUBER_C
+    ) -> None:
         self.teacher, self.guidance, self.huber_c = teacher, guidance, huber_c
         plan = teacher.plan
         self.rows = len(plan)
         c_skip, c_out = boundary(plan.levels.timesteps)
         signal, noise = plan.levels.signal_scale[:-1], plan.levels.noise_scale[:-1]
         weight = np.maximum(1, signal / noise)
-        columns = (plan.levels.t, signal, noise, weight, c_skip, c_out, plan.column("k_x"), plan.column("k_m"))
+        k_x, k_m = x_0_coefficients(prediction, signal, noise)
+        columns = (plan.levels.t, signal, noise, weight, c_skip, c_out, k_x, k_m)
         self._table = torch.stack([torch.from_numpy(column.copy()) for column in columns])
 
     def __call__(self, module: nn.Module, batch: Batch, average: nn.Module | None = None) -> dict[str, Tensor]:

@@ -84,12 +84,12 @@ class Progressive:
         """{"loss": ...}."""
         device, labels = batch.x_0.device, batch.conditioning.get("labels")
         i = (batch.u * self.rows).long().clamp(max=self.rows - 1)
-        t, signal, noise, _, _, weight = self._table[:, i].float().to(device).unbind()
+        t, signal, noise, _, _, weight, c_in = self._table[:, i].float().to(device).unbind()
         w = drawn_guidance(self.guidance, batch)
         x_t = fewstep_kernels.add_noise(batch.x_0, signal, noise, batch.noise)
         target = self.target(x_t, i, labels, w)
         arguments = dict(batch.conditioning) if w is None else {**batch.conditioning, "guidance": w}
-        m = module(x_t, t, **arguments)[:, : target.shape[1]].float()
+        m = module(c_in[:, None, None, None] * x_t, t, **arguments)[:, : target.shape[1]].float()
         return {"loss": (weight * (m - target).square().flatten(1).mean(1)).mean()}
 
     def target(self, x_t: Tensor, i: Tensor, labels: Tensor | None, w: Tensor | None) -> Tensor:
@@ -121,7 +121,7 @@ def substeps(teacher: Plan, student: Plan) -> int:
 
 
 def _table(plan: Plan, weighting: str) -> np.ndarray:
-    """[6, N] float64: t, signal, noise, the target's coefficients of x_t and x_s, and the weight of (m - target)^2."""
+    """[7, N] float64: t, signal, noise, the target's coefficients of x_t and x_s, weight of (m - target)^2, c_in."""
     a, b, e, k_x, k_m = (plan.column(name) for name in ("a", "b", "e", "k_x", "k_m"))
     signal, noise = plan.levels.signal_scale[:-1], plan.levels.noise_scale[:-1]
     snr = (signal / noise) ** 2
@@ -129,4 +129,5 @@ def _table(plan: Plan, weighting: str) -> np.ndarray:
     if weighting not in weights:
         raise ArgumentError("weighting", weighting, ", ".join(WEIGHTINGS))
     of_m = b * k_m + e
-    return np.stack([plan.column("t"), signal, noise, -(a + b * k_x) / of_m, 1 / of_m, weights[weighting] * k_m**2])
+    of_x, weight = -(a + b * k_x) / of_m, weights[weighting] * k_m**2
+    return np.stack([plan.column("t"), signal, noise, of_x, 1 / of_m, weight, plan.column("c_in")])

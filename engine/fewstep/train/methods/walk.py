@@ -7,9 +7,9 @@ from fewstep.models.spec import ModelSpec
 DIRECTIONS: Final = {"ddim": ("clipped_direction",)}  # options of one sampler alone
 
 
-def walking(taught: ModelSpec, steps: int) -> dict[str, Any]:
-    """A plan of so many steps of the walk, as arguments of `make_plan`."""
-    sampler = walker(taught)
+def walking(taught: ModelSpec, steps: int, sampler: str | None = None) -> dict[str, Any]:
+    """A plan of so many steps of the walk, as arguments of `make_plan`; by the teacher's walker unless one is named."""
+    sampler = sampler or walker(taught)
     return {"sampler": sampler, "steps": steps, **clipping(sampler, taught)}
 
 
