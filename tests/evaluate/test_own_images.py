@@ -20,6 +20,7 @@ from fewstep.evaluate.real import DIGITS_RECORD, first_of_each, load_digits, rec
 from fewstep.evaluate.scores import check_count
 from fewstep.evaluate.train_classifier import errors, moved, train_classifier
 from fewstep.models.bundled import BUNDLED
+from fewstep.train.data import digits
 from support.shapes_case import shapes, shapes_file, shapes_folder
 
 
@@ -257,12 +258,12 @@ def test_moved_pictures_continue_their_border_and_digits_are_moved_as_ever(sixty
     torch.manual_seed(0)
     flat = torch.full((4, 3, 9, 13), 0.5)
     assert torch.allclose(moved(flat), flat, atol=1e-6)
-    digits = load_digits().train.images[:50]
-    assert tuple(digits.shape[1:]) == SHAPE
+    drawn = load_digits().train.images[:50]
+    assert tuple(drawn.shape[1:]) == SHAPE
     torch.manual_seed(1)
-    now = moved(digits)
+    now = moved(drawn)
     torch.manual_seed(1)
-    assert torch.equal(now, moved_with_zeros(digits))
+    assert torch.equal(now, moved_with_zeros(drawn))
 
 
 def moved_with_zeros(images: Tensor) -> Tensor:
@@ -280,6 +281,8 @@ def moved_with_zeros(images: Tensor) -> Tensor:
 
 
 def test_a_card_says_what_a_model_was_trained_on() -> None:
+    data = digits()[0]
+    assert f"{data.name}, {len(data):,} images, {data.licence}" == DIGITS_RECORD  # as `fewstep train` writes it
     for member in ("teacher", "1-step"):
         notes = json.loads((BUNDLED / "digits" / member / "fewstep.json").read_text())["notes"]
         assert recorded(notes) == DIGITS_RECORD

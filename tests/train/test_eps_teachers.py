@@ -120,7 +120,7 @@ def unlabelled(folder: Path) -> Path:
         ({"name": "linear", "num_timesteps": 100}, "eps", "v"),
         ({"name": "linear", "num_timesteps": 100}, "score", "v"),
         ({"name": "linear", "num_timesteps": 100}, "x_0", "x_0"),
-        ({"name": "karras", "num_timesteps": 40}, "eps", "x_0"),
+        ({"name": "karras", "num_timesteps": 40, "time": "sigma"}, "eps", "x_0"),
         ({"name": "flow", "num_timesteps": 100}, "flow", "flow"),
     ],
     ids=["eps", "score", "bounded already", "variance exploding", "flow"],
