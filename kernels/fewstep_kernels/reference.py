@@ -2,6 +2,7 @@
 
 Shapes: B samples of C, H, W; R lanes (R >= B: a guided sample owns two); K = len(COLUMNS); D history depth.
 Everything is computed in the dtype of `row`, or in float32 (float64 for float64 inputs); only results are rounded.
+In every formula a zero coefficient masks its operand: the term is 0, whatever the operand holds (see `terms.py`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from torch.nn import functional
 
 from fewstep_kernels.operands import StepOperands
 from fewstep_kernels.philox import STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP, normals_from_words, philox4x32
-from fewstep_kernels.row import COLUMN, COLUMNS, MAX_HISTORY
+from fewstep_kernels.row import COLUMN, MAX_HISTORY
+from fewstep_kernels.terms import Columns, masked
 
 
 def normal(
@@ -43,7 +45,8 @@ def add_noise(
 ) -> Tensor:  # [B, C, H, W] in x_0's dtype
     """x_t = signal_scale x_0 + noise_scale z: q(x_t | x_0) in closed form (Ho et al. 2020, eq. 4)."""
     wide = _compute_dtype(x_0)
-    x_t = _spread(signal_scale, wide) * x_0.to(wide) + _spread(noise_scale, wide) * noise.to(wide)
+    signal, scale = _spread(signal_scale, wide), _spread(noise_scale, wide)
+    x_t = signal * masked(signal, x_0.to(wide)) + scale * masked(scale, noise.to(wide))
     return x_t.to(x_0.dtype)
 
 
@@ -55,12 +58,14 @@ def cfg_combine(
 ) -> Tensor:  # [B, C, H, W] in cond's dtype
     """m = uncond + w (cond - uncond), Ho and Salimans 2022; then m (phi std(cond) / std(m) + 1 - phi), Lin et al. 2023.
 
-    w = 1 selects cond and w = 0 selects uncond: they do not combine, so the other half may hold anything.
+    w = 1 selects cond and w = 0 selects uncond: they do not combine and are not rescaled, so the other half may hold
+    anything. The factor is 1 where the quotient is no finite number: where m is constant, so that there is nothing to
+    rescale, or where float32 cannot hold the squares. diffusers' rescale_noise_cfg gives NaN there.
     """
     wide = _compute_dtype(cond)
-    cond_wide = cond.to(wide)
+    cond_wide, w, phi = cond.to(wide), w.to(wide), phi.to(wide)
     m = _guided(cond_wide, uncond.to(wide), _spread(w, wide))
-    factor = _rescale_factor(_std(cond_wide), _std(m), phi.to(wide))
+    factor = _rescale_factor(_std(cond_wide), _std(m), w, phi)
     return (m * _spread(factor, wide)).to(cond.dtype)
 
 
@@ -76,7 +81,7 @@ def posterior_update(
 
     log sigma^2 = (1 + v)/2 log_var_max + (1 - v)/2 log_var_min (Nichol and Dhariwal 2021, eq. 15).
     """
-    return _posterior(x, x_0, m, _columns(row), z, v)
+    return _posterior(x, x_0, m, Columns.of(row), z, v)
 
 
 def begin_step(
@@ -109,26 +114,28 @@ def step_statistics(
     gradient: Tensor | None = None,  # [B, C, H, W]
 ) -> None:
     """The two numbers a sample's update needs from the whole of it: for guidance rescale and dynamic thresholding."""
-    channels, wide, columns = x.shape[1], row.dtype, _columns(row)
+    channels, wide, columns = x.shape[1], row.dtype, Columns.of(row)
     cond = _rows(model_output, cond_lane, channels).to(wide)
     guided = _prediction(model_output, columns, cond_lane, uncond_lane, None, None, channels)
-    statistics[:, 0] = _rescale_factor(_std(cond), _std(guided), row[:, COLUMN["phi"]])
+    w = row[:, COLUMN["w"]] if len(model_output) > len(row) else torch.ones_like(row[:, 0])  # one lane is one half
+    statistics[:, 0] = _rescale_factor(_std(cond), _std(guided), w, row[:, COLUMN["phi"]])
     m = _prediction(model_output, columns, cond_lane, uncond_lane, statistics, gradient, channels)
-    x_0 = (columns["k_x"] * x.to(wide) + columns["k_m"] * m).abs().flatten(1)
+    x_0 = (columns.times("k_x", x.to(wide)) + columns.times("k_m", m)).abs().flatten(1)
     ratio = row[:, COLUMN["clip_ratio"]]
     statistics[:, 1] = torch.where(ratio == 0, 0.0, _quantile(x_0, ratio))
 
 
-def denoise_step(operands: StepOperands) -> None:
+def denoise_step(operands: StepOperands, columns: Columns | None = None) -> None:
     """All that happens between two U-Net calls, for a batch whose samples may be at different rows of different plans.
 
     guide, estimate, clip, update, history, re-noise, and the next model input for every lane a sample owns: the
     formulas are those of `fewstep_kernels.row`. A zero coefficient masks its operand, so what a slot's last sample left
-    behind cannot reach the next one.
+    behind cannot reach the next one. `columns`: of the rows, from a caller that has read them; the bits are the same.
     """
-    o, channels, columns = operands, operands.x.shape[1], _columns(operands.row)
+    o, channels = operands, operands.x.shape[1]
+    columns = Columns.of(o.row) if columns is None else columns
     m = _prediction(o.model_output, columns, o.cond_lane, o.uncond_lane, o.statistics, o.gradient, channels)
-    x_0 = _clip(torch.addcmul(columns["k_x"] * o.x, columns["k_m"], m), columns, o.statistics)
+    x_0 = _clip(columns.add_(columns.times("k_x", o.x), "k_m", m), columns, o.statistics)
     v = o.model_output.index_select(0, o.cond_lane)[:, channels:] if o.learned_variance else None
     z = _step_noise(o.x, o.seed, o.step, o.noise) if o.stochastic else None
     updated = _posterior(o.x, x_0, m, columns, z, v)
@@ -140,7 +147,7 @@ def denoise_step(operands: StepOperands) -> None:
     o.x.copy_(updated)
     if o.preview is not None:
         o.preview.copy_(x_0)
-    scaled = (columns["c_in_next"] * updated).to(o.x_in.dtype)
+    scaled = columns.times("c_in_next", updated).to(o.x_in.dtype)
     written = o.x_in if o.x_in.shape[1] == channels else o.x_in[:, :channels]
     written.index_copy_(0, o.cond_lane, scaled)
     if o.x_in.shape[0] > o.x.shape[0]:
@@ -216,29 +223,23 @@ def _spread(per_sample: Tensor, dtype: torch.dtype) -> Tensor:
     return per_sample.to(dtype)[:, None, None, None]
 
 
-def _columns(row: Tensor) -> dict[str, Tensor]:  # [B, K] -> [B, 1, 1, 1] each
-    """Every column at once: on a CPU, an op after a U-Net has emptied the caches is 5 us."""
-    return dict(zip(COLUMNS, row[:, :, None, None, None].unbind(1), strict=True))
-
-
 def _rows(model_output: Tensor, which: Tensor, channels: int) -> Tensor:
     """Some lanes, [B, channels, H, W]. Unlike indexing, index_select wakes no thread for so small a tensor."""
     picked = model_output.index_select(0, which)
     return picked if picked.shape[1] == channels else picked[:, :channels]
 
 
-def _posterior(
-    x: Tensor, x_0: Tensor, m: Tensor, columns: dict[str, Tensor], z: Tensor | None, v: Tensor | None
-) -> Tensor:
+def _posterior(x: Tensor, x_0: Tensor, m: Tensor, columns: Columns, z: Tensor | None, v: Tensor | None) -> Tensor:
     wide = columns["a"].dtype
-    a, b, e = (columns[name] for name in "abe")
-    updated = (a * x.to(wide)).addcmul_(b, x_0.to(wide)).addcmul_(e, m.to(wide))
-    if z is not None:
-        std = columns["s"]
-        if v is not None:
-            low, high = columns["log_var_min"], columns["log_var_max"]
-            std = std * torch.exp(0.5 * torch.lerp(low, high, (v.to(wide) + 1) / 2))
-        updated.addcmul_(std, z.to(wide))
+    updated = columns.times("a", x.to(wide))
+    columns.add_(columns.add_(updated, "b", x_0.to(wide)), "e", m.to(wide))
+    if z is not None and v is None:
+        columns.add_(updated, "s", z.to(wide))
+    if z is not None and v is not None:
+        low, high = columns["log_var_min"], columns["log_var_max"]
+        share = torch.where(low == high, 0.0, (v.to(wide) + 1) / 2)  # not learned here: v weighs nothing
+        std = columns.times("s", torch.exp(0.5 * torch.lerp(low, high, share)))
+        updated.addcmul_(std, columns.masked("s", z.to(wide)))
     return updated.to(x.dtype)
 
 
@@ -263,13 +264,15 @@ def _guided(cond: Tensor, uncond: Tensor, w: Tensor) -> Tensor:
     return torch.where(w == 1, cond, torch.where(w == 0, uncond, combined))
 
 
-def _rescale_factor(std_cond: Tensor, std_guided: Tensor, phi: Tensor) -> Tensor:
-    return torch.where(phi == 0, 1.0, phi * std_cond / std_guided + (1 - phi))
+def _rescale_factor(std_cond: Tensor, std_guided: Tensor, w: Tensor, phi: Tensor) -> Tensor:
+    """phi std(cond) / std(m) + 1 - phi; 1 for a half alone, and where the quotient is no finite number."""
+    factor = phi * std_cond / std_guided + (1 - phi)
+    return torch.where((phi == 0) | (w == 0) | (w == 1) | ~torch.isfinite(factor), 1.0, factor)
 
 
 def _prediction(
     model_output: Tensor,
-    columns: dict[str, Tensor],
+    columns: Columns,
     cond_lane: Tensor,
     uncond_lane: Tensor,
     statistics: Tensor | None,
@@ -283,12 +286,11 @@ def _prediction(
     if statistics is not None:
         m = m * _spread(statistics[:, 0], wide)
     if gradient is not None:
-        g = columns["g"]
-        m = m + torch.where(g == 0, 0.0, g * gradient.to(wide))
+        m = m + columns.times("g", gradient.to(wide))
     return m
 
 
-def _clip(x_0: Tensor, columns: dict[str, Tensor], statistics: Tensor | None) -> Tensor:
+def _clip(x_0: Tensor, columns: Columns, statistics: Tensor | None) -> Tensor:
     limit = columns["clip"]
     if statistics is None:
         return torch.minimum(torch.maximum(x_0, -limit), limit)  # 3 us; clamp with two tensors is not vectorised: 13 us
@@ -307,13 +309,12 @@ def _step_noise(x: Tensor, seed: Tensor, step: Tensor, noise: Tensor | None) -> 
     return noise.flatten(0, 1).index_select(0, torch.add(torch.arange(batch, device=x.device), drawn, alpha=batch))
 
 
-def _past(history: Tensor, columns: dict[str, Tensor], step: Tensor) -> Tensor:
+def _past(history: Tensor, columns: Columns, step: Tensor) -> Tensor:
     depth, batch = history.shape[:2]
     samples = torch.arange(batch, device=history.device)
     total = torch.zeros_like(history[0])
     for j in range(1, min(depth, MAX_HISTORY) + 1):
-        c = columns[f"c_{j}"]
-        total += torch.where(c == 0, 0.0, c * history[(step - j) % depth, samples])
+        total += columns.times(f"c_{j}", history[(step - j) % depth, samples])
     return total
 
 
@@ -326,7 +327,7 @@ def _renoise(
     x: Tensor,
     known: Tensor,
     mask: Tensor,
-    columns: dict[str, Tensor],
+    columns: Columns,
     step: Tensor,
     seed: Tensor,
     noise: Tensor | None,
@@ -337,5 +338,7 @@ def _renoise(
     z = normal(seed, torch.zeros_like(step), STREAM_INITIAL, x.shape[1:]) if noise is None else noise[0]
     if stochastic:
         z = torch.where(fresh == 0, z, normal(seed, step, STREAM_KNOWN, x.shape[1:]).to(z.dtype))
-    target = signal * known.to(x.dtype) + columns["known_noise"] * z.to(x.dtype)
-    return torch.where(signal == 0, x, torch.lerp(target, x, mask.to(x.dtype)))
+    target = columns.times("known_signal", known.to(x.dtype)) + columns.times("known_noise", z.to(x.dtype))
+    mask = mask.to(x.dtype)
+    mixed = torch.where(mask == 0, target, torch.lerp(target, x, mask))
+    return torch.where((signal == 0) | (mask == 1), x, mixed)

@@ -1,8 +1,12 @@
 """The twins of the step against an oracle in float64: every flag, every column, ragged shapes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from fewstep_kernels import (
     COLUMN,
@@ -16,8 +20,10 @@ from fewstep_kernels import (
     begin_step,
     cfg_combine,
     denoise_step,
+    fused,
     normal,
     posterior_update,
+    reference,
     step_statistics,
 )
 from support.step_case import Case, make_case
@@ -215,3 +221,35 @@ def test_the_posterior_asked_for_alone_is_the_fused_one() -> None:
     alone = posterior_update(case.x, k_x * case.x + k_m * m, m, case.row, z)
     run(case)
     torch.testing.assert_close(alone, case.x, rtol=1e-13, atol=1e-13)
+
+
+# Where diffusers' rescale_noise_cfg divides 0 by 0, or by 0, or what float32 cannot hold by itself.
+FLAT = {
+    "both are constant": ((3, 4, 4), lambda cond, uncond: (cond * 0 + 2, uncond * 0 + 1)),
+    "a network of zeros": ((3, 4, 4), lambda cond, uncond: (cond * 0, uncond * 0)),
+    "one element": ((1, 1, 1), lambda cond, uncond: (cond, uncond)),
+    "what is guided is constant": ((3, 4, 4), lambda cond, uncond: (cond, 2 * cond)),  # w = 2 cancels
+    "squares beyond float32": ((3, 4, 4), lambda cond, uncond: (cond * 1e25, uncond * 1e25)),
+    "squares below float32": ((3, 4, 4), lambda cond, uncond: (cond * 1e-25, uncond * 1e-25)),
+}
+
+
+@pytest.mark.parametrize(("shape", "halves"), FLAT.values(), ids=FLAT)
+@pytest.mark.parametrize("module", [reference, pytest.param(fused, marks=pytest.mark.slow)], ids=["twin", "fused"])
+def test_where_there_is_no_quotient_of_deviations_nothing_is_rescaled(
+    module: Any, shape: tuple[int, int, int], halves: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    cond, uncond = halves(*torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(0)))
+    w, row = torch.tensor([2.0]), torch.tensor(IDLE_ROW)[None].clone()
+    row[:, COLUMN["w"]], row[:, COLUMN["phi"]] = 2.0, 0.7
+    m, statistics = module.cfg_combine(cond, uncond, w, torch.tensor([0.7])), torch.zeros(1, 2)
+    assert torch.equal(m, uncond + 2 * (cond - uncond))
+    lane = torch.zeros(1, dtype=torch.int64)
+    module.step_statistics(statistics, torch.zeros_like(cond), torch.cat([cond, uncond]), row, lane, lane + 1)
+    assert statistics[0, 0] == 1
+
+
+def test_a_half_alone_is_not_rescaled() -> None:
+    cond, uncond = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    w, phi = torch.tensor([0.0, 1.0]), torch.tensor([0.7, 0.7])
+    assert torch.equal(cfg_combine(cond, uncond, w, phi), torch.stack([uncond[0], cond[1]]))

@@ -107,25 +107,25 @@ def add_noise(schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor) -> Tens
 def q_step(schedule: Schedule, x_prev: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """A sample of q(x_t | x_prev): x_t = ratio x_prev + sqrt(beta) noise; before t = 0 lies x_0 itself."""
     ratio, beta = transition(*_levels(schedule, x_prev, t), *_previous_levels(schedule, t))
-    return _each(ratio, x_prev) * x_prev + _each(beta.sqrt(), x_prev) * noise
+    return _term(ratio, x_prev, x_prev) + _term(beta.sqrt(), noise, x_prev)
 
 
 def recover_x_0(schedule: Schedule, x_t: Tensor, m: Tensor, t: Tensor, prediction: str = "eps") -> Tensor:
     """x_0 = k_x x_t + k_m m (`x_0_coefficients`); eps and score raise at zero terminal SNR."""
     k_x, k_m = x_0_coefficients(prediction, *_levels(schedule, x_t, t))
-    return _each(k_x, x_t) * x_t + _each(k_m, x_t) * m
+    return _term(k_x, x_t, x_t) + _term(k_m, m, x_t)
 
 
 def recover_eps(schedule: Schedule, x_t: Tensor, m: Tensor, t: Tensor, prediction: str = "x_0") -> Tensor:
     """eps = l_x x_t + l_m m (`eps_coefficients`)."""
     l_x, l_m = eps_coefficients(prediction, *_levels(schedule, x_t, t))
-    return _each(l_x, x_t) * x_t + _each(l_m, x_t) * m
+    return _term(l_x, x_t, x_t) + _term(l_m, m, x_t)
 
 
 def v_target(schedule: Schedule, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """v = signal_scale[t] noise - noise_scale[t] x_0. Salimans and Ho (2202.00512), appendix D."""
     signal_scale, noise_scale = _levels(schedule, x_0, t)
-    return _each(signal_scale, x_0) * noise - _each(noise_scale, x_0) * x_0
+    return _term(signal_scale, noise, x_0) - _term(noise_scale, x_0, x_0)
 
 
 class Posterior(NamedTuple):
@@ -143,7 +143,8 @@ def posterior(schedule: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor) -> Poster
     later = t.clamp(min=min(1, len(schedule) - 1))
     levels = (*_levels(schedule, x_t, later), *_previous_levels(schedule, later))
     *_, positive = posterior_coefficients(*levels)
-    return Posterior(_each(coef1, x_t) * x_0 + _each(coef2, x_t) * x_t, variance, positive.log())
+    mean = _term(coef1, x_0, x_t) + _term(coef2, x_t, x_t)
+    return Posterior(mean, variance, positive.log())
 
 
 def _levels(schedule: Schedule, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,6 +167,7 @@ def _gather(values: Array, t: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device=t.device)[t]
 
 
-def _each(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient [B] as [B, 1, ...] in x's dtype."""
-    return coefficient.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+def _term(coefficient: Tensor, operand: Tensor, x: Tensor) -> Tensor:
+    """A coefficient [B], in x's dtype, times an operand [B, ...]; 0 where it is 0, whatever the operand holds."""
+    each = coefficient.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return each * torch.where(each == 0, 0.0, operand)

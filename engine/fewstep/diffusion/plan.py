@@ -159,7 +159,8 @@ class Plan:
 
         Args:
             w: one scale, or one per model call.
-            rescale: phi in [0, 1] of Lin et al. (2305.08891), section 3.4, in the rows that are guided.
+            rescale: phi in [0, 1] of Lin et al. (2305.08891), section 3.4, in the rows that are guided. A prediction
+                that is constant over a sample is left as it is.
             interval: (low, high) Karras sigmas; a call at sigma outside low < sigma <= high has w = 1.
                 Kynkäänniemi et al., Applying Guidance in a Limited Interval (2404.07724), equation 6.
         """

@@ -23,6 +23,8 @@ class Moments:
         """mean = sum_i x_i / N and covariance = sum_i (x_i - mean)(x_i - mean)^T / (N - 1) of points [N, D]."""
         if points.ndim != 2 or len(points) < 2:
             raise ArgumentError("points", list(points.shape), "[N, D], at least two points")
+        if not bool(torch.isfinite(points).all()):
+            raise ArgumentError("points", "values that are not finite", "finite numbers")
         points = points.to(torch.float64)
         mean = points.mean(0)
         centred = points - mean

@@ -111,7 +111,7 @@ class Beginning:
         From noise: init_scale z. From an image: signal_scale image + noise_scale z at the row's own level (SDEdit).
         """
         if self.image is None:
-            return plan.init_scale * z
+            return torch.zeros_like(z) if plan.init_scale == 0 else plan.init_scale * z
         scales = plan.levels.signal_scale[first_row], plan.levels.noise_scale[first_row]
         signal_scale, noise_scale = torch.tensor(scales, dtype=z.dtype, device=z.device)[:, None]
         return add_noise(self.image[None].to(z), signal_scale, noise_scale, z[None])[0]

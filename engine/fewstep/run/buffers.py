@@ -180,7 +180,8 @@ class StaticBuffers:
         self.x[here] = x
         for place in places:
             self._fill_optional(place)
-        scaled = (c_in.to(x)[:, None, None, None] * x).to(self.x_in.dtype)
+        c_in = c_in.to(x)[:, None, None, None]
+        scaled = torch.where(c_in == 0, 0.0, c_in * x).to(self.x_in.dtype)
         for owned in (cond_lane, uncond_lane) if cond_lane != uncond_lane else (cond_lane,):
             self.x_in[:, : scaled.shape[1]].index_copy_(0, self._index(owned), scaled)
         for name, rows in carried.items():

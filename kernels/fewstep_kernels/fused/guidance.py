@@ -50,9 +50,12 @@ def prediction(
 def rescale_factor(
     cond_ptr, uncond_ptr, cond_lane, uncond_lane, cond_stride, uncond_stride, size, n, w, phi, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """phi std(cond) / std(m) + 1 - phi over one sample, by one program: means first, then centred squares."""
+    """phi std(cond) / std(m) + 1 - phi over one sample, by one program: means first, then centred squares.
+
+    1 for a half alone, and where the quotient is no finite number.
+    """
     factor = tl.full((), 1.0, tl.float32)
-    if phi != 0.0:
+    if (phi != 0.0) & (w != 0.0) & (w != 1.0):
         cond_sum, m_sum = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         for start in range(0, n, BLOCK):
             inside = start + tl.arange(0, BLOCK) < n
@@ -70,7 +73,8 @@ def rescale_factor(
             )
             cond_sum += tl.where(inside, (cond - cond_mean) * (cond - cond_mean), 0.0)
             m_sum += tl.where(inside, (m - m_mean) * (m - m_mean), 0.0)
-        factor = phi * tl.sqrt_rn(tl.div_rn(tl.sum(cond_sum), tl.sum(m_sum))) + (1.0 - phi)
+        rescaled = phi * tl.sqrt_rn(tl.div_rn(tl.sum(cond_sum), tl.sum(m_sum))) + (1.0 - phi)
+        factor = tl.where(tl.abs(rescaled) < float("inf"), rescaled, 1.0)  # which NaN fails
     return factor
 
 

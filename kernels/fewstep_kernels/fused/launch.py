@@ -145,6 +145,12 @@ def needed(inside, coefficient):
     return inside & (tl.broadcast_to(coefficient, inside.shape) != 0.0)
 
 
+@triton.jit
+def term(coefficient, operand):
+    """coefficient operand, and 0 where the coefficient is 0, whatever the operand holds."""
+    return tl.where(coefficient == 0.0, 0.0, coefficient * operand)
+
+
 def check_floats(**tensors: Tensor | None) -> None:
     """Raise TypeError for a dtype the kernels do not take, ValueError for a sample too large for 32-bit numbering."""
     for name, tensor in tensors.items():

@@ -7,14 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fewstep_kernels.fused.launch import Launch, block_of, check_floats, grid_of, offsets, walk
+from fewstep_kernels.fused.launch import Launch, block_of, check_floats, grid_of, offsets, term, walk
 from fewstep_kernels.fused.philox import normals
 
 
 @triton.jit
 def noised(x_0, z, signal_scale, noise_scale):
     """x_t = signal_scale x_0 + noise_scale z."""
-    return signal_scale * x_0 + noise_scale * z
+    return term(signal_scale, x_0) + term(noise_scale, z)
 
 
 @triton.jit

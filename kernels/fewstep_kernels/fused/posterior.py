@@ -8,7 +8,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fewstep_kernels.fused.launch import Launch, block_of, check_floats, check_state, grid_of, needed, offsets, walk
+from fewstep_kernels.fused.launch import (
+    Launch,
+    block_of,
+    check_floats,
+    check_state,
+    grid_of,
+    needed,
+    offsets,
+    term,
+    walk,
+)
 from fewstep_kernels.row import COLUMN, COLUMNS
 
 A, B, E, S = (tl.constexpr(COLUMN[name]) for name in ("a", "b", "e", "s"))
@@ -28,7 +38,7 @@ def lerp(start, end, weight):
 @triton.jit
 def estimate(x, m, row_ptr):
     """x_0 = k_x x + k_m m."""
-    return tl.load(row_ptr + K_X) * x + tl.load(row_ptr + K_M) * m
+    return term(tl.load(row_ptr + K_X), x) + term(tl.load(row_ptr + K_M), m)
 
 
 @triton.jit
@@ -56,13 +66,15 @@ def _within(value, low, high):
 @triton.jit
 def posterior_mean(x, x_0, m, row_ptr):
     """x' = a x + b x_0 + e m, to which noise and history add."""
-    return tl.load(row_ptr + A) * x + tl.load(row_ptr + B) * x_0 + tl.load(row_ptr + E) * m
+    return term(tl.load(row_ptr + A), x) + term(tl.load(row_ptr + B), x_0) + term(tl.load(row_ptr + E), m)
 
 
 @triton.jit
 def learned_std(v, row_ptr):
     """sigma with log sigma^2 = (1 + v)/2 log_var_max + (1 - v)/2 log_var_min (Nichol and Dhariwal 2021, eq. 15)."""
-    return tl.exp(0.5 * lerp(tl.load(row_ptr + LOG_VAR_MIN), tl.load(row_ptr + LOG_VAR_MAX), (v + 1.0) / 2.0))
+    low, high = tl.load(row_ptr + LOG_VAR_MIN), tl.load(row_ptr + LOG_VAR_MAX)
+    share = tl.where(low == high, 0.0, (v + 1.0) / 2.0)  # not learned here: v weighs nothing
+    return tl.exp(0.5 * lerp(low, high, share))
 
 
 @triton.jit
@@ -98,7 +110,7 @@ def _posterior_update_kernel(
         z = tl.load(z_ptr + offsets(sample, element, size, z_stride), mask=drawn, other=0.0).to(tl.float32)
         if v_ptr is not None:
             v = tl.load(v_ptr + offsets(sample, element, size, v_stride), mask=drawn, other=0.0).to(tl.float32)
-            x += std * learned_std(v, row_ptr) * z
+            x += term(term(std, learned_std(v, row_ptr)), z)
         else:
             x += std * z
     tl.store(updated_ptr + offsets(sample, element, size, updated_stride), x, mask=inside)

@@ -85,7 +85,7 @@ def _step_statistics_kernel(
     row_ptr += sample * K
     statistics_ptr += sample * 2
     cond_lane, uncond_lane = tl.load(cond_lane_ptr + sample), tl.load(uncond_lane_ptr + sample)
-    w = tl.load(row_ptr + W) if GUIDED else 1.0
+    w = tl.load(row_ptr + W) if GUIDED else tl.full((), 1.0, tl.float32)  # one lane is one half
     factor = rescale_factor(
         model_output_ptr, model_output_ptr, cond_lane, uncond_lane, model_output_stride, model_output_stride,
         size, n, w, tl.load(row_ptr + PHI), BLOCK,

@@ -16,6 +16,7 @@ from fewstep_kernels.fused.launch import (
     grid_of,
     needed,
     offsets,
+    term,
     walk,
 )
 from fewstep_kernels.fused.noising import noised
@@ -163,11 +164,12 @@ def _denoise_step_kernel(
             z = _known_noise(noise_ptr, seed, step, fresh, first, here, inside, BLOCK)
             target = noised(tl.load(known_ptr + here, mask=inside, other=0.0), z, signal, scale)
             mask = tl.load(mask_ptr + offsets(sample, element, size, mask_stride), mask=inside, other=0.0)
-            x = lerp(target, x, mask.to(tl.float32))
+            mask = mask.to(tl.float32)
+            x = tl.where(mask == 1.0, x, tl.where(mask == 0.0, target, lerp(target, x, mask)))
     tl.store(x_ptr + here, x, mask=inside)
     if preview_ptr is not None:
         tl.store(preview_ptr + here, x_0, mask=inside)
-    x *= tl.load(row_ptr + C_IN_NEXT)
+    x = term(tl.load(row_ptr + C_IN_NEXT), x)
     tl.store(x_in_ptr + offsets(cond_lane, element, size, x_in_stride), x, mask=inside)
     if GUIDED:
         other = inside & (uncond_lane != cond_lane)
