@@ -26,7 +26,7 @@ from fewstep.request.request import Request, build_request, folded
 from fewstep.request.seen import Seen
 from fewstep.request.start import Resume, Start
 from fewstep.results import Samples
-from fewstep.run.buffers import Output, Signature, table_capacity
+from fewstep.run.buffers import Output, Signature, state_dtype, table_capacity
 from fewstep.run.callbacks import Callback, Following
 from fewstep.run.decode import Decoder, Images
 from fewstep.run.denoiser import Denoiser, ModuleDenoiser, label_argument_of, parameter_dtype
@@ -50,7 +50,7 @@ class Engine:
         model: the network and what it was trained for. It is not changed: where device and dtype agree, the engine runs
             a view of the network that shares its tensors, else a copy.
         device: where it runs; CUDA if there is one.
-        dtype: of the network; as it is unless given. x itself is float32 (float64 for a float64 network).
+        dtype: of the network; as it is unless given. x and the images are float32, or float64 for a float64 network.
         runner: "eager" calls the loop, "graph" replays CUDA graphs of it, "auto" takes graphs on CUDA. Or a `Runner`.
         max_batch: lanes in one call, at most; a larger request runs in several batches.
         batch_invariant: run every batch padded to `max_batch` lanes, so that a sample's bits do not depend on who
@@ -79,13 +79,13 @@ class Engine:
         self.model, self.max_batch, self.batch_invariant = model, max_batch, batch_invariant
         self.device = _device(device)
         self.module = own_module(model.module, self.device, dtype)
-        self.dtype = parameter_dtype(self.module)
-        self._state_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.dtype = parameter_dtype(self.module) if dtype is None else dtype
+        self._state_dtype = state_dtype(self.dtype)
         self._planner = model.planner()
         self._label_argument = label_argument_of(self.module)
         self._runner = runner_for(runner, self.device)
         self._shape = folded(model.shape)
-        self._decoder = Decoder.of(model.decoder, self._shape, self.device)
+        self._decoder = Decoder.of(model.decoder, self._shape, self.device, self._state_dtype)
         self._seen = Seen()
         self._lock = threading.RLock()
 
@@ -193,7 +193,7 @@ class Engine:
             plan_options: as for `Engine.plan`: guidance_rescale, and options of the sampler such as eta or clip.
 
         Returns:
-            Samples: the images [B, C, H, W], or uint8 [B, H, W, C], and what made them.
+            Samples: the images [B, C, H, W] in the dtype of x, or uint8 [B, H, W, C], and what made them.
 
         Raises:
             ArgumentError: naming the argument, its value and what is allowed.

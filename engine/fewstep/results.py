@@ -34,8 +34,9 @@ class Samples:
     `len(samples)` is B; `.numpy()`, `.pil()`, `.grid()` and `.save()` convert. A notebook shows the sheet.
 
     Attributes:
-        images: [B, C, H, W] float32, as the model leaves them: -1 is black and 1 is white, and what lies beyond is cut
-            off only in bytes, unless a clip keeps it within. Or uint8 [B, H, W, C]. NaN for what never ran.
+        images: [B, C, H, W] float32 (float64 of a float64 network), as the model leaves them: -1 is black and 1 is
+            white, and what lies beyond is cut off only in bytes, unless a clip keeps it within. Or uint8 [B, H, W, C].
+            NaN for what never ran.
         seeds: one per sample.
         plan: one for all, or one per sample; `plans` always is one per sample.
         labels: one per sample, in numbers; None where none were asked for.
@@ -317,8 +318,9 @@ def _png(picture: "Image", text: Mapping[str, str]) -> bytes:
 
 def _npy(images: Tensor) -> bytes:
     buffer = io.BytesIO()
-    plain = images if images.dtype == torch.uint8 else images.detach().float()
-    np.save(buffer, plain.cpu().numpy(), allow_pickle=False)
+    numpys = images.dtype in (torch.uint8, torch.float32, torch.float64)  # it has no bfloat16
+    plain = images if numpys else images.float()
+    np.save(buffer, plain.detach().cpu().numpy(), allow_pickle=False)
     return buffer.getvalue()
 
 

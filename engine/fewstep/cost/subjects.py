@@ -73,7 +73,8 @@ class Subject:
         given = {name: torch.zeros(lanes) for name in self.inputs}
         label = self.conditions.example
         labels = self.conditions.rows(None if label is None else [label] * lanes, lanes)
-        given |= {} if labels is None else {"labels": labels}
+        if labels is not None:
+            given["labels"] = labels.float() if labels.is_floating_point() else labels
         return tuple((name, tuple(rows.shape[1:]), rows.dtype) for name, rows in given.items())
 
 

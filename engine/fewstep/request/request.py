@@ -15,6 +15,7 @@ from fewstep.request.conditions import Condition
 from fewstep.request.noise import GivenNoise, given_noise
 from fewstep.request.planning import Planner
 from fewstep.request.start import Beginning, Resume, beginnings
+from fewstep.run.buffers import state_dtype
 from fewstep.run.noise import initial_noise
 from fewstep.run.sample import Sample, State
 
@@ -133,6 +134,7 @@ def build_request(
     seeds = resolve_seeds(asked.seeds, count)
     condition, null = _conditions(asked, conditions, plans, dtype)
     condition = planner.guidance.condition(each(asked.guidance_scale, count), condition)
+    condition |= {name: _held(condition[name], dtype) for name in planner.guidance.inputs}
     return Request(
         plans=plans,
         seeds=seeds,
@@ -192,13 +194,18 @@ def _conditions(
         rows, null_rows = conditions.rows(asked.labels, count), conditions.null_rows(count)
         if rows is not None and len(rows) != count:
             raise ArgumentError("labels", f"{len(rows)} of them", f"{count}, one per sample")
-        condition |= {} if rows is None else {"labels": rows}
-        null = ({} if null_rows is None else {"labels": null_rows}) | null
+        condition |= {} if rows is None else {"labels": _held(rows, dtype)}
+        null = ({} if null_rows is None else {"labels": _held(null_rows, dtype)}) | null
     if not null and any(plan.halves != "cond" for plan in plans):
         w = next(plan.column("w").max() for plan in plans if plan.halves != "cond")
         allowed = "1: there is no null label to guide from, and no pair (tensor, null) in `condition`"
         raise ArgumentError("guidance_scale", float(w), allowed)
     return condition, null
+
+
+def _held(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Labels and guidance scales as a network of this dtype takes them: floats as its x, which 16 bits do not round."""
+    return numbers.to(state_dtype(dtype)) if numbers.is_floating_point() else numbers
 
 
 def _given_condition(given: object, count: int, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -21,12 +21,17 @@ Schema = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 """Name, shape and dtype of tensors that are there for each lane."""
 
 
+def state_dtype(network: torch.dtype) -> torch.dtype:
+    """The dtype of x, and of what is computed with it, beside a network of some dtype: float32, or float64."""
+    return torch.float64 if network == torch.float64 else torch.float32
+
+
 @dataclass(frozen=True)
 class Output:
     """What a run ends in where that is not x: images of `shape` (C', H', W'), decoded or as pixels."""
 
     shape: tuple[int, int, int]
-    dtype: torch.dtype  # float32 [B, C', H', W'], or uint8 [B, H', W', C']
+    dtype: torch.dtype  # that of x [B, C', H', W'], or uint8 [B, H', W', C']
     each: bool = False  # every x is decoded by itself, when it is finished, so its bits depend on no other's
 
 
@@ -57,8 +62,8 @@ class Signature:
 
     @property
     def state_dtype(self) -> torch.dtype:
-        """float32, or float64 for a float64 network."""
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
+        """That of x."""
+        return state_dtype(self.dtype)
 
 
 class Place(NamedTuple):

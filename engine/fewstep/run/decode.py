@@ -21,7 +21,7 @@ OUTPUTS = ("float", "uint8")
 class Images(NamedTuple):
     """What a run leaves: tensors of the user's own."""
 
-    values: Tensor  # [B, C', H', W'] float32, or [B, H', W', C'] uint8
+    values: Tensor  # [B, C', H', W'] float32 (float64 of a float64 network), or [B, H', W', C'] uint8
     finite: Tensor | None = None  # [B] bool, beside pixels: those of a NaN cannot be told from others
 
     @classmethod
@@ -39,21 +39,29 @@ class Decoder:
         module: called with x in `dtype`, channels last; None where x is the image.
         shape: (C', H', W') of what it answers.
         dtype: of its parameters.
+        state: the dtype of x, and of the images: float32, or float64 for a float64 network.
     """
 
     module: nn.Module | None
     shape: tuple[int, int, int]
     dtype: torch.dtype
+    state: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, module: nn.Module | None, shape: tuple[int, int, int], device: torch.device) -> "Decoder":
+    def of(
+        cls,
+        module: nn.Module | None,
+        shape: tuple[int, int, int],
+        device: torch.device,
+        state: torch.dtype = torch.float32,
+    ) -> "Decoder":
         """The decoder a module is for x of `shape`, which it is called with once to learn the shape of its answer.
 
         Raises:
             ArgumentError: not a module, or one that does not answer with images.
         """
         if module is None:
-            return cls(None, shape, torch.float32)
+            return cls(None, shape, state, state)
         if not isinstance(module, nn.Module):
             raise ArgumentError("decoder", type(module).__name__, "a torch.nn.Module")
         module = own_module(module, device)
@@ -64,7 +72,7 @@ class Decoder:
             found = f"{answer.dtype} {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
             allowed = f"a module that returns floats [B, C', H', W'] for x {['B', *shape]}"
             raise ArgumentError("decoder", f"an answer of {found} to one x", allowed)
-        return cls(module, (answer.shape[1], answer.shape[2], answer.shape[3]), dtype)
+        return cls(module, (answer.shape[1], answer.shape[2], answer.shape[3]), dtype, state)
 
     def output(self, kind: str, each: bool = False) -> Output | None:
         """What a run for "float" or "uint8" ends in; None where that is x itself. `each`: decoded one by one.
@@ -76,20 +84,20 @@ class Decoder:
             raise ArgumentError("output", kind, " or ".join(OUTPUTS))
         if kind == "uint8":
             return Output(self.shape, torch.uint8, each)
-        return None if self.module is None else Output(self.shape, torch.float32, each)
+        return None if self.module is None else Output(self.shape, self.state, each)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Float32 [B, C', H', W']."""
+        """[B, C', H', W'] in the dtype of x."""
         if self.module is None:
-            return x.to(torch.float32)
+            return x
         images: Tensor = self.module(x.to(self.dtype, memory_format=torch.channels_last))
-        return images.to(torch.float32)
+        return images.to(self.state)
 
     def missing(self, count: int, output: Output | None, device: torch.device) -> Images:
         """Of samples that never ran: NaN, or as pixels 0 that are not finite."""
         if output is None or output.dtype != torch.uint8:
             shape = self.shape if output is None else output.shape
-            return Images(torch.full((count, *shape), torch.nan, device=device))
+            return Images(torch.full((count, *shape), torch.nan, dtype=self.state, device=device))
         channels, height, width = output.shape
         pixels = torch.zeros(count, height, width, channels, dtype=torch.uint8, device=device)
         return Images(pixels, torch.zeros(count, dtype=torch.bool, device=device))
@@ -112,13 +120,13 @@ def taken(buffers: StaticBuffers, count: int) -> Images:
     """A copy of what the first `count` slots came to, since a later run reuses the buffers."""
     b = buffers
     if b.images is None:
-        return Images(b.x[:count].to(torch.float32, copy=True))
+        return Images(b.x[:count].clone())
     return Images(b.images[:count].clone(), None if b.finite is None else b.finite[:count].clone())
 
 
 def taken_alone(buffers: StaticBuffers, slot: int) -> Images:
     """A copy of what one slot came to, where the run ends in x."""
-    return Images(buffers.x[slot : slot + 1].to(torch.float32, copy=True))
+    return Images(buffers.x[slot : slot + 1].clone())
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -103,5 +104,6 @@ def label_argument_of(module: nn.Module) -> str:
 
 
 def parameter_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype of the module's first floating-point parameter; float32 where it has none."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    """The dtype of the module's first floating-point parameter, or else buffer; float32 where it has none."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((each.dtype for each in tensors if each.is_floating_point()), torch.float32)

@@ -41,14 +41,14 @@ class Numbers:
         return self.min
 
     def rows(self, labels: Labels | None, samples: int) -> Tensor:
-        """The labels as the model takes them, float32 [samples]."""
+        """The labels as the model takes them, float64 [samples]; a request rounds them to the dtype of its state."""
         if labels is None:
             raise ArgumentError("labels", None, f"one per sample, {self.allowed}")
         values = as_list(listed(labels, samples))
         for value in values:
             if not np.float32(self.min) <= np.float32(value) <= np.float32(self.max):  # as the network is given it
                 raise ArgumentError("labels", plain(value), self.allowed)
-        return torch.tensor(values, dtype=torch.float32)
+        return torch.tensor(values, dtype=torch.float64)
 
     def null_rows(self, samples: int) -> Tensor | None:
         """A number has no null."""

@@ -73,7 +73,7 @@ class EmbeddedGuidance:
         return self.planned(plan, 1.0, rescale)
 
     def condition(self, asked: Sequence[object], condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The condition with a scale for each sample, float32 [B].
+        """The condition with a scale for each sample, float64 [B]; a request rounds it to the dtype of its state.
 
         Raises:
             ArgumentError: scales in `condition`, which are not said there.
@@ -82,7 +82,7 @@ class EmbeddedGuidance:
             allowed = "nothing: guidance_scale says it, one number or one per sample"
             raise ArgumentError(f"condition[{ARGUMENT!r}]", "a tensor", allowed)
         scales = [self.scale(each) for each in asked]
-        return {**condition, ARGUMENT: torch.tensor(scales, dtype=torch.float32)}
+        return {**condition, ARGUMENT: torch.tensor(scales, dtype=torch.float64)}
 
     def recorded(self, condition: Mapping[str, Tensor]) -> list[float] | None:
         """Each sample's scale."""
