@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fewstep.checks import integer
+from fewstep.checks import flag, integer, only, whole
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import SamplerName
 from fewstep.diffusion.trained import MAX_STEPS
@@ -72,11 +72,12 @@ class Engine:
         if not isinstance(model, Model):
             allowed = "a fewstep.Model: Engine(Model(unet, schedule=fewstep.schedules.linear(1000), shape=(3, 32, 32)))"
             raise ArgumentError("model", type(model).__name__, allowed)
-        if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
+        lanes = whole(max_batch)
+        if lanes is None or lanes < 1:
             raise ArgumentError("max_batch", max_batch, "a positive integer")
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ArgumentError("dtype", dtype, "a floating-point torch.dtype, such as torch.bfloat16")
-        self.model, self.max_batch, self.batch_invariant = model, max_batch, batch_invariant
+        self.model, self.max_batch, self.batch_invariant = model, lanes, flag("batch_invariant", batch_invariant)
         self.device = _device(device)
         self.module = own_module(model.module, self.device, dtype)
         self.dtype = parameter_dtype(self.module) if dtype is None else dtype
@@ -260,12 +261,15 @@ class Engine:
         Raises:
             ArgumentError: naming the argument and what is allowed.
         """
+        slots = integer("slots", slots, 1, MAX_SAMPLES)
         size = {
-            "slots": integer("slots", slots, 1, MAX_SAMPLES),
+            "slots": slots,
             "lanes": 2 * slots + 1 if lanes is None else integer("lanes", lanes, 2, 2 * MAX_SAMPLES + 1),
             "steps": integer("steps", steps, 1, MAX_STEPS),
             "history": integer("history", history, 0, MAX_HISTORY),
         }
+        if isinstance(features, str):
+            raise ArgumentError("features", features, f"a list of {', '.join(manifest.FEATURES)}")
         words = {**size, "features": list(features), "output": output}
         denoiser, signature = self.open_signature(words, like)
         opened = Session(self._runner, denoiser, self._decoder, signature, admits=True, lock=self._lock)
@@ -275,9 +279,7 @@ class Engine:
 
     def open_signature(self, words: Mapping[str, Any], like: Sequence[Sample] = ()) -> tuple[Denoiser, Signature]:
         """The network and the signature of a session in the words of `session`, before it is opened."""
-        for feature in words["features"]:
-            if feature not in manifest.FEATURES:
-                raise ArgumentError("features", feature, ", ".join(manifest.FEATURES))
+        only("features", words["features"], manifest.FEATURES)
         label = self.model.conditions.example
         short = min(words["steps"], self.model.defaults["steps"])
         labels = None if label is None else [label]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from fewstep.checks import exact
+from fewstep.checks import exact, whole
 from fewstep.errors import ModelError
 from fewstep.mistaken import HEAD, mistaken
 
@@ -137,9 +137,10 @@ class Fields:
 
 def integer(value: Any, low: int, high: int, where: str) -> int:
     """`value` if it is an integer from low to high; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    found = whole(value)
+    if found is None or not low <= found <= high:
         raise ModelError(f"{where}: got {shown(value)}; allowed: an integer from {low} to {high}")
-    return value
+    return found
 
 
 def number(value: Any, low: float, high: float, where: str) -> float:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewstep.checks import said, whole
 from fewstep.errors import ArgumentError, FewstepError
 from fewstep.files import AtomicFiles
 from fewstep.run.decode import finite_samples, to_pixels
@@ -298,9 +299,10 @@ def _number(value: Any) -> str:
 
 
 def _as_text(parameters: Mapping[str, object]) -> dict[str, str]:
+    given = {key: said(value) for key, value in parameters.items()}
     return {
         key: _number(value) if isinstance(value, float) else str(value)
-        for key, value in parameters.items()
+        for key, value in given.items()
         if value is not None
     }
 
@@ -328,11 +330,10 @@ def _sheet(pictures: "Sequence[Image]", columns: int | None) -> "Image":
     from PIL import Image
 
     count = len(pictures)
-    if columns is None:
-        columns = math.ceil(math.sqrt(count))
-    if columns < 1:
+    wanted = math.ceil(math.sqrt(count)) if columns is None else whole(columns)
+    if wanted is None or wanted < 1:
         raise ArgumentError("columns", columns, "an integer from 1 up")
-    columns = min(columns, count)
+    columns = min(wanted, count)
     rows = math.ceil(count / columns)
     width, height = pictures[0].size
     sheet = Image.new(pictures[0].mode, (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), color="white")

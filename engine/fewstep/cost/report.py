@@ -85,10 +85,9 @@ def report(subjects: Sequence[Subject], steps: int = 4, batch: int = 1, guidance
         ArgumentError: an argument out of bounds, guidance asked of a subject that takes none, or steps that no
             sampler can do.
     """
-    integer("steps", steps, 1, MAX_STEPS)
-    integer("batch", batch, 1, MAX_BATCH)
+    steps, batch = integer("steps", steps, 1, MAX_STEPS), integer("batch", batch, 1, MAX_BATCH)
     if guidance_scale is not None:
-        number("guidance_scale", guidance_scale, -1e6, 1e6)
+        guidance_scale = number("guidance_scale", guidance_scale, -1e6, 1e6)
         if guidance_scale not in (0, 1):
             if not any(subject.guided for subject in subjects):
                 raise ArgumentError("guidance_scale", guidance_scale, "1: there is no null label to guide from")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fewstep.checks import exact, integer, number
+from fewstep.checks import entries, exact, integer, number, numbers, said, whole
 from fewstep.diffusion.ladders import MAX_SIGMA, MAX_TIMESTEPS, Array, exponential_sigmas, karras_sigmas
 from fewstep.diffusion.schedules import Kind, Schedule, read_only
 from fewstep.diffusion.times import time_of_sigma
@@ -118,13 +118,11 @@ class Levels:
     def explicit(cls, schedule: Schedule, timesteps: Timesteps, final: Final = "clean") -> "Levels":
         """The given timesteps (indices into the schedule), noisiest first."""
         allowed = f"whole timesteps from {len(schedule) - 1} down to 0, each smaller than the one before"
-        try:
-            index = np.array(timesteps, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ArgumentError("timesteps", timesteps, allowed) from None
-        inside = index.ndim == 1 and len(index) > 0 and bool(((index >= 0) & (index < len(schedule))).all())
+        timesteps = said(timesteps)
+        index = np.array(numbers("timesteps", timesteps, allowed))
+        inside = len(index) > 0 and bool(((index >= 0) & (index < len(schedule))).all())
         if not inside or (index != np.round(index)).any() or not (np.diff(index) < 0).all():
-            raise ArgumentError("timesteps", list(timesteps), allowed)
+            raise ArgumentError("timesteps", timesteps, allowed)
         return cls._at(schedule, index, "explicit", final)
 
     @classmethod
@@ -304,14 +302,15 @@ def make_levels(
     `above`, the lower of these is where the last call would land and not where it is made: of steps + 1 sigmas down to
     it the first `steps` are called. That is for models that have nothing to say there.
     """
-    if not isinstance(spacing, str | Sequence | np.ndarray):
-        raise ArgumentError("spacing", spacing, ", ".join(LEVEL_OPTIONS) + ", or a list of timesteps")
     if not isinstance(spacing, str):
-        if len(spacing) != steps:
-            raise ArgumentError("steps", steps, f"{len(spacing)}, the number of timesteps given as spacing")
-        if strength != 1.0:
+        listed = entries(spacing)
+        if listed is None:
+            raise ArgumentError("spacing", spacing, ", ".join(LEVEL_OPTIONS) + ", or a list of timesteps")
+        if len(listed) != whole(steps):
+            raise ArgumentError("steps", steps, f"{len(listed)}, the number of timesteps given as spacing")
+        if number("strength", strength, 0, 1, open_low=True) != 1.0:
             raise ArgumentError("strength", strength, "1.0 with explicit timesteps: the first is the start")
-        return Levels.explicit(schedule, spacing, **options)
+        return Levels.explicit(schedule, listed, **options)
     if spacing == "lcm":
         return Levels.lcm(schedule, steps, strength=strength, **options)
     if spacing in ("karras", "exponential"):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fewstep.checks import number
+from fewstep.checks import entries, number, real
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.schedules import Array, read_only
 from fewstep.errors import ArgumentError, WastedCallWarning
@@ -165,17 +165,16 @@ class Plan:
                 Kynkäänniemi et al., Applying Guidance in a Limited Interval (2404.07724), equation 6.
         """
         allowed = f"a finite number, or {len(self)} of them, one per model call"
-        try:
-            values = np.array(w, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ArgumentError("guidance_scale", w, allowed) from None
-        if values.shape not in ((), (len(self),)) or not np.isfinite(values).all():
+        listed = entries(w)
+        values = [w] * len(self) if listed is None else listed
+        scales = np.array([real(value) for value in values], dtype=np.float64)  # what is no number is NaN
+        if len(scales) != len(self) or not np.isfinite(scales).all():
             raise ArgumentError("guidance_scale", w, allowed)
-        scales = np.broadcast_to(values, (len(self),))
         if interval is not None:
-            low, high = interval
-            if not 0 <= low < high:
+            ends = np.array([real(end) for end in entries(interval) or ()], dtype=np.float64)
+            if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
                 raise ArgumentError("interval", interval, "(low, high) with 0 <= low < high, in Karras sigma")
+            low, high = ends
             sigmas = self.levels.sigmas[:-1]
             scales = np.where((low < sigmas) & (sigmas <= high), scales, 1.0)
         phi = np.where(np.isin(scales, (0.0, 1.0)), 0.0, number("guidance_rescale", rescale, 0, 1))

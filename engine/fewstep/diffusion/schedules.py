@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fewstep.checks import exact, integer, number
+from fewstep.checks import exact, flag, integer, number, numbers, only, real
 from fewstep.diffusion.ladders import MAX_SIGMA as MAX_SIGMA
 from fewstep.diffusion.ladders import MAX_TIMESTEPS as MAX_TIMESTEPS
 from fewstep.diffusion.ladders import Array as Array
@@ -300,8 +300,8 @@ def karras(
     """
     count = integer("num_timesteps", num_timesteps, 1, MAX_TIMESTEPS)
     sigmas = karras_sigmas(count, sigma_min, sigma_max, rho)[::-1]
-    parameters = {"num_timesteps": count, "sigma_min": float(sigma_min), "sigma_max": float(sigma_max)}
-    return _ve("karras", sigmas, time, "consistency", parameters | {"rho": float(rho)})
+    ends = {"sigma_min": real(sigma_min), "sigma_max": real(sigma_max)}
+    return _ve("karras", sigmas, time, "consistency", {"num_timesteps": count, **ends, "rho": real(rho)})
 
 
 def exponential(
@@ -310,8 +310,8 @@ def exponential(
     """noise_scale = `exponential_sigmas`, signal_scale = 1, t as `time` says: "edm" unless said; see `karras`."""
     count = integer("num_timesteps", num_timesteps, 1, MAX_TIMESTEPS)
     sigmas = exponential_sigmas(count, sigma_min, sigma_max)[::-1]
-    parameters = {"num_timesteps": count, "sigma_min": float(sigma_min), "sigma_max": float(sigma_max)}
-    return _ve("exponential", sigmas, time, "edm", parameters)
+    ends = {"sigma_min": real(sigma_min), "sigma_max": real(sigma_max)}
+    return _ve("exponential", sigmas, time, "edm", {"num_timesteps": count, **ends})
 
 
 CONSTRUCTORS: dict[str, Callable[..., Schedule]] = {
@@ -342,12 +342,8 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     own = inspect.signature(constructor).parameters
     allowed = list(dict.fromkeys([*own, "zero_terminal_snr", "time"]))
     arguments = {key: value for key, value in config.items() if key != "name"}
-    for key in arguments:
-        if key not in allowed:
-            raise ArgumentError(f"schedule {name}", key, ", ".join(allowed))
-    rescale = arguments.pop("zero_terminal_snr", False)
-    if not isinstance(rescale, bool):
-        raise ArgumentError("zero_terminal_snr", rescale, "true or false")
+    only(f"schedule {name}", arguments, allowed)
+    rescale = flag("zero_terminal_snr", arguments.pop("zero_terminal_snr", False))
     time = None if "time" in own else arguments.pop("time", None)
     missing = [p.name for p in own.values() if p.default is p.empty]
     if missing and missing[0] not in arguments:
@@ -394,10 +390,7 @@ def _beta_parameters(num_timesteps: int, beta_start: float, beta_end: float) -> 
 
 
 def _list(name: str, values: npt.ArrayLike | Sequence[float]) -> Array:
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ArgumentError(name, values, "a list of numbers") from None
-    if array.ndim != 1 or not 1 <= len(array) <= MAX_TIMESTEPS or not np.isfinite(array).all():
+    array = np.array(numbers(name, values, "a list of numbers, all of them finite"))
+    if not 1 <= len(array) <= MAX_TIMESTEPS:
         raise ArgumentError(name, f"shape {list(array.shape)}", f"a list of 1 to {MAX_TIMESTEPS} finite numbers")
     return array

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.checks import integer
+from fewstep.checks import entries, integer
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError, UntrainedPlanWarning
@@ -31,9 +31,10 @@ class Trained:
     def __post_init__(self) -> None:
         if not isinstance(self.sampler, str):
             raise ArgumentError("trained.sampler", self.sampler, "the name of a sampler")
-        if not isinstance(self.steps, tuple | list) or not self.steps:
+        listed = entries(self.steps)
+        if not listed:
             raise ArgumentError("trained.steps", self.steps, "a list of one or more numbers of steps")
-        counts = {integer("trained.steps", count, 1, MAX_STEPS) for count in self.steps}
+        counts = {integer("trained.steps", count, 1, MAX_STEPS) for count in listed}
         object.__setattr__(self, "steps", tuple(sorted(counts)))
 
     def __str__(self) -> str:

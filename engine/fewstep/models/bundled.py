@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Final
 
+from fewstep.checks import integer
+from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ModelError
 from fewstep.fields import read_json
 from fewstep.models.hub import cached, how_to_get, is_id, snapshot
@@ -25,7 +27,9 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
 
     Raises:
         ModelError: a name that is neither.
+        ArgumentError: steps that are no positive integer.
     """
+    wanted = DEFAULT_STEPS if steps is None else integer("steps", steps, 1, MAX_STEPS)
     path = Path(model)
     if path.is_dir():
         return snapshot(path)
@@ -41,7 +45,6 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
         raise ModelError(f"{path}: {where}; in the box: {', '.join(boxes) or 'nothing'}")
     if (box / SPEC_FILE).is_file():
         return box
-    wanted = DEFAULT_STEPS if steps is None else steps
     students, teachers = [], []
     for folder in _members(box):
         trained = read_json(folder / SPEC_FILE).get("trained")

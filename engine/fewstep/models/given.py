@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from fewstep.checks import said
 from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES
@@ -18,7 +19,7 @@ USUAL_STEPS: Final = 4
 def usual_plan(prediction: str, length: int, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The defaults of a model on a schedule of so many timesteps, with a sampler and steps where they name none."""
     able = (name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
-    return {"sampler": next(able, "ddim"), "steps": min(USUAL_STEPS, length), **(defaults or {})}
+    return {"sampler": next(able, "ddim"), "steps": min(USUAL_STEPS, length), **_plan(defaults)}
 
 
 def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,8 +49,8 @@ def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plan(defaults: Any) -> dict[str, Any]:
     if defaults is not None and not isinstance(defaults, Mapping):
-        raise ArgumentError("defaults", defaults, "a dict such as {'sampler': 'ddim', 'steps': 4}")
-    return dict(defaults or {})
+        raise ArgumentError("defaults", defaults, "a mapping such as {'sampler': 'ddim', 'steps': 4}")
+    return {option: said(value) for option, value in (defaults or {}).items()}
 
 
 def _schedule(value: Any) -> dict[str, Any]:
@@ -92,6 +93,6 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "conditions": ("labels", _labels),
     "guidance": ("guidance", _guidance),
     "trained": ("trained", _trained),
-    "shape": ("shape", list),
+    "shape": ("shape", said),
     "name": ("name", str),
 }

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from fewstep.checks import entries, whole
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES, Time
 from fewstep.diffusion.trained import Trained, trained_from_config
@@ -191,12 +192,12 @@ def _check_choice(argument: str, value: object, allowed: Sequence[str]) -> None:
 
 
 def _checked_shape(shape: object) -> tuple[int, ...]:
-    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
-    whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
-    if not 2 <= len(sizes) <= 4 or not whole:
+    sizes = [whole(size) for size in entries(shape) or ()]
+    found = tuple(size for size in sizes if size is not None and size > 0)
+    if not 2 <= len(sizes) <= 4 or len(found) != len(sizes):
         allowed = "positive integers: (channels, height, width), or channels and one or three sizes"
         raise ArgumentError("shape", shape, allowed)
-    return sizes
+    return found
 
 
 FIELDS = tuple(each.name for each in fields(Model))

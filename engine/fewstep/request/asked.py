@@ -1,13 +1,13 @@
 """What a user typed: the arguments of `Engine.sample`, and how many samples they mean."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import numpy as np
 from torch import Tensor
 
+from fewstep.checks import said, whole
 from fewstep.errors import ArgumentError
 from fewstep.request.start import Resume
 
@@ -31,9 +31,10 @@ class Asked:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the sampler, and guidance_rescale
 
     def plain(self) -> "Asked":
-        """The same with arrays, tensors and generators as lists, and what is one for all as it is."""
+        """The same with arrays, tensors and generators as lists, and numbers of numpy and torch as Python's."""
         names = ("n", "labels", "steps", "sampler", "guidance_scale", "seeds")
-        return replace(self, **{name: _plain(getattr(self, name)) for name in names})
+        options = {name: said(value) for name, value in self.options.items()}
+        return replace(self, **{name: said(getattr(self, name)) for name in names}, options=options)
 
     def count(self) -> int:
         """How many samples are asked for: `n`, or as many as its first per-sample argument has.
@@ -43,50 +44,43 @@ class Asked:
         """
         start = self.start.samples if isinstance(self.start, Resume) else self.start
         listed = {
-            "labels": None if isinstance(self.labels, str) else self.labels,
+            "labels": self.labels,
             "seeds": self.seeds,
-            "plan": self.plan if isinstance(self.plan, list | tuple) else None,
+            "plan": self.plan,
             "steps": self.steps,
-            "sampler": None if isinstance(self.sampler, str) else self.sampler,
+            "sampler": self.sampler,
             "guidance_scale": self.guidance_scale,
-            "start": start if isinstance(start, list | tuple) else None,
+            "start": start,
             "noise": None if isinstance(self.noise, Tensor) else self.noise,
         }
-        counts = {"n": self.n} | {name: len(value) for name, value in listed.items() if _has_length(value)}
-        stated = {name: count for name, count in counts.items() if count is not None}
-        count = next(iter(stated.values()), 1)
-        for name, other in stated.items():
-            if isinstance(other, bool) or not isinstance(other, int) or not 1 <= other <= MAX_SAMPLES:
-                raise ArgumentError(name, other if name == "n" else f"{other} entries", f"1 to {MAX_SAMPLES} samples")
+        counts: dict[str, int | None] = {} if self.n is None else {"n": whole(self.n)}
+        counts |= {name: len(value) for name, value in listed.items() if isinstance(value, list | tuple)}
+        count = next(iter(counts.values()), 1)
+        for name, other in counts.items():
+            if other is None or count is None or not 1 <= other <= MAX_SAMPLES:
+                raise ArgumentError(name, self.n if name == "n" else f"{other} entries", f"1 to {MAX_SAMPLES} samples")
             if other != count:
-                raise ArgumentError(name, f"{other} samples", f"{count}, as {next(iter(stated))} says")
-        return count
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of numpy and torch as Python's; what has several, as a list."""
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        return value.tolist()
-    return list(value) if isinstance(value, Iterator | range | tuple) else value
+                raise ArgumentError(name, f"{other} samples", f"{count}, as {next(iter(counts))} says")
+        return 1 if count is None else count
 
 
 def each(value: Any, count: int) -> list[Any]:
     """One entry per sample of an argument that may be one for all."""
-    return list(value) if _has_length(value) and not isinstance(value, str) else [value] * count
+    return list(value) if isinstance(value, list | tuple) else [value] * count
 
 
-def resolve_seeds(seeds: int | Sequence[int] | None, count: int) -> list[int]:
+def resolve_seeds(seeds: object, count: int) -> list[int]:
     """One seed per sample: None draws them, an integer s gives s, s + 1, ..."""
     if seeds is None:
         return [random.SystemRandom().getrandbits(32) for _ in range(count)]
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        seeds = range(seeds, seeds + count)
-    listed: list[int] = list(seeds) if isinstance(seeds, Sequence) else [seeds]
-    for seed in listed:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise ArgumentError("seeds", seed, "integers from 0 to 2^64 - 1")
-    return listed
+    if not isinstance(seeds, list):
+        first = _seed(seeds)
+        seeds = [*range(first, first + count)]
+    return [_seed(seed) for seed in seeds]
 
 
-def _has_length(value: object) -> bool:
-    return value is not None and hasattr(value, "__len__")
+def _seed(value: object) -> int:
+    seed = whole(value)
+    if seed is None or not 0 <= seed < 2**64:
+        raise ArgumentError("seeds", value, "integers from 0 to 2^64 - 1")
+    return seed

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fewstep.checks import exact
+from fewstep.checks import exact, plain, said
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import build_plan
 from fewstep.diffusion.schedules import Schedule
@@ -52,12 +52,12 @@ class Planner:
         """One plan; None leaves an argument to the defaults. ArgumentError names what cannot be done."""
         chosen = self.defaults["sampler"] if sampler is None else sampler
         settings = dict(self.defaults) if chosen == self.defaults["sampler"] else {"steps": self.defaults["steps"]}
-        settings |= options or {}
+        settings |= {name: said(value) for name, value in (options or {}).items()}
         wanted = settings.pop("steps")
         settings.pop("sampler", None)
-        settings |= {"steps": wanted if steps is None else steps, "strength": strength}
+        settings |= {"steps": plain(wanted if steps is None else steps), "strength": plain(strength)}
         # Guidance is the model's and not its sampler's, so another sampler keeps it.
-        return self._made(chosen, settings, self.guidance.scale(guidance_scale), guidance_rescale)
+        return self._made(chosen, settings, self.guidance.scale(guidance_scale), plain(guidance_rescale))
 
     def _made(self, sampler: str, settings: Mapping[str, Any], scale: float, rescale: float) -> Plan:
         # With their types, since 1, 1.0 and True are equal.
@@ -91,7 +91,7 @@ class Planner:
             self._check_times(each)
         made: dict[object, Plan] = {}
         found = []
-        for plan, scale in zip(plans, scales, strict=True):
+        for plan, scale in zip(plans, map(plain, scales), strict=True):
             key = id(plan), scale
             if key not in made:
                 made[key] = self.guidance.given(plan, scale, rescale)

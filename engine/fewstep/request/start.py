@@ -30,7 +30,7 @@ class Image:
     strength: float
 
     def __post_init__(self) -> None:
-        _check_strength(self.strength)
+        object.__setattr__(self, "strength", _strength(self.strength))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Inpaint:
     renoise: Renoise = "initial"
 
     def __post_init__(self) -> None:
-        _check_strength(self.strength)
+        object.__setattr__(self, "strength", _strength(self.strength))
         if self.renoise not in get_args(Renoise):
             raise ArgumentError("renoise", self.renoise, " or ".join(get_args(Renoise)))
 
@@ -152,5 +152,5 @@ def _begin(start: Start, count: int, shape: tuple[int, ...]) -> list[Beginning]:
     ]
 
 
-def _check_strength(strength: float) -> None:
-    number("strength", strength, 0, 1, open_low=True)
+def _strength(strength: float) -> float:
+    return number("strength", strength, 0, 1, open_low=True)

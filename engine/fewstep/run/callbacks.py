@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.errors import ArgumentError
 from fewstep.run.decode import Images
 from fewstep.run.sample import Sample
@@ -41,13 +42,15 @@ class Step:
 
     def cancel(self, sample: int) -> None:
         """Take a sample out of the run from the next step on. The others come out as if it had stayed."""
-        self._session.cancel(self._slot(sample))
-        self._cancelled.add(sample)
+        slot = self._slot(sample)
+        self._session.cancel(slot)
+        self._cancelled.add(self.samples[slot])
 
     def _slot(self, sample: int) -> int:
-        if sample not in self.samples:
+        place = whole(sample)
+        if place is None or place not in self.samples:
             raise ArgumentError("sample", sample, f"one of {list(self.samples)}")
-        return self.samples.index(sample)
+        return self.samples.index(place)
 
 
 Callback = Callable[[Step], bool | None]

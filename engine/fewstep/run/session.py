@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fewstep.checks import integer
+from fewstep.checks import integer, whole
 from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Place, Signature
@@ -172,7 +172,7 @@ class Session:
 
     def cancel(self, slot: int) -> None:
         """Take a sample out of the run from the next step on; where the session admits, free its slot and lanes."""
-        self._held(slot)
+        slot = self._held(slot)
         with self._lock:
             self.buffers.cancel(slot)
         self._stopped[slot] = self._left.pop(slot, 0)
@@ -183,13 +183,14 @@ class Session:
 
     def sample(self, slot: int) -> Sample:
         """The sample in a slot as it stands: what `admit` goes on from, here or elsewhere."""
-        place, left = self._held(slot), self._left.get(slot, self._stopped.get(slot, 0))
+        slot = self._held(slot)
+        place, left = self._places[slot], self._left.get(slot, self._stopped.get(slot, 0))
         with self._lock:
             return replace(place.sample, start=self.buffers.state(slot, len(place.sample.plan) - left))
 
     def take(self, slot: int) -> Images:
         """The images of one sample, [1, C, H, W] with the sizes of its x, which leaves its slot and lanes to others."""
-        self._held(slot)
+        slot = self._held(slot)
         with self._lock, torch.no_grad():
             images = self._alone(slot)
         if slot in self._finished:
@@ -225,11 +226,12 @@ class Session:
         if self._usable != "open":
             raise ArgumentError("session", self._usable, "an open session, to which its samples can be admitted again")
 
-    def _held(self, slot: int) -> Place:
+    def _held(self, slot: int) -> int:
         self._check_usable()
-        if slot not in self._places:
+        held = whole(slot)
+        if held is None or held not in self._places:
             raise ArgumentError("slot", slot, f"one of {sorted(self._places)}")
-        return self._places[slot]
+        return held
 
     def _release(self, slot: int) -> None:
         place = self._places.pop(slot)

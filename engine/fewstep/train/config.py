@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from fewstep.checks import integer, number
+from fewstep.checks import flag, integer, number
 from fewstep.diffusion.forward import PREDICTIONS
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.errors import ArgumentError
@@ -191,9 +191,7 @@ class Checks:
             raise ArgumentError(name, value, "a text of at most 4096 characters")
 
     def flag(self, name: str) -> None:
-        value = self._get(name)
-        if not isinstance(value, bool):
-            raise ArgumentError(name, value, "true or false")
+        self._set(name, flag(name, self._get(name)))
 
     def _get(self, name: str) -> object:
         return getattr(self._config, name)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from fewstep.checks import numbers
 from fewstep.errors import ArgumentError
 from fewstep.train.config import TRAINED, Checks, FitConfig
 from fewstep.train.methods import METHODS, ConsistencyDistillation, Distillation, ProgressiveDistillation
@@ -75,11 +76,11 @@ class DistillConfig(FitConfig):
             object.__setattr__(self, option, getattr(made, option))
 
     def _check_guidance(self) -> None:
-        given = self.guidance
-        numbers = isinstance(given, list | tuple) and len(given) == 2
-        if not numbers or not all(isinstance(w, int | float) and not isinstance(w, bool) for w in given or ()):
-            raise ArgumentError("guidance", given, "two scales, the smaller first, such as [1.0, 2.0]")
-        low, high = map(float, given or (0, 0))
+        given, allowed = self.guidance, "two scales, the smaller first, such as [1.0, 2.0]"
+        scales = numbers("guidance", given, allowed)
+        if len(scales) != 2:
+            raise ArgumentError("guidance", given, allowed)
+        low, high = scales
         if not 0 <= low < high <= 100:
             raise ArgumentError("guidance", given, "two scales from 0 to 100, the smaller first")
         object.__setattr__(self, "guidance", (low, high))

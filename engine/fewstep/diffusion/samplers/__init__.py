@@ -3,9 +3,9 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
+from fewstep.checks import named, only
 from fewstep.diffusion.forward import PREDICTIONS
 from fewstep.diffusion.levels import LEVEL_OPTIONS, make_levels
 from fewstep.diffusion.plan import Plan
@@ -102,9 +102,7 @@ def build_plan(
 ) -> Plan:
     """As `make_plan`, without its warning: for who says that of all plans at once, or runs none."""
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        near = get_close_matches(str(sampler).lower(), SAMPLERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ArgumentError("sampler", sampler, ", ".join(SAMPLERS) + hint)
+        raise ArgumentError("sampler", sampler, named(SAMPLERS, sampler))
     chosen = SAMPLERS[sampler]
     if schedule.kind not in chosen.kinds:
         allowed = f"for {sampler}, a schedule of kind " + " or ".join(chosen.kinds)
@@ -115,12 +113,10 @@ def build_plan(
 
     spacing = chosen.spacing if spacing is None else spacing
     path_names = LEVEL_OPTIONS.get(spacing, ()) if isinstance(spacing, str) else ("final",)
-    for name in options:
-        if name == "sigma_min" and name not in path_names and chosen.build is consistency:
-            allowed = "with spacing karras or exponential, whose end it is; the model's boundary is sigma_boundary"
-            raise ArgumentError(name, options[name], allowed)
-        if name not in path_names and name not in chosen.options:
-            raise ArgumentError(f"option of {sampler}", name, ", ".join([*chosen.options, *path_names]))
+    if "sigma_min" in options and "sigma_min" not in path_names and chosen.build is consistency:
+        allowed = "with spacing karras or exponential, whose end it is; the model's boundary is sigma_boundary"
+        raise ArgumentError("sigma_min", options["sigma_min"], allowed)
+    only(f"option of {sampler}", options, dict.fromkeys([*chosen.options, *path_names]))
     of_levels = {name: value for name, value in options.items() if name in path_names}
     levels = make_levels(schedule, steps, spacing, strength, chosen.fractional, chosen.boundary, **of_levels)
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fewstep.checks import number
-from fewstep.errors import ArgumentError
+from fewstep.checks import number, only
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,10 @@ class Clip:
     ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        number("clip ratio", self.ratio, 0, 1)
-        if self.ratio > 0:
-            number("clip limit", self.limit, 1, 1e6)
-        else:
-            number("clip limit", self.limit, 0, 1e6, open_low=True)
+        ratio = number("clip ratio", self.ratio, 0, 1)
+        low = 1 if ratio > 0 else 0
+        object.__setattr__(self, "ratio", ratio)
+        object.__setattr__(self, "limit", number("clip limit", self.limit, low, 1e6, open_low=ratio == 0))
 
 
 ClipLike = Clip | float | Mapping[str, float] | None
@@ -36,10 +34,8 @@ def clip_columns(clip: ClipLike) -> dict[str, Any]:
     if clip is None:
         return {}
     if isinstance(clip, Mapping):
-        unknown = set(clip) - {"limit", "ratio"}
-        if unknown:
-            raise ArgumentError("clip", min(unknown), "limit, ratio")
+        only("clip", clip, ("limit", "ratio"))
         clip = Clip(**clip)
     if not isinstance(clip, Clip):
         clip = Clip(clip)
-    return {"clip": float(clip.limit), "clip_ratio": float(clip.ratio)}
+    return {"clip": clip.limit, "clip_ratio": clip.ratio}

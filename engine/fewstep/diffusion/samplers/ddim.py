@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fewstep.checks import number
+from fewstep.checks import flag, number
 from fewstep.diffusion.forward import eps_coefficients, posterior_coefficients, x_0_coefficients
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
@@ -39,7 +39,7 @@ def ddim(
     s[-1] = 0.0
     direction = np.sqrt(noise_s**2 - s**2)
 
-    if clipped_direction:
+    if flag("clipped_direction", clipped_direction):
         a, b, e = direction / noise, signal_s - direction * signal / noise, 0.0 * noise
     else:
         l_x, l_m = eps_coefficients(prediction, signal, noise)

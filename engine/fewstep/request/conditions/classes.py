@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewstep.checks import integer
 from fewstep.errors import ArgumentError
-from fewstep.request.conditions.labels import Labels, as_list, listed, plain
+from fewstep.request.conditions.labels import Labels, as_list, listed
 
 MAX_CLASSES = 2**31 - 1
 MAX_NAME = 255  # characters
@@ -34,9 +34,9 @@ class Classes:
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        integer("classes.count", self.count, 1, MAX_CLASSES)
+        object.__setattr__(self, "count", integer("classes.count", self.count, 1, MAX_CLASSES))
         if self.null is not None:
-            integer("classes.null", self.null, 0, MAX_CLASSES)
+            object.__setattr__(self, "null", integer("classes.null", self.null, 0, MAX_CLASSES))
         named = not isinstance(self.names, str) and all(isinstance(name, str) for name in self.names)
         if not named:
             raise ArgumentError("classes.names", self.names, f"{self.count} names, no two alike")
@@ -69,9 +69,9 @@ class Classes:
             return torch.full((samples,), self.null, dtype=torch.int64)
         values = as_list(self._numbered(listed(labels, samples)), self.allowed)
         for value in values:
-            if value != int(value) or not 0 <= value < self.count:
-                raise ArgumentError("labels", plain(value), self.allowed)
-        return torch.tensor([int(value) for value in values], dtype=torch.int64)
+            if not isinstance(value, int) or not 0 <= value < self.count:
+                raise ArgumentError("labels", value, self.allowed)
+        return torch.tensor(values, dtype=torch.int64)
 
     def null_rows(self, samples: int) -> Tensor | None:
         """The null class for each sample, or None where the model has none."""

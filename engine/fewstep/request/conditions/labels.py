@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fewstep import checks
 from fewstep.errors import ArgumentError
 
 Labels = float | str | Sequence[float | str] | Tensor
@@ -12,23 +13,25 @@ Labels = float | str | Sequence[float | str] | Tensor
 
 
 def as_list(labels: Sequence[float | str], allowed: str = "finite numbers") -> list[float]:
-    """Labels as plain numbers.
+    """Labels as Python's numbers, integers as such.
 
     Raises:
         ArgumentError: one that is no finite number.
     """
     values: list[float] = []
     for value in labels:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        number = checks.real(value)
+        if number is None or not math.isfinite(number):
             raise ArgumentError("labels", value, allowed if isinstance(value, str) else "finite numbers")
-        values.append(value)
+        integer = checks.whole(value)
+        values.append(number if integer is None else integer)
     return values
 
 
 def listed(labels: Labels, samples: int) -> list[float | str]:
     """One label per sample."""
-    values = labels.tolist() if isinstance(labels, Tensor) else labels
-    return [values] * samples if isinstance(values, int | float | str) else list(values)
+    values = checks.entries(labels)
+    return [checks.plain(labels)] * samples if values is None else values
 
 
 def plain(value: float) -> float | int:

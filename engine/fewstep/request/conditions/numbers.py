@@ -24,6 +24,8 @@ class Numbers:
         low, high = (number(f"numbers.{name}", getattr(self, name), -MAX_NUMBER, MAX_NUMBER) for name in ("min", "max"))
         if low >= high:
             raise ArgumentError("numbers", f"min {exact(low)} and max {exact(high)}", "a min below the max")
+        object.__setattr__(self, "min", low)
+        object.__setattr__(self, "max", high)
 
     @property
     def allowed(self) -> str:

@@ -32,7 +32,9 @@ class EmbeddedGuidance:
         low, high = (number(f"guidance.{name}", getattr(self, name), -MAX_SCALE, MAX_SCALE) for name in ("min", "max"))
         if low >= high:
             raise ArgumentError("guidance", f"min {exact(low)} and max {exact(high)}", "a min below the max")
-        number("guidance.default", self.default, low, high)
+        for name, value in (("min", low), ("max", high)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "default", number("guidance.default", self.default, low, high))
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class ClassifierFree:
     default: float = 1.0
 
     def __post_init__(self) -> None:
-        number("guidance.default", self.default, -MAX_SCALE, MAX_SCALE)
+        object.__setattr__(self, "default", number("guidance.default", self.default, -MAX_SCALE, MAX_SCALE))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class ClassifierFree:
     def scale(self, asked: object) -> float:
         """w of one sample."""
         if asked is None:
-            return float(self.default)
+            return self.default
         try:
             return number("guidance_scale", asked, -MAX_SCALE, MAX_SCALE)
         except ArgumentError:
