@@ -29,8 +29,9 @@ from fewstep.results import Samples
 from fewstep.run.buffers import Output, Signature, state_dtype, table_capacity
 from fewstep.run.callbacks import Callback, Following
 from fewstep.run.decode import Decoder, Images
-from fewstep.run.denoiser import Denoiser, ModuleDenoiser, label_argument_of, parameter_dtype
+from fewstep.run.denoiser import Denoiser, ModuleDenoiser, parameter_dtype
 from fewstep.run.features import Prepared, prepare, prepared_signature, signature_of
+from fewstep.run.inputs import Inputs
 from fewstep.run.lanes import lanes_of
 from fewstep.run.modules import own_module
 from fewstep.run.runner_choice import RunnerName, runner_for
@@ -83,7 +84,7 @@ class Engine:
         self.dtype = parameter_dtype(self.module) if dtype is None else dtype
         self._state_dtype = state_dtype(self.dtype)
         self._planner = model.planner()
-        self._label_argument = label_argument_of(self.module)
+        self._inputs = Inputs.of(self.module)
         self._runner = runner_for(runner, self.device)
         self._shape = folded(model.shape)
         self._decoder = Decoder.of(model.decoder, self._shape, self.device, self._state_dtype)
@@ -117,6 +118,7 @@ class Engine:
         Raises:
             ModelError: a file that is missing, damaged, or not what its config says.
         """
+        only("from_pretrained", options, (*FIELDS, "runner", "max_batch", "batch_invariant"))
         own = {name: options.pop(name) for name in FIELDS if name in options}
         weights = torch.float32 if dtype is None else dtype
         model = Model.from_pretrained(folder, steps, dtype=weights, allow_pickle=allow_pickle, variant=variant, **own)
@@ -187,8 +189,9 @@ class Engine:
             start: `Image(x, strength)`, `Inpaint(x, mask)`, or `Resume(states)`, which says all else too.
             noise: instead of the seeds': the initial noise [B, C, H, W], or with each row's [N + 1, B, C, H, W]; a
                 torch.Generator, which draws as diffusers does; or one tensor or generator per sample.
-            condition: further arguments of the module, each a tensor [B, ...], or a pair of tensors: with the
-                condition, and what stands for none in the unconditional half. Floats go in the network's dtype.
+            condition: further arguments of the module by name, each a tensor [B, ...], or a pair of tensors: with the
+                condition, and what stands for none in the unconditional half. Where samples are guided by two halves
+                each has to be a pair; (x, x) is given to both. Floats go in the network's dtype.
             callback: called after each step with a `Step`; False stops the run.
             output: "float", or "uint8" for the bytes of `Samples.numpy`, made on the device as the end of the run.
             plan_options: as for `Engine.plan`: guidance_rescale, and options of the sampler such as eta or clip.
@@ -340,7 +343,7 @@ class Engine:
         return self._runner.stats()
 
     def _request(self, asked: Asked) -> Request:
-        return build_request(asked, self._planner, self.model.conditions, self.model.shape, self.dtype)
+        return build_request(asked, self._planner, self.model.conditions, self._inputs, self.model.shape, self.dtype)
 
     def _tensors(self, request: Request, places: Sequence[int]) -> list[Sample]:
         return request.samples(places, self._shape, self.device, self._state_dtype)
@@ -382,7 +385,7 @@ class Engine:
         channels = self.model.shape[0]
         allowed = (2 * channels,) if learned_variance else (channels, 2 * channels)
         sizes = () if self.model.shape == self._shape else self.model.shape[1:]
-        return ModuleDenoiser(self.module, self._label_argument, allowed, sizes, self.model.time == "index")
+        return ModuleDenoiser(self.module, self._inputs.labels, allowed, sizes, self.model.time == "index")
 
     def _record(self, request: Request, run: Following, seconds: float) -> Samples:
         images = Images.cat(run.parts)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from fewstep.checks import exact, whole
+from fewstep.checks import exact, named, whole
 from fewstep.errors import ModelError
 from fewstep.mistaken import HEAD, mistaken
 
@@ -105,7 +105,7 @@ class Fields:
         """Refuse the fields that nobody asked for."""
         unknown = sorted(str(name) for name in self.data if name not in self._asked)
         if unknown:
-            known = ", ".join(sorted(self._asked))
+            known = named(sorted(self._asked), unknown[0])
             raise ModelError(f"{self.where}: unknown field {shown(unknown[0])}; allowed: {known}")
 
     def at(self, name: str) -> str:

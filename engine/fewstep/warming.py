@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewstep.checks import named
 from fewstep.errors import ArgumentError
 from fewstep.request import manifest
 from fewstep.request.asked import Asked
@@ -68,7 +69,7 @@ def _check_session(words: Mapping[str, Any]) -> None:
     allowed = ("slots", "lanes", "steps", "history", "features", "output")
     for name in words:
         if name not in allowed:
-            raise ArgumentError(f"session.{name}", words[name], f"one of {', '.join(allowed)}")
+            raise ArgumentError(f"session.{name}", words[name], f"one of {named(allowed, name)}")
 
 
 def _arguments(engine: "Engine", words: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fewstep import ArgumentError, ClassifierFree, Engine, Resume, Sample, Step
 from fewstep.run.modules import own_module
-from support.small import SHAPE, SmallNet, small_engine, small_model
+from support.small import SHAPE, SmallNet, StyledNet, small_engine, small_model
 
 SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "labels of numpy": ({"labels": np.array([3, 4]), "seeds": 0}, {"labels": [3, 4], "seeds": 0}),
@@ -122,7 +122,7 @@ def test_kept_samples_of_another_kind_are_refused_or_recorded_as_they_are() -> N
     assert engine.sample(start=Resume(kept)).labels is None
     with pytest.raises(ArgumentError, match=r"start: got a sample of shape \[3, 8, 8\]; allowed: \[3, 4, 16\]"):
         small_engine(device="cpu", shape=(3, 4, 16)).sample(start=Resume(kept))
-    student = small_engine(device="cpu", guidance={"min": 1.0, "max": 4.0, "default": 1.5})
+    student = small_engine(StyledNet(), device="cpu", guidance={"min": 1.0, "max": 4.0, "default": 1.5})
     with pytest.raises(ArgumentError, match="start: got a sample without guidance"):
         student.sample(start=Resume(kept))
 

@@ -14,7 +14,7 @@ from fewstep import ArgumentError, Engine, Image, Inpaint, Sample, Session
 from fewstep.run.graphs.runner import GraphRunner
 from support.recorder import RecorderCapturer
 from support.runners import BUDGET
-from support.small import SHAPE, SmallNet, picture, small_engine
+from support.small import SHAPE, SmallNet, StyledNet, picture, small_engine
 
 SLOTS = 4
 FEATURES = ("stochastic", "statistics", "known", "given_noise", "preview")
@@ -189,7 +189,7 @@ def refusals() -> dict[str, tuple[dict[str, Any], Wish, str]]:
 def test_what_a_session_was_not_opened_for_is_refused_with_the_reason(
     features: dict[str, Any], wish: Wish, why: str
 ) -> None:
-    engine = small_engine(device="cpu")
+    engine = small_engine(StyledNet(), device="cpu")
     (sample,) = engine.samples(labels=[1], seeds=0, **wish)
     with engine.session(2, **features) as session:
         assert not session.accepts(sample)

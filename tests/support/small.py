@@ -27,6 +27,22 @@ class SmallNet(nn.Module):
         return torch.tanh(h if labels is None else h + self.embedding(labels)[:, :, None, None])
 
 
+class StyledNet(SmallNet):
+    """One that also takes a style [R, C] and a guidance scale [R]."""
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        style: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        answer = super().forward(x, t, labels)
+        answer = answer if style is None else answer + style[:, :, None, None]
+        return answer if guidance is None else answer * guidance[:, None, None, None].to(answer.dtype)
+
+
 def small_model(net: nn.Module | None = None, **options: Any) -> Model:
     """Of ten classes and a null one."""
     settings: dict[str, Any] = {

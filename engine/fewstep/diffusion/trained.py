@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.checks import entries, integer
+from fewstep.checks import entries, integer, only
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError, UntrainedPlanWarning
@@ -80,6 +80,8 @@ def trained_from_config(config: Trained | Mapping[str, Any] | None) -> Trained |
     """
     if config is None or isinstance(config, Trained):
         return config
+    if isinstance(config, Mapping):
+        only("trained", config, ("sampler", "steps"))
     try:
         return Trained(**config)
     except TypeError:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from fewstep.checks import entries, whole
+from fewstep.checks import entries, named, only, whole
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES, Time
 from fewstep.diffusion.trained import Trained, trained_from_config
@@ -20,7 +20,8 @@ from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
 from fewstep.request.conditions import Condition, condition_from_config
 from fewstep.request.guidance import Guidance, guidance_from_config
-from fewstep.request.planning import Planner
+from fewstep.request.planning import PLANNED, Planner, check_options
+from fewstep.run.inputs import LABEL_ARGUMENTS, Inputs
 
 Prediction = Literal["eps", "x_0", "v", "flow", "score", "consistency"]
 
@@ -99,6 +100,7 @@ class Model:
         if decoder is not None and not isinstance(decoder, nn.Module):
             raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
         given = usual_plan(prediction, len(schedule), defaults)
+        check_options(given, PLANNED)
         values = {
             "module": module,
             "schedule": schedule,
@@ -114,10 +116,25 @@ class Model:
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
+        self._check_inputs()
         if self.trained is not None and not self.trained.lists(given["sampler"], given["steps"]):
             raise ArgumentError("trained", str(self.trained), "what lists the default plan, which is another")
         if defaults is not None:
             self.planner().plan()
+
+    def _check_inputs(self) -> None:
+        """Whether the network can be called with what the model says it takes."""
+        inputs = Inputs.of(self.module)
+        if not inputs.callable:
+            found = f"{type(self.module).__name__}, whose forward does not take x and t"
+            raise ArgumentError("module", found, "a network that is called as module(x, t), and with more by name")
+        if self.conditions.example is not None and not inputs.takes(inputs.labels):
+            allowed = f"None: the network's call takes no labels ({', '.join(LABEL_ARGUMENTS)}), but x, t and: {inputs}"
+            raise ArgumentError("conditions", self.conditions, allowed)
+        for name in self.guidance.inputs:
+            if not inputs.takes(name):
+                allowed = f"None: the network's call takes no {name}, but x, t and: {inputs}"
+                raise ArgumentError("guidance", self.guidance, allowed)
 
     @classmethod
     def from_pretrained(
@@ -146,6 +163,7 @@ class Model:
             ModelError: a file that is missing, damaged, or not what its config says.
             ArgumentError: an override that is not what the attribute takes.
         """
+        only("from_pretrained", overrides, FIELDS)
         if "shape" in overrides:
             overrides["shape"] = _checked_shape(overrides["shape"])
         given = spec_fields(overrides)
@@ -188,7 +206,7 @@ def _told(schedule: Schedule, time: str | None, prediction: str) -> Schedule:
 
 def _check_choice(argument: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ArgumentError(argument, value, ", ".join(allowed))
+        raise ArgumentError(argument, value, named(allowed, value))
 
 
 def _checked_shape(shape: object) -> tuple[int, ...]:

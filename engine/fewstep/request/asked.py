@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from torch import Tensor
@@ -62,6 +62,10 @@ class Asked:
             if other != count:
                 raise ArgumentError(name, f"{other} samples", f"{count}, as {next(iter(counts))} says")
         return 1 if count is None else count
+
+
+ARGUMENTS: Final = (*(each.name for each in fields(Asked) if each.name != "options"), "callback", "output")
+"""Of `Engine.sample`."""
 
 
 def each(value: Any, count: int) -> list[Any]:

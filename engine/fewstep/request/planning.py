@@ -4,15 +4,17 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fewstep.checks import exact, plain, said
+from fewstep.checks import exact, named, plain, said
 from fewstep.diffusion.plan import Plan
-from fewstep.diffusion.samplers import build_plan
+from fewstep.diffusion.samplers import build_plan, option_names
 from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.times import OF_SIGMA
 from fewstep.diffusion.trained import Trained
 from fewstep.errors import ArgumentError
 from fewstep.request.guidance import Guidance
 
+PLANNED = ("steps", "sampler", "guidance_scale", "guidance_rescale", "strength")  # arguments of `Engine.plan`
+OF_THE_MODEL = ("schedule", "prediction")
 KEPT = 64  # plans; one takes 0.4 ms to make, as long as everything else before the first model call
 
 
@@ -50,6 +52,7 @@ class Planner:
         options: Mapping[str, Any] | None = None,
     ) -> Plan:
         """One plan; None leaves an argument to the defaults. ArgumentError names what cannot be done."""
+        check_options(options or {}, PLANNED)
         chosen = self.defaults["sampler"] if sampler is None else sampler
         settings = dict(self.defaults) if chosen == self.defaults["sampler"] else {"steps": self.defaults["steps"]}
         settings |= {name: said(value) for name, value in (options or {}).items()}
@@ -74,7 +77,7 @@ class Planner:
         return kept
 
     def _bare(self, sampler: str, settings: Mapping[str, Any]) -> Plan:
-        for name in ("schedule", "prediction", "guidance_scale", "guidance_rescale"):
+        for name in (*OF_THE_MODEL, "guidance_scale", "guidance_rescale"):
             if name in settings:
                 raise ArgumentError(name, settings[name], "nothing among a sampler's options: the model says it")
         return build_plan(sampler, self.schedule, prediction=self.prediction, **settings)
@@ -127,3 +130,17 @@ class Planner:
             plan.warn_of_waste(stacklevel + 1)
             if self.trained is not None:
                 self.trained.warn(self.name, plan, None if own_levels else self.plan, stacklevel + 1)
+
+
+def check_options(options: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """ArgumentError for an option that no sampler has, as a misspelt argument would be one.
+
+    Args:
+        options: what was given beside the arguments.
+        arguments: of the call, which may be what was meant.
+    """
+    known = option_names()
+    for name, value in options.items():
+        if name not in (*known, *OF_THE_MODEL, *arguments):
+            allowed = f"nothing, since there is no such argument or option, but {named((*arguments, *known), name)}"
+            raise ArgumentError(name, value, allowed)

@@ -3,19 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
-from fewstep.request.asked import Asked, each, resolve_seeds
+from fewstep.request.asked import ARGUMENTS, Asked, each, resolve_seeds
 from fewstep.request.conditions import Condition
+from fewstep.request.given_condition import check_names, given_condition
 from fewstep.request.noise import GivenNoise, given_noise
-from fewstep.request.planning import Planner
+from fewstep.request.planning import PLANNED, Planner, check_options
 from fewstep.request.start import Beginning, Resume, beginnings
 from fewstep.run.buffers import state_dtype
+from fewstep.run.inputs import Inputs
 from fewstep.run.noise import initial_noise
 from fewstep.run.sample import Sample, State
 
@@ -111,7 +112,12 @@ class Request:
 
 
 def build_request(
-    asked: Asked, planner: Planner, conditions: Condition, shape: tuple[int, ...], dtype: torch.dtype
+    asked: Asked,
+    planner: Planner,
+    conditions: Condition,
+    inputs: Inputs,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
 ) -> Request:
     """Check what was asked, and put the request together.
 
@@ -119,6 +125,7 @@ def build_request(
         asked: by the user.
         planner: of the model.
         conditions: what it may be asked for.
+        inputs: what the network's call takes.
         shape: of one sample.
         dtype: of the network, in which it gets what floats in `condition`.
 
@@ -128,13 +135,14 @@ def build_request(
     asked = asked.plain()
     count = asked.count()
     if isinstance(asked.start, Resume):
-        return _resumed(asked, asked.start.samples, planner, shape)
+        return _resumed(asked, asked.start.samples, planner, inputs, shape)
     starts = beginnings(asked.start, count, shape)
     plans = _plans(asked, planner, starts)
     seeds = resolve_seeds(asked.seeds, count)
-    condition, null = _conditions(asked, conditions, plans, dtype)
+    condition, null = _conditions(asked, conditions, inputs, plans, dtype)
     condition = planner.guidance.condition(each(asked.guidance_scale, count), condition)
     condition |= {name: _held(condition[name], dtype) for name in planner.guidance.inputs}
+    check_names(condition, inputs)
     return Request(
         plans=plans,
         seeds=seeds,
@@ -153,6 +161,7 @@ def _plans(asked: Asked, planner: Planner, starts: Sequence[Beginning]) -> list[
     for name, instead in MOVED.items():
         if name in options:
             raise ArgumentError(name, options[name], f"nothing: it is said by {instead}")
+    check_options(options, (*ARGUMENTS, *PLANNED))
     scales, rescale = each(asked.guidance_scale, count), options.pop("guidance_rescale", 0.0)
     if asked.plan is not None:
         beside = {"steps": asked.steps, "sampler": asked.sampler, **options}
@@ -183,11 +192,11 @@ def _fresh(start: Beginning) -> bool:
 
 
 def _conditions(
-    asked: Asked, conditions: Condition, plans: Sequence[Plan], dtype: torch.dtype
+    asked: Asked, conditions: Condition, inputs: Inputs, plans: Sequence[Plan], dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The condition of every sample, and what stands in for it in the unconditional half, each [B, ...]."""
-    count = len(plans)
-    condition, null = _given_condition(asked.condition, count, dtype)
+    count, guided = len(plans), any(plan.halves != "cond" for plan in plans)
+    condition, null = given_condition(asked.condition, count, inputs, dtype, guided)
     if asked.labels is not None and "labels" in condition:
         raise ArgumentError("condition['labels']", "a tensor", "nothing beside `labels`")
     if "labels" not in condition:
@@ -196,7 +205,7 @@ def _conditions(
             raise ArgumentError("labels", f"{len(rows)} of them", f"{count}, one per sample")
         condition |= {} if rows is None else {"labels": _held(rows, dtype)}
         null = ({} if null_rows is None else {"labels": _held(null_rows, dtype)}) | null
-    if not null and any(plan.halves != "cond" for plan in plans):
+    if not null and guided:
         w = next(plan.column("w").max() for plan in plans if plan.halves != "cond")
         allowed = "1: there is no null label to guide from, and no pair (tensor, null) in `condition`"
         raise ArgumentError("guidance_scale", float(w), allowed)
@@ -208,29 +217,9 @@ def _held(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     return numbers.to(state_dtype(dtype)) if numbers.is_floating_point() else numbers
 
 
-def _given_condition(given: object, count: int, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Further arguments of the network: a tensor [B, ...] each, or a pair of it and what stands for no condition."""
-    condition: dict[str, Tensor] = {}
-    null: dict[str, Tensor] = {}
-    if given is None:
-        return condition, null
-    if not isinstance(given, Mapping):
-        raise ArgumentError("condition", type(given).__name__, "a mapping from the network's arguments to tensors")
-    for name, value in given.items():
-        pair: Sequence[Any] = value if isinstance(value, tuple) else (value,)
-        for into, rows in zip((condition, null), pair, strict=False):
-            if not isinstance(rows, Tensor) or rows.ndim == 0 or rows.shape[0] != count or len(pair) > 2:
-                shown = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
-                allowed = f"a tensor with {count} rows, one per sample, or a pair of them: with the condition, without"
-                raise ArgumentError(f"condition[{name!r}]", shown, allowed)
-            into[name] = rows.to(dtype) if rows.is_floating_point() else rows
-        if name in null and null[name].shape != condition[name].shape:
-            shown = f"shapes {tuple(condition[name].shape)} and {tuple(null[name].shape)}"
-            raise ArgumentError(f"condition[{name!r}]", shown, "two tensors of one shape")
-    return condition, null
-
-
-def _resumed(asked: Asked, samples: Sequence[Sample], planner: Planner, shape: tuple[int, ...]) -> Request:
+def _resumed(
+    asked: Asked, samples: Sequence[Sample], planner: Planner, inputs: Inputs, shape: tuple[int, ...]
+) -> Request:
     """A request that goes on with samples; they say all there is to say."""
     said = {name: getattr(asked, name) for name in ("labels", "steps", "sampler", "guidance_scale", "seeds", "plan")}
     for name, value in {**said, "noise": asked.noise, "condition": asked.condition, **asked.options}.items():
@@ -241,6 +230,7 @@ def _resumed(asked: Asked, samples: Sequence[Sample], planner: Planner, shape: t
             raise ArgumentError("start", f"a sample of shape {list(sample.start.x.shape)}", f"{list(folded(shape))}")
         if missing := [name for name in planner.guidance.inputs if name not in sample.condition]:
             raise ArgumentError("start", f"a sample without {missing[0]}", "one that was kept of this model")
+        check_names(sample.condition, inputs)
     names = set.intersection(*(set(sample.condition) for sample in samples))
     condition = {
         name: torch.stack([sample.condition[name] for sample in samples])

@@ -1,6 +1,5 @@
 """What the loop calls. A denoiser prepares what a sample is conditioned on, once, and predicts, in each step."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError
-
-LABEL_ARGUMENTS = ("labels", "class_labels", "y")
+from fewstep.run.inputs import Inputs
 
 
 class Denoiser(Protocol):
@@ -98,9 +96,7 @@ class ModuleDenoiser:
 
 def label_argument_of(module: nn.Module) -> str:
     """The name under which a module's forward takes labels: `labels`, `class_labels` or `y`."""
-    forward: Callable[..., object] = module.forward
-    names = inspect.signature(forward).parameters
-    return next((name for name in LABEL_ARGUMENTS if name in names), LABEL_ARGUMENTS[0])
+    return Inputs.of(module).labels
 
 
 def parameter_dtype(module: nn.Module) -> torch.dtype:

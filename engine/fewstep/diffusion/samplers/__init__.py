@@ -51,6 +51,12 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+def option_names() -> tuple[str, ...]:
+    """All that some sampler, or some spacing of its levels, can be told."""
+    own = [name for sampler in SAMPLERS.values() for name in sampler.options]
+    return tuple(dict.fromkeys(["spacing", *own, *(name for names in LEVEL_OPTIONS.values() for name in names)]))
+
+
 SamplerName = Literal["ddpm", "ddim", "euler", "lcm", "consistency"]
 """A key of SAMPLERS, written out for type checkers."""
 

@@ -1,11 +1,12 @@
 """What a model may be asked for: nothing, one of its classes, or a number in a range. One small file for each kind."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from fewstep.checks import named, only
 from fewstep.errors import ArgumentError
 from fewstep.request.conditions.classes import Classes
 from fewstep.request.conditions.labels import Labels
@@ -15,7 +16,7 @@ from fewstep.request.conditions.unconditional import Unconditional
 __all__ = ["Classes", "Condition", "Labels", "Numbers", "Unconditional", "condition_from_config"]
 
 # By the names that fewstep.json has for them.
-KINDS: Mapping[str, Callable[..., "Condition"]] = {
+KINDS: Mapping[str, type[Classes] | type[Numbers]] = {
     "classes": Classes,
     "continuous": Numbers,
 }
@@ -63,11 +64,13 @@ def condition_from_config(config: object) -> Condition:
     allowed = "fewstep.Classes(count, null), fewstep.Numbers(min, max), or None for a model without labels"
     if not isinstance(config, Mapping):
         raise ArgumentError("conditions", config, allowed)
-    fields: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}
+    given: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}
     if config.get("kind") not in KINDS:
-        raise ArgumentError("labels.kind", config.get("kind"), " or ".join(KINDS))
+        raise ArgumentError("labels.kind", config.get("kind"), named(KINDS, config.get("kind")))
+    kind = KINDS[str(config["kind"])]
+    only("labels", given, ("kind", *(field.name for field in dataclasses.fields(kind))))
     try:
-        return KINDS[str(config["kind"])](**fields)
+        return kind(**given)
     except TypeError:
         allowed = "count, null and perhaps names for classes, min and max for continuous"
         raise ArgumentError("labels", dict(config), allowed) from None

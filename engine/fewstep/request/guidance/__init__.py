@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fewstep.checks import only
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
 from fewstep.request.guidance.embedded import EmbeddedGuidance
@@ -76,9 +77,11 @@ def guidance_from_config(config: object, default: float | None = None) -> Guidan
     if isinstance(config, ClassifierFree | EmbeddedGuidance):
         guidance = config
     else:
-        fields: Any = config
+        given: Any = config
+        if isinstance(config, Mapping):
+            only("guidance", config, ("min", "max", "default"))
         try:
-            guidance = EmbeddedGuidance(**fields)
+            guidance = EmbeddedGuidance(**given)
         except TypeError:
             raise ArgumentError("guidance", config, "min, max and default") from None
     if default is not None:

@@ -1,0 +1,93 @@
+"""What a network's call takes, read before the first call: so that a name which nobody takes is told by name."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+
+LABEL_ARGUMENTS: Final = ("labels", "class_labels", "y")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of a call module(x, t, **others).
+
+    Attributes:
+        callable: whether it can be called with x and t, one after the other.
+        names: the others, which are given by name.
+        required: those of them that have no default.
+        others: it takes any further name as well, or its signature cannot be read.
+    """
+
+    callable: bool = True
+    names: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    others: bool = True
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Inputs":
+        """Of a module of any kind: plain, compiled, scripted, traced, exported, or wrapped.
+
+        What a module with `prepare_condition` is called with is its own affair: that names anything it likes.
+        """
+        module = _inner(module)
+        if isinstance(module, torch.jit.ScriptModule):
+            return _of_schema(module)
+        if hasattr(module, "prepare_condition") or _is_rewired(module):
+            return cls()
+        try:
+            parameters = list(inspect.signature(module.forward).parameters.values())
+        except (TypeError, ValueError):  # code that Python cannot read
+            return cls()
+        kinds = [each.kind for each in parameters]
+        positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+        any_number = inspect.Parameter.VAR_POSITIONAL in kinds
+        named = [each for each in positional[2:] if each.kind == each.POSITIONAL_OR_KEYWORD]
+        named += [each for each in parameters if each.kind == each.KEYWORD_ONLY]
+        return cls(
+            callable=any_number or len(positional) >= 2,
+            names=tuple(each.name for each in named),
+            required=tuple(each.name for each in named if each.default is each.empty),
+            others=inspect.Parameter.VAR_KEYWORD in kinds,
+        )
+
+    @property
+    def labels(self) -> str:
+        """The name under which it takes labels: `labels`, `class_labels` or `y`."""
+        return next((name for name in LABEL_ARGUMENTS if name in self.names), LABEL_ARGUMENTS[0])
+
+    def takes(self, name: object) -> bool:
+        """Whether an argument of this name can be given."""
+        return isinstance(name, str) and (self.others or name in self.names)
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) or "nothing"
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    """The module that a wrapper calls whose own forward takes anything: torch.compile's, DataParallel and its kin."""
+    parallel = isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    inner = getattr(module, "module" if parallel else "_orig_mod", None)
+    return _inner(inner) if isinstance(inner, nn.Module) else module
+
+
+def _is_rewired(module: nn.Module) -> bool:
+    """Whether hooks or a `__call__` of its own stand between the caller and its forward, and may add arguments."""
+    own_call = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, torch.fx.GraphModule)
+    return own_call or bool(module._forward_pre_hooks)
+
+
+def _of_schema(module: nn.Module) -> Inputs:
+    schema = getattr(module.forward, "schema", None)
+    if schema is None:
+        return Inputs()
+    arguments = schema.arguments[1:]  # the first is the module
+    named = [each for each in arguments[2:] if not each.kwarg_only] + [each for each in arguments if each.kwarg_only]
+    return Inputs(
+        callable=len(arguments) >= 2,
+        names=tuple(each.name for each in named),
+        required=tuple(each.name for each in named if not each.has_default_value()),
+        others=False,
+    )
