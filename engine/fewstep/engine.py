@@ -205,6 +205,7 @@ class Engine:
         Warns:
             UntrainedPlanWarning: a distilled model was not trained for the plan.
             WastedCallWarning: a call of the network changes nothing.
+            NonFiniteWarning: of uint8 images some were not finite: `Samples.finite` says which. Floats show it.
         """
         asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, plan_options)
         _check_callback(callback)
@@ -219,7 +220,9 @@ class Engine:
             if self.device.type == "cuda":  # the stream alone: another thread may be capturing on the device
                 torch.cuda.current_stream(self.device).synchronize()
             seconds = time.perf_counter() - started
-        return self._record(request, run, seconds)
+        samples = self._record(request, run, seconds)
+        samples.warn_of_bytes(stacklevel=2)
+        return samples
 
     def _part(
         self, asked: Asked, request: Request, places: Sequence[int], run: Following, ending: Output | None

@@ -52,6 +52,10 @@ class UntrainedPlanWarning(PlanWarning):
     """A distilled model is asked for a sampler, a number of steps or noise levels that it was not trained for."""
 
 
+class NonFiniteWarning(UserWarning):
+    """Samples are not finite, and what holds them now, bytes or a file, does not show it by itself."""
+
+
 class UnfinishedWriteWarning(UserWarning):
     """A process was killed between two renames of files that belong together; what became of them."""
 

@@ -4,6 +4,7 @@ import difflib
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep.checks import said, whole
-from fewstep.errors import ArgumentError, FewstepError
+from fewstep.errors import ArgumentError, FewstepError, NonFiniteWarning
 from fewstep.files import AtomicFiles
 from fewstep.run.decode import finite_samples, to_pixels
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".npy")
 GAP = 2  # pixels between the pictures of a sheet
+MAX_NAMED = 8  # samples in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ class Samples:
         seconds: the request took, from its first batch to its last.
         cancelled: whether a sample was stopped early, so that its image is unfinished, or NaN; empty for none.
         parameters: what else made them, such as model and strength: one mapping for all, or one per sample.
-        finite: beside uint8 images, whether a sample was finite before it became bytes.
+        finite: beside uint8 images, whether a sample was finite before it became bytes: what was NaN is gray in them.
         guidance_scales: one per sample where the network takes the scale; else the plans have it.
     """
 
@@ -92,7 +94,7 @@ class Samples:
     def numpy(self) -> NDArray[np.uint8]:
         """uint8 [B, H, W, C]: round((x + 1) * 127.5), clamped to 0..255.
 
-        Raises FewstepError naming the sample if one is not finite: a NaN would otherwise be shown as black.
+        Raises FewstepError naming the samples that are not finite: a NaN would otherwise be shown as gray.
         """
         self._require_finite(range(len(self)))
         pixels = self.images if self._bytes else to_pixels(self.images.detach())
@@ -143,6 +145,9 @@ class Samples:
         read with `read_parameters`. `out.npy` takes `images` as they are. Cancelled samples are left out. All
         files appear or none; an OutputError names the path and the reason.
         Returns the paths written, the sheet first.
+
+        Raises FewstepError naming the samples that are not finite, since bytes cannot say so. The floats of `out.npy`
+        can, and are written with a `NonFiniteWarning`.
         """
         path = Path(path)
         check_suffix(path)
@@ -150,6 +155,9 @@ class Samples:
         if not kept:
             raise FewstepError(f"{path}: not written, as every sample was cancelled before it was finished")
         if path.suffix.lower() == ".npy":
+            if self._bytes:
+                self._require_finite(kept)
+            self._warn_unless_finite(kept, f"{path} holds NaN or infinity", stacklevel=3)
             contents = {path: _npy(self.images[kept])}
         else:
             contents = self._png_files(path, kept, singles, columns, colormap, parameters or {})
@@ -158,16 +166,39 @@ class Samples:
                 files.open(target).write(content)
         return list(contents)
 
-    def _require_finite(self, indices: Sequence[int]) -> None:
+    def warn_of_bytes(self, stacklevel: int) -> None:
+        """`NonFiniteWarning` where a sample that became bytes was not finite; `stacklevel` as of `warnings.warn`."""
+        if self._bytes:
+            ran = [i for i in range(len(self)) if not (self.cancelled and self.cancelled[i])]
+            self._warn_unless_finite(ran, "what was NaN is gray in the bytes", stacklevel + 1)
+
+    def _warn_unless_finite(self, indices: Sequence[int], fact: str, stacklevel: int) -> None:
+        bad = self._not_finite(indices)
+        if bad:
+            warnings.warn(f"{self._overflowed(bad)}; {fact}", NonFiniteWarning, stacklevel=stacklevel + 1)
+
+    def _not_finite(self, indices: Sequence[int]) -> list[int]:
         finite = self.finite or finite_samples(self.images).tolist()
-        for index in indices:
-            if not finite[index] and self.cancelled and self.cancelled[index]:
-                raise FewstepError(f"sample {index} (seed {self.seeds[index]}): there is no image, as it was cancelled")
-            if not finite[index]:
-                raise FewstepError(
-                    f"sample {index} (seed {self.seeds[index]}): the image is not finite, "
-                    "so the model overflowed; try dtype float32, a lower guidance_scale or another seed"
-                )
+        return [index for index in indices if not finite[index]]
+
+    def _overflowed(self, indices: Sequence[int]) -> str:
+        several, more = "s" * (len(indices) > 1), ", ..." * (len(indices) > MAX_NAMED)
+        named = indices[:MAX_NAMED]
+        samples, seeds = (", ".join(map(str, each)) + more for each in (named, [int(self.seeds[i]) for i in named]))
+        images = "the images are" if several else "the image is"
+        return (
+            f"sample{several} {samples} (seed{several} {seeds}): {images} not finite, "
+            "so the model overflowed; try dtype float32, a lower guidance_scale or another seed"
+        )
+
+    def _require_finite(self, indices: Sequence[int]) -> None:
+        bad = self._not_finite(indices)
+        cancelled = [index for index in bad if self.cancelled and self.cancelled[index]]
+        if cancelled:
+            index = cancelled[0]
+            raise FewstepError(f"sample {index} (seed {self.seeds[index]}): there is no image, as it was cancelled")
+        if bad:
+            raise FewstepError(self._overflowed(bad))
 
     def _png_files(
         self,

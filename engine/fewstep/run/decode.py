@@ -16,6 +16,7 @@ from fewstep.run.denoiser import parameter_dtype
 from fewstep.run.modules import own_module
 
 OUTPUTS = ("float", "uint8")
+GRAY = 128.0  # a NaN has no byte, and what a device casts it to is its own affair: 0 here, so black
 
 
 class Images(NamedTuple):
@@ -130,9 +131,9 @@ def taken_alone(buffers: StaticBuffers, slot: int) -> Images:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, C] of images [B, C, H, W]: round((x + 1) * 127.5), clamped to 0..255."""
-    pixels = ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1)
+    """uint8 [B, H, W, C] of images [B, C, H, W]: round((x + 1) * 127.5), clamped to 0..255; GRAY for NaN."""
+    pixels = ((images.float() + 1.0) * 127.5).round().clamp(0, 255).nan_to_num(nan=GRAY)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def finite_samples(images: Tensor) -> Tensor:

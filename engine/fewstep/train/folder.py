@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,7 +96,8 @@ class Sheets:
         """A sheet of the module after so many steps."""
         # Eager: graphs of weights that change would have to be captured each time.
         engine = Engine(Model.of(module, self.spec), device=self.device, max_batch=self.count, runner="eager")
-        samples = engine.sample(self.count, labels=self.labels, seeds=0)
+        samples = engine.sample(self.count, labels=self.labels, seeds=0, output="uint8")
+        samples = replace(samples, finite=())  # what is not finite is gray, and warned of: no reason to stop training
         samples.save(
             self.out / SHEETS / f"step-{step:08d}.png", singles=False, columns=PER_CLASS, parameters={"step": step}
         )
