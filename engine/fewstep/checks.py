@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fewstep.errors import ArgumentError
@@ -41,6 +42,14 @@ def said(value: Any) -> Any:
     """`entries` as a list, or what is `plain`."""
     listed = entries(value)
     return plain(value) if listed is None else listed
+
+
+def as_tensor(value: Any) -> Any:
+    """An array of numbers as a tensor; anything else as it is."""
+    if isinstance(value, Tensor) or not hasattr(value, "__array__"):
+        return value
+    array = np.asarray(value)
+    return torch.from_numpy(np.array(array)) if array.dtype.kind in "biuf" else value
 
 
 def whole(value: object) -> int | None:

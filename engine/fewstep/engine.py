@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -250,7 +250,7 @@ class Engine:
         history: int = 0,
         features: Sequence[str] = ("stochastic",),
         output: Ending = "float",
-        like: Sequence[Sample] = (),
+        like: Sample | Sequence[Sample] = (),
     ) -> Session:
         """A session that samples come to and leave at any step: for a server. `samples` makes what it admits.
 
@@ -274,8 +274,11 @@ class Engine:
             "steps": integer("steps", steps, 1, MAX_STEPS),
             "history": integer("history", history, 0, MAX_HISTORY),
         }
-        if isinstance(features, str):
+        if isinstance(features, str) or not isinstance(features, Iterable):
             raise ArgumentError("features", features, f"a list of {', '.join(manifest.FEATURES)}")
+        like = [like] if isinstance(like, Sample) else like
+        if not isinstance(like, Sequence) or not all(isinstance(each, Sample) for each in like):
+            raise ArgumentError("like", like, "samples as Engine.samples makes them")
         words = {**size, "features": list(features), "output": output}
         denoiser, signature = self.open_signature(words, like)
         opened = Session(self._runner, denoiser, self._decoder, signature, admits=True, lock=self._lock)
@@ -420,6 +423,6 @@ def _device(device: str | torch.device | None) -> torch.device:
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=chosen).device
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, TypeError):
         available = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise ArgumentError("device", str(device), ", ".join(["cpu", *available])) from None

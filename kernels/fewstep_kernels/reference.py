@@ -244,8 +244,10 @@ def _posterior(x: Tensor, x_0: Tensor, m: Tensor, columns: Columns, z: Tensor | 
 
 
 def _std(x: Tensor) -> Tensor:
-    """[B] the standard deviation over a sample, unbiased; 0 for a sample of one element."""
-    centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    """[B] the standard deviation over a sample, unbiased; 0 to the bit where it is constant, or has one element."""
+    low, high = x.flatten(1).aminmax(dim=1, keepdim=True)
+    mean = torch.where(low == high, low, x.flatten(1).mean(1, keepdim=True))  # which rounding would move off it
+    centred = x.flatten(1) - mean
     return (centred.square().sum(1) / max(centred.shape[1] - 1, 1)).sqrt()
 
 

@@ -29,13 +29,29 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"seeds": [0, 1], "guidance_scale": [1.0, 2.0]},
     ),
     "a scale of torch": ({"seeds": 0, "guidance_scale": torch.tensor(2.0)}, {"seeds": 0, "guidance_scale": 2.0}),
+    "noise of numpy": (
+        {"seeds": 0, "noise": np.ones((1, *SHAPE), np.float32)},
+        {"seeds": 0, "noise": torch.ones(1, *SHAPE)},
+    ),
+    "noise of numpy, one per sample": (
+        {"n": 2, "seeds": 0, "noise": [np.ones(SHAPE, np.float64)] * 2},
+        {"n": 2, "seeds": 0, "noise": torch.ones(2, *SHAPE)},
+    ),
+    "a condition of numpy": (
+        {"seeds": 0, "condition": {"style": (np.ones((1, 3)), np.zeros((1, 3)))}, "guidance_scale": 2.0},
+        {"seeds": 0, "condition": {"style": (torch.ones(1, 3), torch.zeros(1, 3))}, "guidance_scale": 2.0},
+    ),
+    "labels of numpy in a condition": (
+        {"seeds": 0, "condition": {"labels": np.array([3])}},
+        {"seeds": 0, "condition": {"labels": torch.tensor([3])}},
+    ),
     "steps of numpy": ({"seeds": 0, "steps": np.int64(3)}, {"seeds": 0, "steps": 3}),
 }
 
 
 @pytest.mark.parametrize(("given", "plain"), SAME.values(), ids=SAME)
 def test_arrays_tensors_and_ranges_are_lists(given: dict[str, Any], plain: dict[str, Any]) -> None:
-    engine = small_engine(device="cpu")
+    engine = small_engine(StyledNet(), device="cpu")
     found, wanted = engine.sample(**given), engine.sample(**plain)
     assert torch.equal(found.images, wanted.images)
     assert (found.seeds, found.labels) == (wanted.seeds, wanted.labels)
@@ -49,6 +65,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "labels twice": ({"labels": [3], "condition": {"labels": torch.tensor([3])}}, r"condition\['labels'\]: got"),
     "a seed of half": ({"seeds": 3.5}, "seeds: got 3.5"),
     "a seed of true": ({"seeds": True}, "seeds: got True"),
+    "noise of a number": ({"noise": 5}, "noise: got 5; allowed: floats"),
+    "a condition of a list": (
+        {"labels": [1], "condition": {"style": [1, 2, 3]}},
+        r"condition\['style'\]: got 'list'; allowed: a tensor with 1 rows",
+    ),
+    "a condition of no name": ({"labels": [1], "condition": {5: torch.ones(1, 3)}}, "condition: got 5; allowed: what"),
     "a plan of a number": ({"plan": 5}, "plan: got 5; allowed: a Plan"),
     "a callback of a number": ({"callback": 5}, "callback: got 5; allowed: a function"),
     "two shapes": (
@@ -198,3 +220,23 @@ def test_a_pause_within_a_pause_does_not_end_it() -> None:
             pass
         engine.sample(1, seeds=0)
     assert engine.manifest() == []
+
+
+OF_ANOTHER_KIND: dict[str, tuple[Callable[[Engine], object], str]] = {
+    "a device": (lambda engine: small_engine(device=True), "device: got 'True'; allowed: cpu"),
+    "a runner": (lambda engine: small_engine(device="cpu", runner=5), "runner: got 5; allowed: auto, eager, graph"),
+    "defaults": (lambda engine: small_model(defaults="ddim"), "defaults: got 'ddim'; allowed: a mapping"),
+    "features": (lambda engine: engine.session(1, features="known"), "features: got 'known'; allowed: a list of"),
+    "like": (lambda engine: engine.session(1, like=[5]), r"like: got \[5\]; allowed: samples"),
+    "what is kept": (lambda engine: engine.sample(start=Resume(5)), r"start: got 'Resume\(5\)'; allowed: samples"),
+    "requests": (lambda engine: engine.warm_up(5), "requests: got 5; allowed: a list of mappings"),
+    "a request": (lambda engine: engine.warm_up([5]), r"requests: got \[5\]; allowed: a list of mappings"),
+    "a request's count": (lambda engine: engine.warm_up([{"n": "2"}]), r"requests\[0\]: n: got '2'; allowed: 1 to"),
+    "a column": (lambda engine: engine.plan().column("kx"), "column: got 'kx'; .*did you mean 'k_x'"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), OF_ANOTHER_KIND.values(), ids=OF_ANOTHER_KIND)
+def test_what_is_of_another_kind_is_told_what_is_allowed(call: Callable[[Engine], object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        call(small_engine(device="cpu"))

@@ -226,6 +226,7 @@ def test_the_posterior_asked_for_alone_is_the_fused_one() -> None:
 # Where diffusers' rescale_noise_cfg divides 0 by 0, or by 0, or what float32 cannot hold by itself.
 FLAT = {
     "both are constant": ((3, 4, 4), lambda cond, uncond: (cond * 0 + 2, uncond * 0 + 1)),
+    "constants that their mean misses": ((3, 21, 7), lambda cond, uncond: (cond * 0 + 0.1, uncond * 0 + 0.7)),
     "a network of zeros": ((3, 4, 4), lambda cond, uncond: (cond * 0, uncond * 0)),
     "one element": ((1, 1, 1), lambda cond, uncond: (cond, uncond)),
     "what is guided is constant": ((3, 4, 4), lambda cond, uncond: (cond, 2 * cond)),  # w = 2 cancels

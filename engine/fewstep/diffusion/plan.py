@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fewstep.checks import entries, number, real
+from fewstep.checks import entries, flag, number, only, real
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.schedules import Array, read_only
 from fewstep.errors import ArgumentError, WastedCallWarning
@@ -100,6 +100,7 @@ class Plan:
 
     def column(self, name: str) -> Array:
         """[N] one column of the rows, by its name in `fewstep_kernels.row`."""
+        only("column", [name], COLUMNS)
         return self.rows[:, COLUMN[name]]
 
     @cached_property
@@ -182,7 +183,7 @@ class Plan:
 
     def with_known(self, fresh: bool) -> Plan:
         """The plan whose known region is re-noised with fresh noise each row, or with the initial noise."""
-        return self._with(known_fresh=float(fresh))
+        return self._with(known_fresh=float(flag("fresh", fresh)))
 
     def table(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> torch.Tensor:
         """[N + 1, len(COLUMNS)]: the rows, then an idle row that leaves x as it is."""

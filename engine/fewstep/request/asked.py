@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
-from torch import Tensor
-
 from fewstep.checks import said, whole
 from fewstep.errors import ArgumentError
 from fewstep.request.start import Resume
@@ -51,7 +49,7 @@ class Asked:
             "sampler": self.sampler,
             "guidance_scale": self.guidance_scale,
             "start": start,
-            "noise": None if isinstance(self.noise, Tensor) else self.noise,
+            "noise": self.noise,
         }
         counts: dict[str, int | None] = {} if self.n is None else {"n": whole(self.n)}
         counts |= {name: len(value) for name, value in listed.items() if isinstance(value, list | tuple)}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.checks import named
+from fewstep.checks import as_tensor, named
 from fewstep.errors import ArgumentError
 from fewstep.run.inputs import Inputs
 
@@ -17,8 +17,8 @@ def given_condition(
     """What `condition` means: tensors [count, ...] by name, and those that take their place in the unconditional half.
 
     Args:
-        given: a tensor each, or a pair of it and what stands for no condition. Labels may be called `labels` or as the
-            network calls them.
+        given: a tensor or an array each, or a pair of it and what stands for no condition. Labels may be called
+            `labels` or as the network calls them.
         count: samples.
         inputs: what the network's call takes.
         dtype: of the network, in which it gets floats.
@@ -48,7 +48,7 @@ def given_condition(
 
 def _pair(argument: str, value: object, count: int, guided: bool) -> Sequence[Tensor]:
     """A tensor alone, or the two of a pair."""
-    pair: Sequence[Any] = value if isinstance(value, tuple) else (value,)
+    pair: Sequence[Any] = [as_tensor(each) for each in (value if isinstance(value, tuple) else (value,))]
     for rows in pair:
         if not isinstance(rows, Tensor) or rows.ndim == 0 or rows.shape[0] != count or len(pair) > 2:
             shown = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__

@@ -17,8 +17,10 @@ from typing import Any, Final
 
 import torch
 
+from fewstep.checks import whole
 from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.diffusion.trained import MAX_STEPS
+from fewstep.errors import ArgumentError
 from fewstep.fields import Fields, read_json, shown
 from fewstep.files import atomic_write
 from fewstep.request.asked import MAX_SAMPLES
@@ -62,6 +64,8 @@ def named(requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> lis
         where, listed = f"{requests}: ", read(requests)
     else:
         where, listed = "", requests
+    if not isinstance(listed, Sequence) or not all(isinstance(each, Mapping) for each in listed):
+        raise ArgumentError("requests", requests, "a list of mappings, or the path of a manifest")
     return [(f"{where}requests[{index}]", request) for index, request in enumerate(listed)]
 
 
@@ -71,7 +75,7 @@ def sample_arguments(request: Mapping[str, Any], shape: tuple[int, ...], conditi
     `guidance_per_call` is left to the caller, who has the plan that it belongs to.
     """
     arguments = dict(request)
-    count = arguments.get("n", 1)
+    count = whole(arguments.get("n", 1)) or 1  # what is none is refused with the rest
     if arguments.get("callback") is True:
         arguments["callback"] = lambda step: None
     if arguments.pop("inpaint", False) is True:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewstep.checks import as_tensor
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
 from fewstep.run.noise import row_noise
@@ -32,9 +33,10 @@ def given_noise(
     """The noise of a request; None where the seeds draw it.
 
     Args:
-        noise: [B, C, H, W] the initial noise (rows then draw from the seeds), or all of it, [N + 1, B, C, H, W]. Or a
-            generator: it draws in the order in which diffusers' pipelines do, the initial noise of all samples and then
-            once for each row that adds noise. Or one generator or one tensor [C, H, W] per sample.
+        noise: a tensor or an array: [B, C, H, W] the initial noise (rows then draw from the seeds), or all of it,
+            [N + 1, B, C, H, W]. Or a generator: it draws in the order in which diffusers' pipelines do, the initial
+            noise of all samples and then once for each row that adds noise. Or one generator or one tensor [C, H, W]
+            per sample.
         plans, seeds: one per sample.
         shape: of a sample.
 
@@ -43,11 +45,12 @@ def given_noise(
     """
     if noise is None:
         return None
+    noise = as_tensor(noise)
     if isinstance(noise, torch.Generator):
         return GivenNoise("generator", _drawn(noise, plans, shape))
     if isinstance(noise, Tensor):
         return GivenNoise("tensor", _table(noise, plans, seeds, shape))
-    listed = list(noise) if isinstance(noise, Sequence) else []
+    listed = [as_tensor(each) for each in noise] if isinstance(noise, Sequence) else []
     if len(listed) != len(plans):
         raise ArgumentError("noise", f"{len(listed)} entries" if listed else noise, _allowed(plans, shape))
     if all(isinstance(each, torch.Generator) for each in listed):

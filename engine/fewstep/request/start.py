@@ -67,7 +67,7 @@ class Resume:
     states: Sample | Sequence[Sample]
 
     def __post_init__(self) -> None:
-        kept = self.samples
+        kept = self.samples if isinstance(self.states, Sample | Sequence) else []
         if not kept or not all(isinstance(each, Sample) for each in kept):
             raise ArgumentError("start", f"Resume({self.states!r})", "samples as Step.state keeps them")
         for each in kept:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 
+from fewstep.checks import named
 from fewstep.errors import ArgumentError
 from fewstep.run.graphs import CudaCapturer, GraphRunner
 from fewstep.run.runners import EagerRunner, Runner
@@ -18,10 +19,10 @@ def runner_for(runner: str | Runner, device: torch.device) -> Runner:
     Raises:
         ArgumentError: another name, or graphs where there is no CUDA device.
     """
-    if not isinstance(runner, str):
+    if not isinstance(runner, str) and callable(getattr(runner, "prepare", None)):
         return runner
     if runner not in ("auto", "eager", "graph"):
-        raise ArgumentError("runner", runner, "auto, eager, graph or a Runner")
+        raise ArgumentError("runner", runner, named(("auto", "eager", "graph", "a Runner"), runner))
     if runner == "eager" or (runner == "auto" and device.type != "cuda"):
         return EagerRunner()
     if device.type != "cuda":

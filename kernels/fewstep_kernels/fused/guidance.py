@@ -57,6 +57,8 @@ def rescale_factor(
     factor = tl.full((), 1.0, tl.float32)
     if (phi != 0.0) & (w != 0.0) & (w != 1.0):
         cond_sum, m_sum = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+        cond_low, cond_high = tl.full((BLOCK,), float("inf"), tl.float32), tl.full((BLOCK,), -float("inf"), tl.float32)
+        m_low, m_high = cond_low, cond_high
         for start in range(0, n, BLOCK):
             inside = start + tl.arange(0, BLOCK) < n
             cond, m = _halves(
@@ -64,7 +66,9 @@ def rescale_factor(
             )
             cond_sum += cond
             m_sum += m
-        cond_mean, m_mean = tl.sum(cond_sum) / n, tl.sum(m_sum) / n
+            cond_low, cond_high = _widened(cond_low, cond_high, cond, inside)
+            m_low, m_high = _widened(m_low, m_high, m, inside)
+        cond_mean, m_mean = _mean(cond_sum, cond_low, cond_high, n), _mean(m_sum, m_low, m_high, n)
         cond_sum, m_sum = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         for start in range(0, n, BLOCK):
             inside = start + tl.arange(0, BLOCK) < n
@@ -76,6 +80,19 @@ def rescale_factor(
         rescaled = phi * tl.sqrt_rn(tl.div_rn(tl.sum(cond_sum), tl.sum(m_sum))) + (1.0 - phi)
         factor = tl.where(tl.abs(rescaled) < float("inf"), rescaled, 1.0)  # which NaN fails
     return factor
+
+
+@triton.jit
+def _widened(low, high, value, inside):
+    """The least and the largest value so far."""
+    return tl.where(inside & (value < low), value, low), tl.where(inside & (value > high), value, high)
+
+
+@triton.jit
+def _mean(total, low, high, n):
+    """The mean of n values; that of equal ones is their value, which rounding would move it off."""
+    least, most = tl.min(low), tl.max(high)
+    return tl.where(least == most, least, tl.sum(total) / n)
 
 
 @triton.jit
