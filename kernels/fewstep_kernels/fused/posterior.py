@@ -14,7 +14,6 @@ from fewstep_kernels.fused.launch import (
     check_floats,
     check_state,
     grid_of,
-    needed,
     offsets,
     term,
     walk,
@@ -106,13 +105,13 @@ def _posterior_update_kernel(
     x = posterior_mean(x, x_0, m, row_ptr)
     if z_ptr is not None:
         std = tl.load(row_ptr + S)
-        drawn = needed(inside, std)
-        z = tl.load(z_ptr + offsets(sample, element, size, z_stride), mask=drawn, other=0.0).to(tl.float32)
-        if v_ptr is not None:
-            v = tl.load(v_ptr + offsets(sample, element, size, v_stride), mask=drawn, other=0.0).to(tl.float32)
-            x += term(term(std, learned_std(v, row_ptr)), z)
-        else:
-            x += std * z
+        if std != 0.0:
+            z = tl.load(z_ptr + offsets(sample, element, size, z_stride), mask=inside, other=0.0).to(tl.float32)
+            if v_ptr is not None:
+                v = tl.load(v_ptr + offsets(sample, element, size, v_stride), mask=inside, other=0.0).to(tl.float32)
+                x += std * learned_std(v, row_ptr) * z
+            else:
+                x += std * z
     tl.store(updated_ptr + offsets(sample, element, size, updated_stride), x, mask=inside)
 
 
