@@ -141,9 +141,13 @@ def test_weights_that_overflow_are_one_line_and_no_black_picture(
     torch.nn.init.constant_(next(engine.module.parameters()), float("inf"))
     monkeypatch.setattr(Engine, "from_pretrained", lambda *_, **__: engine)
     ran = run("generate", heights, "--labels", "5,6", "--seed", 3, "--out", tmp_path / "out.png")
-    assert ran.error.startswith("sample 0 (seed 3): the image is not finite")
+    assert ran.error.startswith("samples 0, 1 (seeds 3, 4): the images are not finite")
     assert ran.code == 2
     assert names(tmp_path) == []
+    ran = run("generate", heights, "--labels", "5,6", "--seed", 3, "--out", tmp_path / "out.npy")
+    assert ran.code == 0
+    assert ran.err.startswith("warning: samples 0, 1 (seeds 3, 4): the images are not finite")
+    assert ran.err.endswith("out.npy holds NaN or infinity\n")
 
 
 def test_an_impossible_place_is_told_before_the_model_is_loaded(

@@ -103,6 +103,9 @@ def test_images_that_are_handed_over_keep_their_digits(start: str) -> None:
     if start == "inpaint":
         found = engine.sample(1, seeds=0, start=Inpaint(known, torch.zeros(SHAPE[1:])))
         assert torch.equal(found.images[0], known)
+        (sample,) = engine.samples(1, seeds=0, start=Inpaint(known, known[:1]))
+        assert sample.mask is not None
+        assert torch.equal(sample.mask, known[:1])
         return
     kept = engine.samples(1, seeds=0, start=Image(known, 0.5))[0].start.x
     z = engine.samples(1, seeds=0)[0].start.x

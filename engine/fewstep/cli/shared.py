@@ -13,10 +13,11 @@ from typing import Any
 
 import typer
 
-from fewstep.errors import ArgumentError, PlanWarning, UnfinishedWriteWarning
+from fewstep.errors import ArgumentError, NonFiniteWarning, PlanWarning, UnfinishedWriteWarning
 from fewstep.files import output_error
 from fewstep.request.asked import MAX_SAMPLES
 
+OWN_WARNINGS = (NonFiniteWarning, PlanWarning, UnfinishedWriteWarning)
 MAX_SEED = 2**64 - 1
 
 
@@ -89,14 +90,14 @@ def warnings_as_lines() -> Iterator[None]:
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if not issubclass(category, PlanWarning | UnfinishedWriteWarning):
+            if not issubclass(category, OWN_WARNINGS):
                 shown(message, category, *where, **more)
             elif str(message) not in said:
                 said.add(str(message))
                 say("warning", "bold yellow", str(message))
 
-        warnings.simplefilter("always", PlanWarning)
-        warnings.simplefilter("always", UnfinishedWriteWarning)
+        for own in OWN_WARNINGS:
+            warnings.simplefilter("always", own)
         warnings.showwarning = show
         yield
 

@@ -47,7 +47,7 @@ def as_images(argument: str, value: Given, count: int, shape: tuple[int, int, in
 
 
 def as_mask(argument: str, value: Given, count: int, shape: tuple[int, int, int]) -> Tensor:
-    """A mask as the engine holds it: [count, 1, H, W] float32 in [0, 1]; 1 (white) is generated, 0 (black) is kept.
+    """A mask as the engine holds it: [count, 1, H, W] floats in [0, 1]; 1 (white) is generated, 0 (black) is kept.
 
     Args:
         argument: the name used in an error.
@@ -66,7 +66,7 @@ def as_mask(argument: str, value: Given, count: int, shape: tuple[int, int, int]
         raise ArgumentError(argument, f"shape {tuple(mask.shape)}", allowed)
     if not bool(((mask >= 0) & (mask <= 1)).all()):
         raise ArgumentError(argument, "values outside [0, 1]", MASKS)
-    return mask.to(torch.float32).expand(count, *one_channel)
+    return mask.to(torch.promote_types(mask.dtype, torch.float32)).expand(count, *one_channel)
 
 
 def _image(argument: str, value: Any, shape: tuple[int, int, int]) -> Tensor:
