@@ -225,7 +225,7 @@ def test_a_pause_within_a_pause_does_not_end_it() -> None:
 OF_ANOTHER_KIND: dict[str, tuple[Callable[[Engine], object], str]] = {
     "a device": (lambda engine: small_engine(device=True), "device: got 'True'; allowed: cpu"),
     "a runner": (lambda engine: small_engine(device="cpu", runner=5), "runner: got 5; allowed: auto, eager, graph"),
-    "defaults": (lambda engine: small_model(defaults="ddim"), "defaults: got 'ddim'; allowed: a mapping"),
+    "defaults": (lambda engine: small_model(defaults="ddim"), "defaults: got 'ddim'; allowed: a dict"),
     "features": (lambda engine: engine.session(1, features="known"), "features: got 'known'; allowed: a list of"),
     "like": (lambda engine: engine.session(1, like=[5]), r"like: got \[5\]; allowed: samples"),
     "what is kept": (lambda engine: engine.sample(start=Resume(5)), r"start: got 'Resume\(5\)'; allowed: samples"),

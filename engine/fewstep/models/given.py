@@ -49,7 +49,7 @@ def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plan(defaults: Any) -> dict[str, Any]:
     if defaults is not None and not isinstance(defaults, Mapping):
-        raise ArgumentError("defaults", defaults, "a mapping such as {'sampler': 'ddim', 'steps': 4}")
+        raise ArgumentError("defaults", defaults, "a dict such as {'sampler': 'ddim', 'steps': 4}")
     return {option: said(value) for option, value in (defaults or {}).items()}
 
 
