@@ -16,11 +16,11 @@ from fewstep.evaluate import Judge, Real, Settings, choose, evaluate, load_real
 from fewstep.evaluate import train_classifier as training
 from fewstep.evaluate.features import FEATURES, SHAPE, Classifier, look
 from fewstep.evaluate.neighbours import nearest
-from fewstep.evaluate.real import DIGITS_RECORD, first_of_each, load_digits, recorded, split_halves
+from fewstep.evaluate.real import first_of_each, load_digits, split_halves
 from fewstep.evaluate.scores import check_count
 from fewstep.evaluate.train_classifier import errors, moved, train_classifier
 from fewstep.models.bundled import BUNDLED
-from fewstep.train.data import digits
+from fewstep.train.data import DIGITS, DIGITS_RECORD, digits, source_of
 from support.shapes_case import shapes, shapes_file, shapes_folder
 
 
@@ -281,13 +281,17 @@ def moved_with_zeros(images: Tensor) -> Tensor:
 
 
 def test_a_card_says_what_a_model_was_trained_on() -> None:
+    """A user's own folder called digits is not taken for the digits in the box."""
     data = digits()[0]
     assert f"{data.name}, {len(data):,} images, {data.licence}" == DIGITS_RECORD  # as `fewstep train` writes it
     for member in ("teacher", "1-step"):
         notes = json.loads((BUNDLED / "digits" / member / "fewstep.json").read_text())["notes"]
-        assert recorded(notes) == DIGITS_RECORD
-    assert recorded(["data: digits, 600 images", "time: long"]) == "digits, 600 images"  # a folder of that name
-    assert recorded(["time: long"]) is None
+        assert source_of(None, notes) == DIGITS
+        assert source_of("mine.npz", notes) == "mine.npz"
+    with pytest.raises(ArgumentError, match=r"as --data has them; its card says: digits, 600 images$"):
+        source_of(None, ["data: digits, 600 images", "time: long"])
+    with pytest.raises(ArgumentError, match=r"trained on, as --data has them$"):
+        source_of(None, ["time: long"])
 
 
 class Breaks(nn.Module):

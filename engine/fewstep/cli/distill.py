@@ -74,7 +74,10 @@ def distill(
     default_guidance: Annotated[
         float | None, Option(help="The student's scale unless asked otherwise.", rich_help_panel=WHAT)
     ] = None,
-    data: Annotated[str | None, Option(help="What the teacher was trained on.", rich_help_panel=WHAT)] = None,
+    data: Annotated[
+        str | None,
+        Option(help="What the teacher was trained on. Default: digits, for theirs.", rich_help_panel=WHAT),
+    ] = None,
     config: training_options.Config = None,
     steps: Annotated[
         str | None, Option(help="Of the optimiser; one number, or one for each student.", rich_help_panel=HOW)

@@ -125,18 +125,12 @@ def evaluate(
 
 def _real(model: str, data: str | None, size: int | None, held_out: str | None) -> "Real":
     """What the model is compared with: what was named, or the digits for a model of these."""
-    from fewstep.evaluate.real import DIGITS_RECORD, load_real, recorded
+    from fewstep.evaluate.real import load_real
     from fewstep.models.load import open_folder
-    from fewstep.train.data import DIGITS
+    from fewstep.train.data import source_of
 
     spec = open_folder(model)[1]
-    if data is None:
-        known = recorded(spec.notes)
-        if known != DIGITS_RECORD:
-            hint = f"; its card says: {plain(known)}" if known else ""
-            raise ArgumentError("data", None, f"the images that the model was trained on, as --data has them{hint}")
-        data = DIGITS
-    return load_real(data, size, held_out, spec.shape)
+    return load_real(source_of(data, spec.notes), size, held_out, spec.shape)
 
 
 def _engine(model: str, device: str | None, dtype: str, batch: int) -> "Engine":

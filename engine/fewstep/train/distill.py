@@ -14,7 +14,7 @@ from fewstep.models import UNet
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
 from fewstep.request.conditions import Classes, condition_from_config
-from fewstep.train.data import Dataset, load_like
+from fewstep.train.data import Dataset, load_like, source_of
 from fewstep.train.distill_config import DistillConfig
 from fewstep.train.fit import Fitted, Listeners, Loss, ignore
 from fewstep.train.folder import machine
@@ -44,7 +44,8 @@ def distill(
     listeners = listeners or Listeners()
     device = device or torch.device("cpu")
     module, taught = load_model(config.teacher)
-    data = load_like(config.data, config.size, taught.shape)
+    source = source_of(config.data, taught.notes)
+    config, data = replace(config, data=source), load_like(source, config.size, taught.shape)
     _check(config, taught, data)
     guidance = _guidance(config, taught)
     student, spec = build(config, module, taught, guidance, out.resolve().name)

@@ -33,15 +33,17 @@ class DistillConfig(FitConfig):
     default_guidance: float = 1.25  # of the student, unless asked otherwise
     weighting: str = ProgressiveDistillation.weighting
     huber_c: float = ConsistencyDistillation.huber_c
-    data: str = "digits"  # what is noised for the student to start from; see `fewstep.train.data.load_data`
+    data: str | None = None  # what is noised for the student to start from; None: see `fewstep.train.data.source_of`
     size: int | None = None
     licence: str = ""  # of the student; by default the teacher's
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check = Checks(self)
-        for name in ("teacher", "data", "licence"):
+        for name in ("teacher", "licence"):
             check.text(name)
+        if self.data is not None:
+            check.text("data")
         check.choice("method", tuple(METHODS))
         for name in METHODS:
             self._check_options(name)
