@@ -8,10 +8,12 @@ from typing import Any, cast
 
 from typer.core import TyperCommand, TyperGroup
 
+from fewstep import errors
 from fewstep.cli.help import show_help
 from fewstep.cli.shared import say
 from fewstep.errors import ArgumentError, FewstepError, UntrainedPlanWarning
 
+OWN_WARNINGS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Warning)]
 Options = Mapping[str, str]  # of an argument, as it is typed: {"guidance_scale": "--guidance-scale"}
 
 
@@ -92,6 +94,7 @@ def warnings_as_lines() -> Iterator[None]:
             say("warning", "bold yellow", line)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", UntrainedPlanWarning)
+        for own in OWN_WARNINGS:
+            warnings.simplefilter("always", own)
         warnings.showwarning = show
         yield
