@@ -4,33 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewstep.cli.page import styled, width, wrapped
+from fewstep.cli.page import titled_table, width, wrapped
 from fewstep.cli.shared import plain
-from fewstep.columns import table_lines
 
 if TYPE_CHECKING:
     from fewstep.bench import Report, Row
     from fewstep.bench.contenders import Case
 
-Table = list[tuple[str, ...]]  # columns, each with its heading first
+Table = list[tuple[str, ...]]  # lines of cells, the headings first
 
 
 def page(report: "Report", paths: Sequence[Path]) -> str:
     """What was measured on what, the times, what is outside the network, cold starts, the files."""
     columns = width()
     lines = [part for line in _head(report) for part in wrapped(line, columns)]
-    for title, table, keys in (
-        ("ms per image: median (least..90th percentile)", _times(report), 3),
-        (
-            "us a step outside the network's calls, in the same runs; the engine's loop apart from its set-up",
-            _outside(report),
-            3,
-        ),
-        ("a new process: import, the first image in one step, most memory resident", _cold(report), 1),
-    ):
-        if table:
-            lines += ["", *(styled(part, "bold") for part in wrapped(title, columns))]
-            lines += [f" {line}" for line in table_lines(table, columns and columns - 1, keys=keys, left=keys)]
+    lines += titled_table("ms per image: median (least..90th percentile)", _times(report), keys=3)
+    title = "us a step outside the network's calls, in the same runs; the engine's loop apart from its set-up"
+    lines += titled_table(title, _outside(report), keys=3)
+    if report.cold:
+        title = "a new process: import, the first image in one step, most memory resident"
+        lines += titled_table(title, _cold(report), keys=1)
     for contender, why in _missing(report).items():
         lines += ["", *wrapped(f"{contender}: {plain(why)}", columns)]
     if paths:
@@ -68,19 +61,19 @@ def _parity(report: "Report") -> str:
 def _times(report: "Report") -> Table:
     from fewstep.bench.contenders import BARE, CONTENDERS, DIFFUSERS, EAGER, ENGINE
 
-    lines = [("sampler", "batch", "steps", *CONTENDERS, "engine / eager", "engine / diffusers")]
+    lines: Table = [("sampler", "batch", "steps", *CONTENDERS, "engine / eager", "engine / diffusers")]
     for case in report.cases:
         rows = {name: report.row(case, name) for name in (ENGINE, EAGER, DIFFUSERS, BARE)}
         ratio, other = rows[ENGINE].ratio, rows[DIFFUSERS].ratio
         ratios = (_number(ratio, ".3f"), _number(ratio / other if ratio and other else None, ".3f"))
         lines.append((*_case(case), *(_time(row) for row in rows.values()), *ratios))
-    return _columns(lines)
+    return lines
 
 
 def _outside(report: "Report") -> Table:
     from fewstep.bench.contenders import DIFFUSERS, EAGER, ENGINE
 
-    lines: list[tuple[str, ...]] = [
+    lines: Table = [
         ("sampler", "batch", "steps", "engine's loop", "target", "", "set-up, us a request", ENGINE, EAGER, DIFFUSERS)
     ]
     for case in report.cases:
@@ -91,21 +84,16 @@ def _outside(report: "Report") -> Table:
         outside = (_number(report.row(case, name).outside_us, ".0f") for name in (ENGINE, EAGER, DIFFUSERS))
         promised = "" if target is None else f"<= {target:.0f}"
         lines.append((*_case(case), shown, promised, met, _number(engine.setup_us, ".0f"), *outside))
-    return _columns(lines)
+    return lines
 
 
 def _cold(report: "Report") -> Table:
-    lines: list[tuple[str, ...]] = [("contender", "import, s", "first image, s", "memory, MB")]
+    lines: Table = [("contender", "import, s", "first image, s", "memory, MB")]
     for start in report.cold:
         memory = None if start.peak_bytes is None else start.peak_bytes / 1e6
         seconds = (_number(value, ".2f") for value in (start.import_seconds, start.first_image_seconds))
         lines.append((start.contender, *seconds, _number(memory, ".0f")))
-    return _columns(lines)
-
-
-def _columns(lines: Sequence[Sequence[str]]) -> Table:
-    """The columns of lines of cells; those that say nothing are left out."""
-    return [column for column in zip(*lines, strict=True) if not set(column[1:]) <= {"", "-"}]
+    return lines
 
 
 def _missing(report: "Report") -> dict[str, str]:

@@ -5,6 +5,9 @@ import os
 import re
 import sys
 import textwrap
+from collections.abc import Sequence
+
+from fewstep.columns import table_lines
 
 LEAST = 20  # columns; narrower than that nothing can be read
 
@@ -56,6 +59,22 @@ def filled(line: str, columns: int, indent: str = "", hanging: str | None = None
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def titled_table(title: str, lines: Sequence[Sequence[str]], *, keys: int) -> list[str]:
+    """A blank line, a title and a table of lines of cells, the headings first, as wide as the page.
+
+    Its first `keys` columns say what a line is about; others are left out where they say nothing.
+    """
+    columns = width()
+    table = [
+        column
+        for place, column in enumerate(zip(*lines, strict=True))
+        if place < keys or not set(column[1:]) <= {"", "-"}
+    ]
+    room = None if columns is None else columns - 1
+    shown = table_lines(table, room, keys=keys, left=keys)
+    return ["", *(styled(part, "bold") for part in wrapped(title, columns)), *(f" {line}" for line in shown)]
 
 
 def command_lines(command: str, columns: int, indent: str = "") -> list[str]:
