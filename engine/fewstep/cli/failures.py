@@ -72,6 +72,9 @@ def keep(save: Callable[[], list[Path]], show: Callable[[list[Path], Mapping[str
     try:
         paths = save()
     except (Exception, KeyboardInterrupt) as error:
-        show([], {"error": described(error)})
-        raise SaidError(tell(error)) from error
+        try:
+            show([], {"error": described(error)})
+        finally:  # stdout may be full as well
+            code = tell(error)
+        raise SaidError(code) from error
     show(paths, {})
