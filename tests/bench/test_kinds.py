@@ -30,7 +30,7 @@ class Answers(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, class_labels: Tensor | None = None, guidance: Tensor | None = None
     ) -> Tensor:
-        m = torch.einsum("oc,bchw->bohw", self.weight, x) * torch.cos(t / 1000)[:, None, None, None].to(x.dtype)
+        m = torch.einsum("oc,bchw->bohw", self.weight, x) * torch.cos(t / 100)[:, None, None, None].to(x.dtype)
         for given in (class_labels, guidance):
             m = m if given is None else m * (1 + 0.1 * given.to(x.dtype)[:, None, None, None])
         return m
@@ -50,6 +50,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "a learned variance": {"channels": 6},
     "zero terminal SNR": {"schedule": schedules.linear().rescale_zero_terminal_snr()},
     "a short schedule": {"schedule": schedules.cosine(20)},
+    "time in units": {"time": "unit"},
+    "time by index": {"time": "index"},
+    "time as sigma": {"time": "sigma"},
     "consistency": {"schedule": schedules.karras(), "prediction": "consistency", "conditions": NUMBERS},
 }
 
@@ -83,7 +86,7 @@ def test_a_scale_that_is_not_passed_would_be_seen(monkeypatch: pytest.MonkeyPatc
         (schedules.flow(), "flow", "model: got a schedule of kind flow"),
         (schedules.linear(), "score", "prediction: got 'score'"),
         (schedules.linear().rescale_zero_terminal_snr(), "eps", "prediction: got 'eps'"),
-        (schedules.karras(), "eps", "prediction: got 'eps'"),
+        (schedules.karras(time="edm"), "eps", "prediction: got 'eps'"),
     ],
     ids=["flow", "score", "eps without signal", "eps in sigma"],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.bench.loops import LOOPS, Draw
+from fewstep.bench.loops import LOOPS, Draw, told
 from fewstep.bench.subject import Subject
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import build_plan
@@ -64,7 +64,7 @@ def bare_run(subject: Subject, case: Case) -> Callable[[int], None]:
     """The network's calls and nothing else."""
     engine = subject.engine
     x = normals(subject, case, 0)().to(memory_format=torch.channels_last)
-    t = torch.full((case.batch,), float(engine.model.schedule.t[len(engine.model.schedule) // 2]), device=engine.device)
+    t = told(engine.model.schedule, len(engine.model.schedule) // 2, x)
     inputs = subject.inputs(case.batch)
 
     def run(seed: int) -> None:

@@ -28,7 +28,7 @@ from fewstep.bench.loops import SAMPLERS_OF, check_sampler
 from fewstep.bench.machine import describe_machine
 from fewstep.bench.report import Report, Row, measured_row, missing_row
 from fewstep.bench.subject import Subject
-from fewstep.errors import UntrainedPlanWarning
+from fewstep.errors import PlanWarning
 
 Advance = Callable[[int, int], None]  # (done, total)
 Runs = dict[str, Callable[[int], object]]  # contender -> one run, by seed
@@ -66,7 +66,7 @@ def run(subject: Subject, settings: Settings, advance: Advance | None = None) ->
     agreed = {}
     with warnings.catch_warnings():
         # Nobody looks at the pictures, and a call takes as long at a noise level that a student was not trained for.
-        warnings.simplefilter("ignore", UntrainedPlanWarning)
+        warnings.simplefilter("ignore", PlanWarning)
         for case in cases:
             agreed[case] = parity.check(subject, case, settings.tolerance)
             tick()
