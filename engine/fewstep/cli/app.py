@@ -86,17 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (typer.Exit, SaidError) as ended:
             return ended.exit_code
         except (Exception, KeyboardInterrupt) as error:
-            return _fail(error, "--json" in arguments)
+            return _fail(error, arguments)
         if code == EXIT_INTERRUPTED:
-            return _fail(KeyboardInterrupt(), "--json" in arguments)
+            return _fail(KeyboardInterrupt(), arguments)
         return code if isinstance(code, int) else EXIT_OK
 
 
-def _fail(error: BaseException, as_json: bool) -> int:
-    code = tell(error)
-    if as_json:
+def _fail(error: BaseException, arguments: Sequence[str]) -> int:
+    verb = next(iter(arguments), "")
+    code = tell(error, verb)
+    if "--json" in arguments:
         with suppress(OutputError, typer.Exit):
-            emit({"error": described(error)})
+            emit({"error": described(error, verb)})
     return code
 
 

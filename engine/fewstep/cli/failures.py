@@ -11,6 +11,13 @@ import typer
 from fewstep.cli.shared import plain, say
 from fewstep.errors import ArgumentError, FewstepError
 
+SPARING = {  # what of a command's options takes the memory
+    "generate": "fewer samples at once (--n) or --dtype bfloat16 need less",
+    "evaluate": "fewer lanes at once (--batch) or samples (--n) need less",
+    "bench": "fewer samples at once (--batch) need less",
+    "train": "fewer images at once (--batch), smaller ones (--size) or a smaller U-Net (--channels) need less",
+    "distill": "fewer images at once (--batch) need less",
+}
 EXIT_OK, EXIT_UNEXPECTED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -22,18 +29,18 @@ class SaidError(Exception):
         self.exit_code = exit_code
 
 
-def explain(error: BaseException) -> tuple[int, str]:
-    """The exit code, and the line."""
+def explain(error: BaseException, verb: str = "") -> tuple[int, str]:
+    """The exit code, and the line; for a verb what its options can do about it."""
     if isinstance(error, FewstepError):
         return EXIT_USER, str(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return EXIT_INTERRUPTED, "interrupted"
     if hasattr(error, "format_message"):  # typer's word for a wrong option, whether or not it rests on click
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else "fewstep"
-        return getattr(error, "exit_code", EXIT_USER), f"{error.format_message()} (see {command} --help)"
+        path = context.command_path if context else "fewstep"
+        return getattr(error, "exit_code", EXIT_USER), f"{error.format_message()} (see {path} --help)"
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return EXIT_UNEXPECTED, "out of memory; fewer samples at once (--n) or --dtype bfloat16 need less"
+        return EXIT_UNEXPECTED, f"out of memory; {SPARING.get(verb, 'a smaller model or picture needs less')}"
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         message = f"{error.filename}: {reason}" if error.filename else reason
@@ -42,18 +49,18 @@ def explain(error: BaseException) -> tuple[int, str]:
     return EXIT_UNEXPECTED, f"{message}; re-run with FEWSTEP_TRACEBACK=1 to see where"
 
 
-def tell(error: BaseException) -> int:
+def tell(error: BaseException, verb: str = "") -> int:
     """Say what went wrong on stderr; the exit code."""
-    code, message = explain(error)
+    code, message = explain(error, verb)
     if code == EXIT_UNEXPECTED and os.environ.get("FEWSTEP_TRACEBACK"):
         traceback.print_exception(error)
     say("error", "bold red", message)
     return code
 
 
-def described(error: BaseException) -> dict[str, object]:
+def described(error: BaseException, verb: str = "") -> dict[str, object]:
     """What went wrong, as --json has it."""
-    code, message = explain(error)
+    code, message = explain(error, verb)
     kind = "KeyboardInterrupt" if code == EXIT_INTERRUPTED else type(error).__name__
     failure: dict[str, object] = {"type": kind, "message": plain(message), "exit_code": code}
     return failure | ({"argument": error.argument} if isinstance(error, ArgumentError) else {})
