@@ -1,6 +1,7 @@
 """The errors a user can cause, and two warnings. Each is one line: the argument, the value and what is allowed."""
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 # What breaks a line or steers a terminal, and halves of a surrogate pair, which no UTF-8 file or stream takes.
@@ -21,11 +22,12 @@ class ArgumentError(FewstepError, ValueError):
     """An argument outside what is allowed.
 
     `ArgumentError("steps", 0, "an integer from 1 to 1000")` reads "steps: got 0; allowed: an integer from 1 to 1000".
+    `in_python` ends the sentence with what only a Python caller can do; the command line leaves it out.
     """
 
-    def __init__(self, argument: str, value: object, allowed: str) -> None:
-        self.argument, self.value, self.allowed = argument, value, allowed
-        super().__init__(f"{argument}: got {_shown(value)}; allowed: {allowed}")
+    def __init__(self, argument: str, value: object, allowed: str, in_python: str = "") -> None:
+        self.argument, self.value, self.allowed, self.in_python = argument, value, allowed, in_python
+        super().__init__(f"{argument}: got {_shown(value)}; allowed: {allowed}{in_python}")
 
 
 class ModelError(FewstepError):
@@ -49,7 +51,16 @@ class WastedCallWarning(PlanWarning):
 
 
 class UntrainedPlanWarning(PlanWarning):
-    """A distilled model is asked for a sampler, a number of steps or noise levels that it was not trained for."""
+    """A distilled model is asked for a sampler, a number of steps or noise levels that it was not trained for.
+
+    Attributes:
+        fact: the message without its advice.
+        instead: what else to ask for, by the names of the arguments: {"sampler": "ddim", "steps": "2 or 4"}.
+    """
+
+    def __init__(self, fact: str, advice: str = "", instead: Mapping[str, str] | None = None) -> None:
+        self.fact, self.instead = fact, dict(instead or {})
+        super().__init__(f"{fact}; {advice}" if advice else fact)
 
 
 class NonFiniteWarning(UserWarning):

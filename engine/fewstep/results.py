@@ -279,7 +279,7 @@ def check_suffix(path: str | os.PathLike[str], argument: str = "path") -> None:
 def check_channels(channels: int, colormap: str = "gray") -> None:
     """FewstepError unless images with so many channels can be pictures, in this colormap."""
     if channels not in (1, 3):
-        raise FewstepError(f"images have {channels} channels and pictures 1 or 3; use .images, or save them as .npy")
+        raise FewstepError(f"images have {channels} channels and pictures 1 or 3; save them as .npy")
     if channels == 3 and colormap != "gray":
         raise ArgumentError("colormap", colormap, "gray: the images have 3 channels, a colormap is for 1")
 

@@ -11,7 +11,7 @@ from support.cli_case import CONFIG, Ran, Run, tiny_model
 
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FEWSTEP_TRACEBACK"):
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FEWSTEP_TRACEBACK", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -24,7 +24,7 @@ from support.cli_case import Run, fails_with, names
         (["--labels", "3,x"], "labels: got 'x'; allowed: numbers like 3,7 or a range .* like 5:100:16"),
         (["--labels", "1:2"], "labels: got '1:2'; allowed: numbers like"),
         (["--labels", "nan"], "labels: got 'nan'; allowed: numbers like"),
-        ([], "labels: got None; allowed: one per sample, numbers from 1 to 100"),
+        (["--labels", "none"], "labels: got None; allowed: one per sample, numbers from 1 to 100"),
         (["--labels", "5", "--steps", "0"], "steps: got 0; allowed: an integer from 1"),
         (["--labels", "5", "--steps", "many"], "Invalid value for '--steps': .*integer"),
         (["--labels", "5", "--sampler", "ddimm"], "sampler: got 'ddimm'; allowed: ddpm, .*; did you mean 'ddim'"),
@@ -42,7 +42,10 @@ from support.cli_case import Run, fails_with, names
         (["--labels", "5", "--device", "gpu"], "device: got 'gpu'; allowed: cpu"),
         (["--labels", "5", "--dtype", "int8"], "dtype: got 'int8'; allowed: float32 or float16"),
         (["--labels", "5", "--threads", "0"], "threads: got 0; allowed: an integer from 1"),
-        (["--labels", "5", "--guidance-scale", "3"], r"guidance_scale: got 3(\.0)?; allowed: 1"),
+        (
+            ["--labels", "5", "--guidance-scale", "3"],
+            r"--guidance-scale: got 3(\.0)?; allowed: 1: there is no null label",
+        ),
         (["--labels", "5", "--strength", "0.5"], "strength: got 0.5; allowed: only together with --image"),
         (["--labels", "5", "--mask", "m.png"], "mask: got 'm.png'; allowed: only together with --image"),
         (["--labels", "5", "--image", "no.png", "--strength", "1"], "image: got 'no.png'; .*; there is no such file"),
@@ -191,7 +194,6 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(
     assert names(tmp_path) == []
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_the_disk_behind_stdout_may_be_full_and_its_reader_may_go() -> None:
     command = [sys.executable, "-m", "fewstep.cli", "info"]

@@ -127,7 +127,7 @@ def test_an_earlier_result_is_drawn_beside(run: Run, conditional: Path, learned:
         (["--sampler", "dim"], "did you mean 'ddim'?"),
         (["--seed", "-1"], "seed: got -1; allowed: an integer from 0"),
         (["--batch", "0"], "batch: got 0; allowed: an integer from 1 to 1024"),
-        (["--bpd-images", "1"], "bpd_images: got 1; allowed: an integer from 2 to 2000"),
+        (["--bpd-images", "1"], "--bpd-images: got 1; allowed: an integer from 2 to 2000"),
         (["--dtype", "int8"], "dtype: got 'int8'; allowed: float32"),
         (["--device", "tpu"], "device: got 'tpu'; allowed: cpu"),
         (["--beside", "nowhere.json"], "nowhere.json: cannot be read"),

@@ -196,4 +196,43 @@ def test_progress_counts_every_sample_of_a_large_request(
     assert done[-1] == 40
 
 
-# failures
+@pytest.mark.parametrize(
+    ("model", "arguments", "labels"),
+    [
+        ("colours", ["--n", "12"], [*range(10), 0, 1]),
+        ("colours", [], [0]),
+        ("colours", ["--seeds", "5,6,7"], [0, 1, 2]),
+        ("colours", ["--n", "2", "--labels", "none"], [None, None]),
+        ("heights", ["--n", "4"], [1, 34, 67, 100]),
+        ("heights", [], [50.5]),
+    ],
+    ids=["classes", "one class", "seeds", "no class", "numbers", "one number"],
+)
+def test_labels_that_nobody_names_are_spread_over_what_there_is(
+    run: Run, request: pytest.FixtureRequest, tmp_path: Path, model: str, arguments: list[str], labels: list[object]
+) -> None:
+    command = ("generate", request.getfixturevalue(model), *arguments, "--out", tmp_path / "out.png")
+    made = json.loads(run(*command, "--json").out)
+    assert [image["label"] for image in made["images"]] == labels
+    ran = run(*command)
+    told = [line for line in ran.out.splitlines() if "for want of --labels" in line]
+    assert len(told) == (None not in labels)
+    if told:
+        assert told[0].split()[1:2] == [f"{labels[0]:g}" + (":" if len(labels) == 1 else ",")]
+
+
+def test_a_picture_of_no_class_is_made_again_as_one(
+    run: Run, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", colours, "--labels", "none", "--seed", 3, "-o", "a.png").code == 0
+    again = json.loads(run("info", "a.png", "--json").out)["again"]
+    assert run(*shlex.split(again)[1:], "-o", "b.png").code == 0
+    assert (pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")).all()
+
+
+@pytest.mark.parametrize("model", ["digits", "digits/1-step", "digits/2-step", "digits/4-step", "digits/8-step"])
+def test_every_model_in_the_box_draws_without_being_told_what(run: Run, tmp_path: Path, model: str) -> None:
+    ran = run("generate", model, "--n", 2, "--out", tmp_path / "out.png", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert [image["label"] for image in json.loads(ran.out)["images"]] == [0, 1]

@@ -14,6 +14,7 @@ import fewstep
 from fewstep.cli.shared import emit_fields, numbers, whole_numbers
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError
+from fewstep.models.load import save_model
 from fewstep.models.net.unet import UNet
 from fewstep.models.spec import ModelSpec
 from support.cli_case import CONFIG, SPEC, Run
@@ -50,6 +51,29 @@ def test_info_of_a_model_checks_and_describes_it(run: Run, heights: Path) -> Non
     for line in told["plan"].splitlines():
         assert line in ran.out
     assert f"{told['parameters']:,}" in ran.out
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 200])
+def test_info_is_as_wide_as_the_terminal(
+    run: Run, heights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    long = replace(SPEC, description="words " * 60, notes=("a " * 100, "short"), labels=None)
+    save_model(tmp_path / "m", UNet(CONFIG), long)
+    run("generate", heights, "--labels", 5, "-o", tmp_path / "out.png")
+    for target in (tmp_path / "m", tmp_path / "out.png", None):
+        whole = run("info", *([] if target is None else [target]))
+        monkeypatch.setenv("COLUMNS", str(columns))
+        narrow = run("info", *([] if target is None else [target]))
+        monkeypatch.delenv("COLUMNS")
+        words = narrow.out.replace("\\\n", "").split()
+        assert {word for word in whole.out.split() if word != "call"} <= set(words)  # none is broken
+        for line in narrow.out.splitlines()[1:]:
+            assert len(line) <= columns or len(line.removesuffix("\\").split()) <= 2, line  # a path and its option
+
+
+def test_info_in_a_pipe_keeps_its_lines_whole(run: Run, tmp_path: Path) -> None:
+    save_model(tmp_path / "m", UNet(CONFIG), replace(SPEC, description="words " * 60))
+    assert f"  description  {'words ' * 59}words\n" in run("info", tmp_path / "m").out
 
 
 def test_info_of_a_foreign_picture_says_so(run: Run, tmp_path: Path) -> None:

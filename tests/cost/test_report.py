@@ -175,14 +175,14 @@ def test_without_diffusers_the_engine_is_counted_alone(
     ("arguments", "message"),
     [
         (["--steps", "4"], "steps: got 4; allowed: nothing without --cost"),
-        (["--guidance-scale", "2"], "guidance_scale: got 2.0; allowed: nothing without --cost"),
+        (["--guidance-scale", "2"], "--guidance-scale: got 2.0; allowed: nothing without --cost"),
         (["--cost", "--steps", "0"], "steps: got 0; allowed: an integer from 1 to 1000"),
         (["--cost", "--batch", "0"], "batch: got 0; allowed: an integer from 1 to 1024"),
-        (["--cost", "--guidance-scale", "nan"], "guidance_scale: got nan; allowed: a number in [-1e+06, 1e+06]"),
+        (["--cost", "--guidance-scale", "nan"], "--guidance-scale: got nan; allowed: a number in [-1e+06, 1e+06]"),
         (["no-model", "--cost"], "no-model: no such folder; in the box: digits"),
         (
             ["FOLDER", "--cost", "--guidance-scale", "3"],
-            "guidance_scale: got 3.0; allowed: 1: there is no null label to guide from",
+            "--guidance-scale: got 3.0; allowed: 1: there is no null label to guide from",
         ),
     ],
     ids=["steps alone", "scale alone", "no steps", "no samples", "not a number", "no folder", "nothing to guide from"],

@@ -231,6 +231,16 @@ def test_describe_is_aligned_and_says_only_what_matters() -> None:
     assert end == "lands at x_0"
 
 
+@pytest.mark.parametrize("width", [10, 40, 60, 100])
+def test_describe_fits_a_page(width: int) -> None:
+    plan = make_plan("ddpm", LINEAR, 4, clip=1.0)
+    whole, narrow = plan.describe(), plan.describe(width)
+    assert set(whole.split()) == set(narrow.split())
+    assert all(len(line) <= max(width, 24) for line in narrow.splitlines())
+    headings = [line.split() for line in narrow.splitlines() if line.lstrip().startswith("call  ")]
+    assert [name for part in headings for name in part if name != "call"] == whole.splitlines()[1].split()[1:]
+
+
 def test_describe_shows_what_varies() -> None:
     plan = make_plan("ddpm", LINEAR, 3, variance="learned_range").with_guidance([1.0, 2.0, 3.0])
     columns = plan.describe().splitlines()[1].split()

@@ -1,7 +1,7 @@
 """The rooms of engine/fewstep, in their order, and the modules of each."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
-    "ground": ("checks", "errors", "fields", "files", "mistaken", "pictures", "staging", "version"),
+    "ground": ("checks", "columns", "errors", "fields", "files", "mistaken", "pictures", "staging", "version"),
     "diffusion": ("diffusion",),
     "run": ("run",),
     "request": ("request",),

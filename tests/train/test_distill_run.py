@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fewstep import Engine, UntrainedPlanWarning
 from fewstep.cli import main
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, OutputError
 from fewstep.models.load import load_model
 from fewstep.train import DistillConfig, Listeners, TrainConfig, distill, train
 from fewstep.train.distill import build
@@ -175,9 +175,60 @@ def test_a_teacher_without_guidance_has_students_without(teacher: Path, tmp_path
     assert spec["labels"]["null"] == 2
 
 
+def test_json_is_one_object_with_every_student(teacher: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "students"
+    command = (teacher, "--student-steps", "4,2", "--steps", "2,3", "--out", out, *data_of(teacher), *QUICK, "--json")
+    assert run(*command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["students"]
+    assert [(each["model"], each["student_steps"], each["steps"]) for each in found["students"]] == [
+        (str(out / "4-step"), 4, 2),
+        (str(out / "2-step"), 2, 3),
+    ]
+    assert all(each["loss"] > 0 for each in found["students"])
+
+    assert run(*command, "--resume") == 0
+    again = json.loads(capsys.readouterr().out)["students"]
+    assert [(each["model"], each["already"]) for each in again] == [
+        (str(out / "4-step"), True),
+        (str(out / "2-step"), True),
+    ]
+
+
+def test_json_is_one_object_also_where_the_second_student_fails(
+    teacher: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(settings: DistillConfig, *arguments: Any, **named: Any) -> Any:
+        if settings.student_steps == 2:
+            raise OutputError("out: cannot be written: no space left on device")
+        return distill(settings, *arguments, **named)
+
+    monkeypatch.setattr("fewstep.train.distill", once)
+    command = (teacher, "--student-steps", "4,2", "--steps", 2, "--out", tmp_path / "s", *data_of(teacher), *QUICK)
+    assert run(*command, "--json") == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: out: cannot be written: no space left on device\n"
+    found = json.loads(captured.out)
+    assert [each["student_steps"] for each in found["students"]] == [4]
+    assert found["error"]["exit_code"] == 2
+
+
+def test_a_folder_of_the_last_student_that_is_taken_is_told_before_the_first_is_trained(
+    teacher: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "2-step").mkdir()
+    (tmp_path / "2-step" / "file").write_bytes(b"mine")
+    assert run(teacher, "--student-steps", "4,2", "--out", tmp_path, *data_of(teacher), *QUICK) == 2
+    assert "2-step: holds files already" in capsys.readouterr().err
+    assert not (tmp_path / "4-step").exists()
+
+
 REFUSED: dict[str, tuple[list[object], str]] = {
-    "rising-chain": (["--student-steps", "2,4"], "student_steps: got '2,4'; allowed: falling numbers, such as 8,4,2,1"),
-    "no-number": (["--student-steps", "few"], "student_steps: got 'few'; allowed: whole numbers such as 8,4,2,1"),
+    "rising-chain": (
+        ["--student-steps", "2,4"],
+        "--student-steps: got '2,4'; allowed: falling numbers, such as",
+    ),
+    "no-number": (["--student-steps", "few"], "--student-steps: got 'few'; allowed: whole numbers such as 8,4,2,1"),
     "too-many-budgets": (
         ["--student-steps", "4,2", "--steps", "1,2,3"],
         "steps: got '1,2,3'; allowed: one number, or 2",
@@ -186,10 +237,13 @@ REFUSED: dict[str, tuple[list[object], str]] = {
         ["--method", "consistency", "--student-steps", "4,2"],
         "allowed: one number: a consistency",
     ),
-    "levels-apart": (["--student-steps", 4, "--teacher-steps", 6], "teacher_steps: got 6; allowed: a multiple of 4"),
+    "levels-apart": (["--student-steps", 4, "--teacher-steps", 6], "--teacher-steps: got 6; allowed: a multiple of 4"),
     "unknown-method": (["--method", "magic"], "method: got 'magic'; allowed: progressive or consistency"),
+    "no-teacher-steps": (["--student-steps", 4, "--teacher-steps", 0], "--teacher-steps: got 0; allowed: an integer"),
+    "no-steps": (["--student-steps", "4,2", "--steps", 0], "steps: got 0; allowed: an integer from 1"),
+    "no-steps-of-the-last": (["--student-steps", "4,2,1", "--steps", "1,1,0"], "steps: got 0; allowed: an integer"),
     "guidance-backwards": (["--guidance", "4,1"], "guidance: got [4.0, 1.0]; allowed: two scales from 0 to 100"),
-    "default-outside": (["--default-guidance", 9], "default_guidance: got 9.0; allowed: a number in [1, 2]"),
+    "default-outside": (["--default-guidance", 9], "--default-guidance: got 9.0; allowed: a number in [1, 2]"),
     "other-data": (["--data", "digits"], "data: got digits of shape [1, 32, 32]; allowed: the teacher's [1, 8, 8]"),
 }
 

@@ -1,6 +1,6 @@
 """The contenders of a case: each a function that makes the same images, or at least the same network calls."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.bench.loops import LOOPS, Draw
+from fewstep.bench.loops import LOOPS, Draw, told
 from fewstep.bench.subject import Subject
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import build_plan
@@ -38,9 +38,8 @@ class Case:
 
 def plan_of(subject: Subject, case: Case) -> Plan:
     """The engine's plan: trailing timesteps, no clipping beyond what the sampler itself needs."""
-    engine = subject.engine
-    prediction = None if case.sampler == "consistency" else engine.model.prediction
-    return build_plan(case.sampler, engine.model.schedule, case.steps, prediction=prediction, spacing="trailing")
+    model = subject.engine.model
+    return build_plan(case.sampler, model.schedule, case.steps, prediction=model.prediction, spacing="trailing")
 
 
 def engine_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
@@ -57,7 +56,7 @@ def eager_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
 def eager_images(subject: Subject, case: Case, draw: Draw) -> Tensor:
     """The plain loop on given noise."""
     engine = subject.engine
-    network = partial(_prediction, subject, subject.labels(case.batch))
+    network = partial(_prediction, subject, subject.inputs(case.batch))
     return LOOPS[case.sampler](network, engine.model.schedule, case.steps, engine.model.prediction, draw)
 
 
@@ -65,14 +64,13 @@ def bare_run(subject: Subject, case: Case) -> Callable[[int], None]:
     """The network's calls and nothing else."""
     engine = subject.engine
     x = normals(subject, case, 0)().to(memory_format=torch.channels_last)
-    t = torch.full((case.batch,), float(engine.model.schedule.t[len(engine.model.schedule) // 2]), device=engine.device)
-    labels = subject.labels(case.batch)
-    given = {} if labels is None else {"labels": labels.to(engine.device)}
+    t = told(engine.model.schedule, len(engine.model.schedule) // 2, x)
+    inputs = subject.inputs(case.batch)
 
     def run(seed: int) -> None:
         with torch.no_grad():
             for _ in range(case.steps):
-                engine.module(x, t, **given)
+                engine.module(x, t, **inputs)
 
     return run
 
@@ -135,7 +133,6 @@ def _generator(subject: Subject) -> torch.Generator:
     return torch.Generator(subject.engine.device)
 
 
-def _prediction(subject: Subject, labels: Tensor | None, x: Tensor, t: Tensor) -> Tensor:
-    module = subject.engine.module
-    answer: Tensor = module(x, t) if labels is None else module(x, t, labels=labels.to(x.device))
+def _prediction(subject: Subject, inputs: Mapping[str, Tensor], x: Tensor, t: Tensor) -> Tensor:
+    answer: Tensor = subject.engine.module(x, t, **inputs)
     return answer[:, : subject.engine.model.shape[0]]  # a learned variance is left aside, as fixed_small does

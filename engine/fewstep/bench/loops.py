@@ -26,7 +26,7 @@ def ddim(network: Network, schedule: Schedule, steps: int, prediction: str, draw
     for i, t in enumerate(timesteps):
         ab_t = alphas_cumprod[t]
         ab_s = alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else torch.ones_like(ab_t)
-        m = network(x, torch.full((len(x),), t, device=x.device))
+        m = network(x, told(schedule, t, x))
         x_0, eps = x_0_and_eps(x, m, ab_t, prediction)
         x = ab_s.sqrt() * x_0 + (1 - ab_s).sqrt() * eps
     return x
@@ -45,7 +45,7 @@ def ddpm(network: Network, schedule: Schedule, steps: int, prediction: str, draw
         ab_t = alphas_cumprod[t]
         ab_s = alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else torch.ones_like(ab_t)
         alpha = ab_t / ab_s
-        m = network(x, torch.full((len(x),), t, device=x.device))
+        m = network(x, told(schedule, t, x))
         x_0, _ = x_0_and_eps(x, m, ab_t, prediction)
         x = ab_s.sqrt() * (1 - alpha) / (1 - ab_t) * x_0 + alpha.sqrt() * (1 - ab_s) / (1 - ab_t) * x
         if i + 1 < steps:
@@ -62,14 +62,13 @@ def consistency(network: Network, schedule: Schedule, steps: int, prediction: st
     sigma_data, sigma_min = 0.5, schedule.lowest
     z = draw()
     sigmas = torch.tensor(schedule.noise_scale, dtype=z.dtype, device=z.device)
-    times = torch.tensor(schedule.t, dtype=torch.float32, device=z.device)
     levels = trailing(len(schedule), steps)
     x = sigmas[levels[0]] * z
     for i, level in enumerate(levels):
         sigma = sigmas[level]
         c_skip = sigma_data**2 / ((sigma - sigma_min) ** 2 + sigma_data**2)
         c_out = sigma_data * (sigma - sigma_min) / (sigma**2 + sigma_data**2).sqrt()
-        m = network(x / (sigma**2 + sigma_data**2).sqrt(), times[level].expand(len(x)))
+        m = network(x / (sigma**2 + sigma_data**2).sqrt(), told(schedule, level, x))
         x = (c_skip * x + c_out * m).clamp(-1, 1)
         if i + 1 < steps:
             x = x + (sigmas[levels[i + 1]] ** 2 - sigma_min**2).sqrt() * draw()
@@ -95,6 +94,13 @@ def check_sampler(sampler: str, schedule: Schedule) -> None:
 def trailing(count: int, steps: int) -> list[int]:
     """The timesteps of a few-step sampler: T - 1 first, evenly down, none below T / steps - 1."""
     return [round(count * (steps - i) / steps) - 1 for i in range(steps)]
+
+
+def told(schedule: Schedule, level: int, like: Tensor) -> Tensor:
+    """What the network is told at a level [B]: an integer where it counts timesteps or levels, else float32."""
+    time = float(schedule.t[level])
+    counts = schedule.time in ("timestep", "index") and time.is_integer()
+    return torch.full((len(like),), int(time) if counts else time, device=like.device)
 
 
 def x_0_and_eps(x: Tensor, m: Tensor, ab_t: Tensor, prediction: str) -> tuple[Tensor, Tensor]:

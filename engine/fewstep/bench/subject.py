@@ -17,7 +17,8 @@ from fewstep.models.layouts.keys import Keys
 from fewstep.models.model import Model
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
-from fewstep.request.conditions import Classes, Numbers, Unconditional
+from fewstep.request.conditions import Unconditional
+from fewstep.run.denoiser import label_argument_of
 
 SEED = 0  # of the random weights
 
@@ -58,12 +59,19 @@ class Subject:
     unet_2d: Any = None
     lacks_diffusers: str = ""
 
-    def labels(self, batch: int) -> Tensor | None:
-        """Labels spread over what the model takes, [batch]; None for a model without."""
-        spec = self.engine.model.conditions
-        if isinstance(spec, Classes):
-            return torch.arange(batch) % spec.count
-        return torch.linspace(spec.min, spec.max, batch) if isinstance(spec, Numbers) else None
+    def labels(self, batch: int) -> list[float] | None:
+        """Labels spread over what the model takes, one per sample; None for a model without."""
+        return self.engine.model.conditions.spread(batch)
+
+    def inputs(self, batch: int) -> dict[str, Tensor]:
+        """What the network takes beside x and t, under its own names, [batch] each: those labels, and the default scale
+        of a guidance that is an input.
+        """
+        model, device = self.engine.model, self.engine.device
+        labels = model.conditions.rows(self.labels(batch), batch)
+        given = model.guidance.condition([None] * batch, {} if labels is None else {"labels": labels})
+        called = {"labels": label_argument_of(self.engine.module)}
+        return {called.get(name, name): rows.to(device) for name, rows in given.items()}
 
 
 def preset_subject(name: str, device: str = "cpu", max_batch: int = 16) -> Subject:

@@ -1,4 +1,4 @@
-"""The command line: `fewstep generate | info | convert | bench`."""
+"""The command line: `fewstep generate | info | convert | bench | train | distill | evaluate`."""
 
 from fewstep.cli.app import main
 

@@ -1,10 +1,10 @@
 """The `fewstep` command: its parts, and how every failure becomes one line and an exit code."""
 
+import io
 import os
 import sys
-import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Annotated
 
 import typer
@@ -17,37 +17,43 @@ from fewstep.cli.distill import EXAMPLES as DISTILL_EXAMPLES
 from fewstep.cli.distill import distill
 from fewstep.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from fewstep.cli.evaluate import evaluate
+from fewstep.cli.failures import EXIT_INTERRUPTED, EXIT_OK, SaidError, described, tell
 from fewstep.cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from fewstep.cli.generate import generate
 from fewstep.cli.info import EXAMPLES as INFO_EXAMPLES
 from fewstep.cli.info import info
-from fewstep.cli.shared import emit, examples, plain, say, warnings_as_lines
+from fewstep.cli.shared import emit, examples, write_out
 from fewstep.cli.train import EXAMPLES as TRAIN_EXAMPLES
 from fewstep.cli.train import train
-from fewstep.errors import ArgumentError, FewstepError, OutputError
-
-EXIT_OK, EXIT_UNEXPECTED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+from fewstep.cli.training_options import distill_defaults, train_defaults
+from fewstep.cli.verb import Verb, Verbs, with_defaults
+from fewstep.errors import ArgumentError, OutputError
 
 app = typer.Typer(
     help="Sample from diffusion U-Nets in 1 to 8 steps.",
+    cls=Verbs,
     epilog=examples(
-        "  fewstep info                    what is installed, and on which devices",
-        "  fewstep info MODEL              what a model is, and how it samples",
-        "  fewstep generate MODEL --n 4    four pictures and a sheet of them",
-        "  fewstep generate --help         all that can be asked for",
+        "Four pictures of the model in the box, and a sheet of them:",
+        "  fewstep generate digits --n 4",
+        "What a model is, and how it samples:",
+        "  fewstep info digits",
+        "What is installed, and on which devices:",
+        "  fewstep info",
+        "All that can be asked for:",
+        "  fewstep generate --help",
     ),
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate", epilog=GENERATE_EXAMPLES)(generate)
-app.command("info", epilog=INFO_EXAMPLES)(info)
-app.command("convert", epilog=CONVERT_EXAMPLES)(convert)
-app.command("bench", epilog=BENCH_EXAMPLES)(bench)
-app.command("train", epilog=TRAIN_EXAMPLES)(train)
-app.command("distill", epilog=DISTILL_EXAMPLES)(distill)
-app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command("generate", cls=Verb, epilog=GENERATE_EXAMPLES)(generate)
+app.command("info", cls=Verb, epilog=INFO_EXAMPLES)(info)
+app.command("convert", cls=Verb, epilog=CONVERT_EXAMPLES)(convert)
+app.command("bench", cls=Verb, epilog=BENCH_EXAMPLES)(bench)
+app.command("train", cls=with_defaults(train_defaults), epilog=TRAIN_EXAMPLES)(train)
+app.command("distill", cls=with_defaults(distill_defaults), epilog=DISTILL_EXAMPLES)(distill)
+app.command("evaluate", cls=Verb, epilog=EVALUATE_EXAMPLES)(evaluate)
 
 
 @app.callback()
@@ -58,10 +64,10 @@ def _root(
     if version:
         from fewstep.version import __version__
 
-        typer.echo(f"fewstep {__version__}")
+        write_out(f"fewstep {__version__}\n")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        context.get_help()
         raise typer.Exit
 
 
@@ -72,47 +78,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With --json a failure is one JSON object on stdout as well.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with warnings_as_lines():
+    with _streams():
+        try:
+            _refuse_empty(arguments)
             code = app(arguments, prog_name="fewstep", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        code = EXIT_INTERRUPTED
-    except Exception as error:
-        return _fail(error, "--json" in arguments)
-    if code == EXIT_INTERRUPTED:
-        return _fail(KeyboardInterrupt(), "--json" in arguments)
-    return code if isinstance(code, int) else EXIT_OK
+            write_out("")
+        except (typer.Exit, SaidError) as ended:
+            return ended.exit_code
+        except (Exception, KeyboardInterrupt) as error:
+            return _fail(error, arguments)
+        if code == EXIT_INTERRUPTED:
+            return _fail(KeyboardInterrupt(), arguments)
+        return code if isinstance(code, int) else EXIT_OK
 
 
-def _explain(error: BaseException) -> tuple[int, str]:
-    if isinstance(error, FewstepError):
-        return EXIT_USER, str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return EXIT_INTERRUPTED, "interrupted"
-    if hasattr(error, "format_message"):  # typer's word for a wrong option, whether or not it rests on click
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "fewstep"
-        return getattr(error, "exit_code", EXIT_USER), f"{error.format_message()} (see {command} --help)"
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return EXIT_UNEXPECTED, "out of memory; fewer samples at once (--n) or --dtype bfloat16 need less"
-    if isinstance(error, OSError):
-        reason = error.strerror or str(error)
-        message = f"{error.filename}: {reason}" if error.filename else reason
-    else:
-        message = f"unexpected {type(error).__name__}: {str(error)[:300] or 'no message'}"
-    return EXIT_UNEXPECTED, f"{message}; re-run with FEWSTEP_TRACEBACK=1 to see where"
-
-
-def _fail(error: BaseException, as_json: bool) -> int:
-    code, message = _explain(error)
-    if code == EXIT_UNEXPECTED and os.environ.get("FEWSTEP_TRACEBACK"):
-        traceback.print_exception(error)
-    say("error", "bold red", message)
-    if as_json:
-        failure: dict[str, object] = {"type": type(error).__name__, "message": plain(message)}
-        failure["exit_code"] = code
-        if isinstance(error, ArgumentError):
-            failure["argument"] = error.argument
+def _fail(error: BaseException, arguments: Sequence[str]) -> int:
+    verb = next(iter(arguments), "")
+    code = tell(error, verb)
+    if "--json" in arguments:
         with suppress(OutputError, typer.Exit):
-            emit({"error": failure})
+            emit({"error": described(error, verb)})
     return code
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """ArgumentError for an empty argument: as a path it would be the current folder, and elsewhere "not given"."""
+    option = "argument"
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        empty = value if equals and name.startswith("--") else word
+        if not empty.strip():
+            raise ArgumentError(name if equals else option, empty, "a value; a shell variable without one is empty")
+        option = word if word.startswith("-") else "argument"
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Within it stdout and stderr can be written to: they may have been closed (`>&-`), or have few letters."""
+    with ExitStack() as stack:
+        if sys.stdout is None:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        if sys.stderr is None:
+            stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                stack.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="replace")
+        yield

@@ -1,14 +1,16 @@
 """`fewstep bench`: the engine beside the loops people write."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewstep.bench.loops import LOOPS
 from fewstep.cli import options
 from fewstep.cli.bench_view import page
+from fewstep.cli.failures import keep
 from fewstep.cli.shared import emit, examples, progress, whole_numbers, write_out
 from fewstep.errors import ArgumentError
 
@@ -18,14 +20,16 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "The CIFAR-10 DDPM U-Net with random weights, beside diffusers:",
     "  fewstep bench --out out/bench",
-    "A model of your own, at 1 and 4 steps:",
-    "  fewstep bench .models/mine --steps 1,4 --batch 1",
+    "The model in the box, or one of your own, at 1 and 4 steps:",
+    "  fewstep bench digits --steps 1,4 --batch 1",
 )
 MAX_STEPS, MAX_BATCH, MAX_REPEATS = 1000, 256, 1000
 
 
 def bench(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model folder. Default: the preset.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A model folder, or digits: in the box. Default: the preset.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="An architecture with random weights: cifar10-ddpm.")] = "cifar10-ddpm",
     steps: Annotated[str, typer.Option(help="Model calls a sample.")] = "1,2,4,8",
     batch: Annotated[str, typer.Option(help="Samples at once.")] = "1,4",
@@ -39,7 +43,10 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for bench.json, bench.csv and bench.png.")
     ] = None,
-    device: options.Device = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu or cuda. Default: CUDA if there is one.", rich_help_panel=options.WHERE),
+    ] = None,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -65,13 +72,14 @@ def bench(
     subject = _subject(model, preset, device, threads, max(settings.batches))
     with progress("bench", quiet=quiet or as_json) as advance:
         report = run(subject, settings, advance)
-    paths = []
-    if out is not None:
-        paths = report.save(out, _picture(report))
-    if as_json:
-        emit({**report.to_dict(), "files": paths})
-    else:
-        write_out(page(report, paths))
+
+    def show(paths: list[Path], more: Mapping[str, Any]) -> None:
+        if as_json:
+            emit({**report.to_dict(), "files": paths, **more})
+        else:
+            write_out(page(report, paths))
+
+    keep(lambda: [] if out is None else report.save(out, _picture(report)), show)
 
 
 def _subject(model: str | None, preset: str, device: str | None, threads: int | None, most: int) -> "Subject":

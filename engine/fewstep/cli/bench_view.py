@@ -1,53 +1,40 @@
 """The page that `fewstep bench` prints."""
 
-import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewstep.cli.page import titled_table, width, wrapped
 from fewstep.cli.shared import plain
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from fewstep.bench import Report, Row
     from fewstep.bench.contenders import Case
 
-WIDTH = 120
+Table = list[tuple[str, ...]]  # lines of cells, the headings first
 
 
 def page(report: "Report", paths: Sequence[Path]) -> str:
     """What was measured on what, the times, what is outside the network, cold starts, the files."""
-    from rich.console import Console
-
-    text = io.StringIO()
-    console = Console(
-        file=text, force_terminal=sys.stdout.isatty() or None, width=WIDTH, highlight=False, markup=False, emoji=False
-    )
-    console.print(_head(report))
-    tables = {
-        "ms per image: median (least..90th percentile)": _times(report),
-        "us a step outside the network's calls, in the same runs; the engine's loop apart from its set-up": _outside(
-            report
-        ),
-        "a new process: import, the first image in one step, most memory resident": _cold(report),
-    }
-    for title, table in tables.items():
-        if table.row_count:
-            console.print(f"\n{title}", style="bold")
-            console.print(table)
+    columns = width()
+    lines = [part for line in _head(report) for part in wrapped(line, columns)]
+    lines += titled_table("ms per image: median (least..90th percentile)", _times(report), keys=3)
+    title = "us a step outside the network's calls, in the same runs; the engine's loop apart from its set-up"
+    lines += titled_table(title, _outside(report), keys=3)
+    if report.cold:
+        title = "a new process: import, the first image in one step, most memory resident"
+        lines += titled_table(title, _cold(report), keys=1)
     for contender, why in _missing(report).items():
-        console.print(f"\n{contender}: {plain(why)}")
+        lines += ["", *wrapped(f"{contender}: {plain(why)}", columns)]
     if paths:
-        console.print("\nwritten: " + ", ".join(plain(path) for path in paths))
-    return text.getvalue()
+        lines += ["", *wrapped("written: " + ", ".join(plain(path) for path in paths), columns)]
+    return "\n".join(lines) + "\n"
 
 
-def _head(report: "Report") -> str:
+def _head(report: "Report") -> list[str]:
     machine, model, settings = report.machine, report.model, report.settings
     shape = "x".join(str(extent) for extent in model["shape"])  # type: ignore[attr-defined]
-    lines = [
+    return [
         f"{plain(model['title'])}",
         f"{model['parameters'] / 1e6:.1f} M parameters, {shape}, {model['dtype']}, {model['prediction']} prediction",  # type: ignore[operator]
         f"{plain(machine['cpu'])} ({machine['instructions']}), {machine['cores']} cores, {machine['threads']} threads, "
@@ -55,9 +42,9 @@ def _head(report: "Report") -> str:
         f"fewstep {machine['fewstep']}, torch {machine['torch']}, diffusers {machine['diffusers']}, "
         f"python {machine['python']}, {machine['system']}",
         f"parity: {_parity(report)}",
-        f"{settings['repeats']} rounds after a warm-up; the contenders take turns, in a new order each round",
+        f"{settings['repeats']} round{'s' * (settings['repeats'] != 1)} after a warm-up; "
+        "the contenders take turns, in a new order each round",
     ]
-    return "\n".join(lines)
 
 
 def _parity(report: "Report") -> str:
@@ -71,67 +58,42 @@ def _parity(report: "Report") -> str:
     )
 
 
-def _times(report: "Report") -> "Table":
-    from rich.table import Table
-
+def _times(report: "Report") -> Table:
     from fewstep.bench.contenders import BARE, CONTENDERS, DIFFUSERS, EAGER, ENGINE
 
-    table = Table(box=None)
-    for name in ("sampler", "batch", "steps"):
-        table.add_column(name)
-    for name in CONTENDERS:
-        table.add_column(name, justify="right")
-    table.add_column("engine / eager", justify="right")
-    table.add_column("engine / diffusers", justify="right")
+    lines: Table = [("sampler", "batch", "steps", *CONTENDERS, "engine / eager", "engine / diffusers")]
     for case in report.cases:
         rows = {name: report.row(case, name) for name in (ENGINE, EAGER, DIFFUSERS, BARE)}
         ratio, other = rows[ENGINE].ratio, rows[DIFFUSERS].ratio
-        table.add_row(
-            *_case(case),
-            *(_time(row) for row in rows.values()),
-            _number(ratio, ".3f"),
-            _number(ratio / other if ratio and other else None, ".3f"),
-        )
-    return table
+        ratios = (_number(ratio, ".3f"), _number(ratio / other if ratio and other else None, ".3f"))
+        lines.append((*_case(case), *(_time(row) for row in rows.values()), *ratios))
+    return lines
 
 
-def _outside(report: "Report") -> "Table":
-    from rich.table import Table
-
+def _outside(report: "Report") -> Table:
     from fewstep.bench.contenders import DIFFUSERS, EAGER, ENGINE
 
-    table = Table(box=None)
-    for name in ("sampler", "batch", "steps"):
-        table.add_column(name)
-    for name in ("engine's loop", "target", "", "set-up, us a request", "engine", "eager", "diffusers"):
-        table.add_column(name, justify="right")
+    lines: Table = [
+        ("sampler", "batch", "steps", "engine's loop", "target", "", "set-up, us a request", ENGINE, EAGER, DIFFUSERS)
+    ]
     for case in report.cases:
         engine, target = report.row(case, ENGINE), report.target_us(case)
         loop = engine.loop_median_us
         shown = "" if loop is None else f"{loop:.0f} ({engine.loop_min_us:.0f}..{engine.loop_p90_us:.0f})"
         met = "" if target is None or loop is None else "met" if loop <= target else "MISSED"
-        table.add_row(
-            *_case(case),
-            shown,
-            "" if target is None else f"<= {target:.0f}",
-            met,
-            _number(engine.setup_us, ".0f"),
-            *(_number(report.row(case, name).outside_us, ".0f") for name in (ENGINE, EAGER, DIFFUSERS)),
-        )
-    return table
+        outside = (_number(report.row(case, name).outside_us, ".0f") for name in (ENGINE, EAGER, DIFFUSERS))
+        promised = "" if target is None else f"<= {target:.0f}"
+        lines.append((*_case(case), shown, promised, met, _number(engine.setup_us, ".0f"), *outside))
+    return lines
 
 
-def _cold(report: "Report") -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None)
-    for name in ("contender", "import, s", "first image, s", "memory, MB"):
-        table.add_column(name, justify="left" if name == "contender" else "right")
+def _cold(report: "Report") -> Table:
+    lines: Table = [("contender", "import, s", "first image, s", "memory, MB")]
     for start in report.cold:
         memory = None if start.peak_bytes is None else start.peak_bytes / 1e6
         seconds = (_number(value, ".2f") for value in (start.import_seconds, start.first_image_seconds))
-        table.add_row(start.contender, *seconds, _number(memory, ".0f"))
-    return table
+        lines.append((start.contender, *seconds, _number(memory, ".0f")))
+    return lines
 
 
 def _missing(report: "Report") -> dict[str, str]:

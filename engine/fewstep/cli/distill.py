@@ -1,7 +1,7 @@
 """`fewstep distill`: from a model of many steps to students of few."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from fewstep.cli import options, training_options
+from fewstep.cli.failures import SaidError, described
+from fewstep.cli.failures import tell as say_failure
 from fewstep.cli.shared import emit, emit_fields, examples
 from fewstep.cli.training import asked_to_stop, command_line, device_for, fit_progress, tell, tell_of
 from fewstep.cli.training_options import HOW, RUN, WHAT
@@ -46,7 +48,7 @@ class Stage:
 
     def settings(self, base: "DistillConfig") -> "DistillConfig":
         """The chain's settings with this student's in their place."""
-        own = {**self.typed, "teacher": self.teacher, "steps": self.steps or base.steps}
+        own = {**self.typed, "teacher": self.teacher, "steps": base.steps if self.steps is None else self.steps}
         return type(base).from_dict(own, base)
 
 
@@ -105,6 +107,7 @@ def distill(
     from fewstep.train import Listeners
     from fewstep.train import distill as run
     from fewstep.train.fit import ignore
+    from fewstep.train.folder import check_place
 
     given: dict[str, Any] = {
         "method": method, "prediction": prediction, "guidance": guidance, "default_guidance": default_guidance,
@@ -116,45 +119,65 @@ def distill(
     base = _base(config, given)
     students, budgets = _numbers("student_steps", student_steps), _numbers("steps", steps)
     heard = ignore if as_json else tell_of
+    stages = _stages(base, teacher, out, students, budgets, teacher_steps)
+    settings = [stage.settings(base) for stage in stages]
+    for stage in stages:  # what is wrong with the last is said before an hour goes into the first
+        check_place(stage.out, resume)
+    found: list[Mapping[str, object]] = []
+
+    def learn(stage: Stage, chosen: "DistillConfig") -> None:
+        if resume and (stage.out / "fewstep.json").is_file():
+            tell(f"{stage.out}: finished already")
+            found.append({"model": stage.out, "student_steps": stage.student_steps, "already": True})
+            return
+        typed = {"config": config, **stage.typed, **given, "device": device, "threads": threads, "out": stage.out}
+        command = command_line("distill", stage.teacher, typed)
+        with fit_progress(quiet or as_json, f"{stage.student_steps}-step student") as show:
+            listeners = Listeners(progress=show, say=tell, data=heard, stop=stop)
+            made = run(chosen, stage.out, resume=resume, device=where, command=command, listeners=listeners)
+        if not made.finished:
+            tell(f"stopped at step {made.step}, saved; the same command with --resume goes on")
+            raise KeyboardInterrupt
+        found.append(_found(made, chosen))
+        if not as_json:
+            emit_fields(str(made.folder), _shown(made, chosen))
+
     with asked_to_stop() as stop:
-        for stage in _stages(base, teacher, out, students, budgets, teacher_steps):
-            if resume and (stage.out / "fewstep.json").is_file():
-                tell(f"{stage.out}: finished already")
-                continue
-            typed = {"config": config, **stage.typed, **given, "device": device, "threads": threads, "out": stage.out}
-            command = command_line("distill", stage.teacher, typed)
-            with fit_progress(quiet or as_json, f"{stage.student_steps}-step student") as show:
-                listeners = Listeners(progress=show, say=tell, data=heard, stop=stop)
-                settings = stage.settings(base)
-                made = run(settings, stage.out, resume=resume, device=where, command=command, listeners=listeners)
-            if not made.finished:
-                tell(f"stopped at step {made.step}, saved; the same command with --resume goes on")
-                raise KeyboardInterrupt
-            _show(made, settings, as_json)
+        try:
+            for stage, chosen in zip(stages, settings, strict=True):
+                learn(stage, chosen)
+        except (Exception, KeyboardInterrupt) as error:
+            if not (as_json and found):
+                raise
+            emit({"students": found, "error": described(error)})
+            raise SaidError(say_failure(error)) from error
+    if as_json:
+        emit({"students": found})
 
 
 # --help is the docstring, and a docstring cannot be computed.
-distill.__doc__ = "\n".join(
-    [f"{distill.__doc__}\n", *(f"{name}: {method.summary}." for name, method in METHODS.items())]
+distill.__doc__ = "\n\n".join(
+    [str(distill.__doc__), *(f"{name}: {method.summary}." for name, method in METHODS.items())]
 )
 
 
-def _show(trained: "Trained", settings: "DistillConfig", as_json: bool) -> None:
-    found = {
-        "student_steps": settings.student_steps, "steps": trained.step, "parameters": trained.parameters,
-        "loss": trained.loss, "seconds": trained.seconds,
+def _found(trained: "Trained", settings: "DistillConfig") -> dict[str, object]:
+    """A student, as --json has it."""
+    return {
+        "model": trained.folder, "student_steps": settings.student_steps, "already": False, "steps": trained.step,
+        "parameters": trained.parameters, "loss": trained.loss, "seconds": trained.seconds, "data": trained.data,
     }  # fmt: skip
-    if as_json:
-        emit({"model": trained.folder, **found, "data": trained.data})
-        return
-    shown = {
+
+
+def _shown(trained: "Trained", settings: "DistillConfig") -> dict[str, object]:
+    """The same to read."""
+    return {
         "student": f"{settings.student_steps} for {settings.walk} steps of {settings.teacher}",
         "steps": f"{trained.step:,} of {settings.batch}",
         "loss": f"{trained.loss:.4g}",
         "time": f"{trained.seconds / 60:.1f} minutes",
         "next": f"fewstep generate {shlex.quote(str(trained.folder))}",
     }
-    emit_fields(str(trained.folder), shown)
 
 
 def _base(path: Path | None, given: dict[str, Any]) -> "DistillConfig":
@@ -177,7 +200,7 @@ def _stages(
     teacher_steps: int | None,
 ) -> list[Stage]:
     """The chain: each student's teacher is the one before it."""
-    students = students or [base.student_steps]
+    students = [base.student_steps] if students is None else students
     shown = ",".join(map(str, students))
     if any(after >= before for before, after in pairwise(students)):
         raise ArgumentError("student_steps", shown, "falling numbers, such as 8,4,2,1")
@@ -190,7 +213,8 @@ def _stages(
     for place, count in enumerate(students):
         folder = out if len(students) == 1 else out / f"{count}-step"
         steps = None if budgets is None else budgets[place % len(budgets)]
-        walk = (teacher_steps or base.teacher_steps) if place == 0 else students[place - 1]
+        first = base.teacher_steps if teacher_steps is None else teacher_steps
+        walk = first if place == 0 else students[place - 1]
         chain.append(Stage(teacher, folder, count, steps, walk))
         teacher = str(folder)
     return chain

@@ -1,6 +1,6 @@
 """`fewstep generate`: from a model folder to pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from fewstep.run.callbacks import Callback, Step
 
 T = TypeVar("T")
+UNLABELLED = "none"  # --labels of samples of no class
+MAX_TOLD = 10  # labels in the summary
 EXAMPLES = examples(
-    "16 terrains from flat to rough, one model call each, with seeds 0 to 15:",
-    "  fewstep generate .models/terrain --labels 5:100:16 --steps 1 --seed 0 \\",
-    "      --columns 4 --colormap terrain --out out/terrain.png",
-    "Three variations of a picture:",
-    "  fewstep generate .models/terrain --labels 50 --n 3 \\",
-    "      --image hills.png --strength 0.6",
+    "Ten digits of the model in the box, two model calls each, with seeds 0 to 9:",
+    "  fewstep generate digits --labels 0:9:10 --steps 2 --seed 0 --columns 5 --out out/digits.png",
+    "Three variations of one of them:",
+    "  fewstep generate digits/teacher --labels 3 --n 3 --image out/digits-003.png --strength 0.6 --steps 20",
+    "16 terrains from flat to rough, one model call each:",
+    "  fewstep generate .models/terrain --labels 5:100:16 --columns 4 --colormap terrain --out out/terrain.png",
 )
 
 
@@ -81,9 +83,12 @@ def generate(
     engine = open_engine(model, steps, sampler, device=device, **reading)
     if out.suffix.lower() == ".png":
         check_channels(engine.model.shape[0], colormap)
-    label_list = None if labels is None else read_labels(labels, engine.model.conditions.names)
+    names = engine.model.conditions.names
+    unlabelled = labels == UNLABELLED and UNLABELLED not in names
+    label_list = None if labels is None or unlabelled else read_labels(labels, names)
     count, label_list, seed_list = _per_sample(n, label_list, seed, seeds)
-    request: dict[str, Any] = {"n": count, "labels": label_list, "seeds": seed_list}
+    chosen = engine.model.conditions.spread(count) if labels is None else None
+    request: dict[str, Any] = {"n": count, "labels": chosen or label_list, "seeds": seed_list}
     request |= {"steps": steps, "sampler": sampler}
     request |= {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
     if image is not None:
@@ -93,11 +98,12 @@ def generate(
 
     about: dict[str, object] = {"model": model, "image": image, "mask": mask, "strength": strength}
     about |= {"device": engine.device, "dtype": str(engine.dtype).removeprefix("torch.")}
-    paths = samples.save(out, singles=singles, columns=columns, colormap=colormap, parameters=about)
+    record = about | ({"labels": UNLABELLED} if unlabelled else {})
+    paths = samples.save(out, singles=singles, columns=columns, colormap=colormap, parameters=record)
     if as_json:
         emit(_report(samples, paths, about))
     else:
-        emit_fields(str(paths[0]), _summary(samples, paths))
+        emit_fields(str(paths[0]), _summary(samples, paths) | _told(chosen, names))
 
 
 def _start(shape: tuple[int, ...], image: Path, strength: float | None, mask: Path | None) -> "Image | Inpaint":
@@ -203,6 +209,14 @@ def _summary(samples: "Samples", paths: list[Path]) -> dict[str, object]:
         "time": f"{_digits(1000 * samples.seconds / len(samples))} ms an image, {_digits(samples.seconds)} s in all",
         "seeds": f"{seeds[0]} to {seeds[-1]}" if counting else ", ".join(map(str, seeds)),
     }
+
+
+def _told(chosen: Sequence[float] | None, names: Sequence[str]) -> dict[str, object]:
+    """The labels that nobody named."""
+    if chosen is None:
+        return {}
+    first = ", ".join(names[int(label)] if names else f"{label:g}" for label in chosen[:MAX_TOLD])
+    return {"labels": f"{first}{', ...' * (len(chosen) > MAX_TOLD)}: chosen, for want of --labels"}
 
 
 def _digits(value: float) -> str:

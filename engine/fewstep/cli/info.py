@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewstep.cli.options import AllowPickle, AsJson
-from fewstep.cli.shared import emit, emit_fields, examples
+from fewstep.cli.shared import Fitted, emit, emit_fields, examples
 from fewstep.errors import ArgumentError, FewstepError
 
 if TYPE_CHECKING:
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 EXTRAS = ("diffusers", "onnx", "matplotlib")
 EXAMPLES = examples(
-    "  fewstep info                   versions, devices, why each fallback was taken",
-    "  fewstep info .models/terrain   size, labels, schedule, default plan",
-    "  fewstep info out-003.png       its parameters, and how to make it again",
-    "  fewstep info --cost            launches a step, beside those of diffusers",
+    "Versions, devices, why each fallback was taken:",
+    "  fewstep info",
+    "Size, labels, schedule and default plan of a model, here of the one in the box:",
+    "  fewstep info digits",
+    "The parameters of a picture, and how to make it again:",
+    "  fewstep info out-003.png",
+    "Launches a step, beside those of diffusers:",
+    "  fewstep info --cost",
 )
 REPEATED = (  # the parameters that are options of generate
     "steps",
@@ -66,17 +70,19 @@ def info(
     for name, value in {"steps": steps, "batch": batch, "guidance_scale": guidance_scale}.items():
         if value is not None:
             raise ArgumentError(name, value, "nothing without --cost")
+    fitted: dict[str, Fitted] = {}
     if path is None:
         title, fields = "fewstep", _installation()
     elif path.suffix.lower() == ".png":
         title, fields = str(path), _picture(path)
     else:
-        title, fields = str(path), _model(path, allow_pickle)
+        engine, fields = _model(path, allow_pickle)
+        title, fitted["plan"] = str(path), engine.plan().describe
     if as_json:
         emit(fields)
     else:
-        facts = {name.replace("_", " "): _shown(value) for name, value in fields.items()}
-        emit_fields(title, {name: text for name, text in facts.items() if text})
+        facts = {name: fitted.get(name, _shown(value)) for name, value in fields.items()}
+        emit_fields(title, {name.replace("_", " "): fact for name, fact in facts.items() if fact})
 
 
 def _installation() -> dict[str, object]:
@@ -159,14 +165,14 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _model(path: Path, allow_pickle: bool) -> dict[str, object]:
+def _model(path: Path, allow_pickle: bool) -> "tuple[Engine, dict[str, object]]":
     from fewstep.engine import Engine
     from fewstep.models.load import open_folder
 
     _, spec = open_folder(path)
     engine = Engine.from_pretrained(path, device="cpu", allow_pickle=allow_pickle)
     plan = engine.plan()
-    return {
+    return engine, {
         "name": spec.name,
         "description": spec.description,
         "family": spec.family,

@@ -29,7 +29,11 @@ AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read weights s
 Model = Annotated[str, Argument(metavar="MODEL", help="A model folder, or digits: in the box.")]
 
 Labels = Annotated[
-    str | None, Option(help="One a sample, or one for all: 3,7, names or start:stop:count.", rich_help_panel=WHAT)
+    str | None,
+    Option(
+        help="One a sample, or one for all: 3,7, names or start:stop:count; none: no class. Default: a spread of them.",
+        rich_help_panel=WHAT,
+    ),
 ]
 Count = Annotated[
     int | None,
@@ -39,7 +43,9 @@ Seed = Annotated[
     int | None,
     Option(help="Of the first sample; the others count up. Default: at random.", rich_help_panel=WHAT),
 ]
-Seeds = Annotated[str | None, Option(help="One a sample, or one for all: 0,1,2.", rich_help_panel=WHAT)]
+Seeds = Annotated[
+    str | None, Option(help="One a sample, or one for all: 0,1,2. Default: as --seed.", rich_help_panel=WHAT)
+]
 
 Steps = Annotated[int | None, Option(help="Model calls a sample. Default: the model's own.", rich_help_panel=HOW)]
 Sampler = Annotated[

@@ -1,31 +1,27 @@
 """What the commands share: where they print, and how they read lists of numbers."""
 
-import io
 import json
 import math
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
 
 import typer
 
-from fewstep.errors import ArgumentError, NonFiniteWarning, PlanWarning, UnfinishedWriteWarning
+from fewstep.cli.page import styled, width, wrapped
+from fewstep.errors import ArgumentError
 from fewstep.files import output_error
 from fewstep.request.asked import MAX_SAMPLES
 
-OWN_WARNINGS = (NonFiniteWarning, PlanWarning, UnfinishedWriteWarning)
 MAX_SEED = 2**64 - 1
+LEAST_BESIDE = 30  # columns for a fact beside its name; with fewer it stands below
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's --help: worked examples, as they are typed."""
-    typed = "\n".join(line.replace("[", r"\[") for line in lines)
-    # rich would draw the ":100:" of a label range as an emoji; a tag in between keeps it text.
-    return "[bold]Examples[/bold]\n\n" + typed.replace(":", "[none]:[/none]")
+    """The end of a command's --help: worked examples as they are typed, indented, below what each is for."""
+    return "\n".join(lines)
 
 
 def plain(text: object) -> str:
@@ -38,21 +34,23 @@ def emit(payload: Mapping[str, object]) -> None:
     write_out(json.dumps(_jsonable(payload), indent=2, allow_nan=False) + "\n")
 
 
-def emit_fields(title: str, fields: Mapping[str, object]) -> None:
-    """A title and its facts, aligned; a text of several lines hangs below its name."""
-    from rich.console import Console
-    from rich.text import Text
+Fitted = Callable[[int | None], str]  # a text for so many columns; None: as many as it takes
 
-    page = io.StringIO()
-    terminal = sys.stdout.isatty() or None  # None leaves it to FORCE_COLOR
-    console = Console(file=page, force_terminal=terminal, soft_wrap=True, highlight=False, emoji=False)
-    console.print(Text(plain(title), style="bold"))
-    width = max((len(name) for name in fields), default=0)
+
+def emit_fields(title: str, fields: Mapping[str, "object | Fitted"]) -> None:
+    """A title and its facts, aligned and within the terminal; a text of several lines hangs below its name."""
+    columns, longest = width(), max((len(name) for name in fields), default=0)
+    beside = columns is None or columns - longest - 4 >= LEAST_BESIDE
+    indent = longest + 4 if beside else 4
+    room = None if columns is None else columns - indent
+    lines = [styled(plain(title), "bold")]
     for name, value in fields.items():
-        for index, line in enumerate(str(value).split("\n")):
-            label = "" if index else plain(name)
-            console.print(Text.assemble("  ", (label.ljust(width), "cyan"), "  ", plain(line)))
-    write_out(page.getvalue())
+        text = value(room) if callable(value) else str(value)
+        parts = [part for line in text.split("\n") for part in wrapped(plain(line), room)]
+        label = styled(plain(name).ljust(longest if beside else 0), "cyan")
+        lines += [f"  {label}  {parts.pop(0)}" if beside else f"  {label}"]
+        lines += [" " * indent + part for part in parts]
+    write_out("\n".join(lines) + "\n")
 
 
 def write_out(text: str) -> None:
@@ -79,27 +77,8 @@ def say(word: str, style: str, message: str) -> None:
     from rich.text import Text
 
     line = Text.assemble((f"{word}: ", style), plain(message))
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
-
-
-@contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Within it our own warnings are lines on stderr, each once; Python would show a line of our source as well."""
-    said: set[str] = set()
-    with warnings.catch_warnings():
-        shown = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if not issubclass(category, OWN_WARNINGS):
-                shown(message, category, *where, **more)
-            elif str(message) not in said:
-                said.add(str(message))
-                say("warning", "bold yellow", str(message))
-
-        for own in OWN_WARNINGS:
-            warnings.simplefilter("always", own)
-        warnings.showwarning = show
-        yield
+    with suppress(OSError):  # nobody reads stderr any more: there is nowhere left to say so
+        Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
 @contextmanager

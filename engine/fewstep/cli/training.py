@@ -5,7 +5,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,8 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"stopping after this step, with a checkpoint; once more to stop at once\n")
+        with suppress(OSError):
+            os.write(2, b"stopping after this step, with a checkpoint; once more to stop at once\n")
 
     try:
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -85,7 +86,7 @@ def fit_progress(quiet: bool, verb: str) -> Iterator[Callable[["Progress"], None
 
 def _line(now: "Progress") -> None:
     if now.step % max(1, now.steps // 100) == 0 or now.step == now.steps:
-        print(f"step {now.step}/{now.steps}  {_state(now)}", file=sys.stderr, flush=True)
+        tell(f"step {now.step}/{now.steps}  {_state(now)}")
 
 
 def _state(now: "Progress") -> str:
@@ -101,5 +102,6 @@ def tell_of(data: "Dataset") -> None:
 
 
 def tell(line: str) -> None:
-    """A line on stderr."""
-    print(plain(line), file=sys.stderr, flush=True)
+    """A line on stderr; a run of hours does not end because nobody reads it, or the disk with its log is full."""
+    with suppress(OSError):
+        print(plain(line), file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """The options that `fewstep train` and `fewstep distill` share, under the headings of both."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,3 +20,35 @@ Device = Annotated[str | None, Option(help="cpu, cuda or cuda:1. Default: CUDA i
 Threads = Annotated[int | None, Option(help="CPU threads. Default: torch's choice.", rich_help_panel=RUN)]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress.", rich_help_panel=RUN)]
 Config = Annotated[Path | None, Option(help="A TOML file of settings; flags come on top.", rich_help_panel=WHAT)]
+
+
+def train_defaults() -> dict[str, str]:
+    """What `fewstep train` does where an option is not given; from the settings, which alone say it."""
+    from fewstep.train.config import TrainConfig, unet_config
+
+    config = TrainConfig()
+    network = unet_config(config.unet, channels=1, classes=None, learned_range=config.learned_range)
+    own: dict[str, object] = {
+        "schedule": config.schedule["name"],
+        "channels": network.channels,
+        "layers": network.layers,
+        "learned_range": "learned" if config.learned_range else "fixed",
+    }
+    return _shown(vars(config) | own)
+
+
+def distill_defaults() -> dict[str, str]:
+    """The same of `fewstep distill`."""
+    from fewstep.train.distill_config import DistillConfig
+
+    return _shown(vars(DistillConfig()))
+
+
+def _shown(values: Mapping[str, object]) -> dict[str, str]:
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            found[name] = ",".join(f"{each:g}" for each in value)
+        elif value is not None:
+            found[name] = str(value)
+    return found

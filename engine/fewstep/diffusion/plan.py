@@ -189,11 +189,14 @@ class Plan:
         """[N + 1, len(COLUMNS)]: the rows, then an idle row that leaves x as it is."""
         return torch.tensor(np.vstack([self.rows, IDLE_ROW]), dtype=dtype, device=device)
 
-    def describe(self) -> str:
-        """The plan as an aligned table: a head line with the number of model calls, then a line per call."""
+    def describe(self, width: int | None = None) -> str:
+        """The plan as an aligned table: a head line with the number of model calls, then a line per call.
+
+        width: of the lines, from 20 characters up; as long as they are unless given.
+        """
         from fewstep.diffusion.plan_view import describe
 
-        return describe(self)
+        return describe(self, width)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Noise level and coefficients per call as a figure (extra "plot"), written to `path` if given."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fewstep.columns import table_lines
 from fewstep.diffusion.schedules import Array
 from fewstep.errors import FewstepError, OutputError
 from fewstep_kernels.row import COLUMNS
@@ -22,8 +24,11 @@ COLORS = {"a": "#4477aa", "b": "#c9a227", "e": "#228833", "s": "#d1495b"}  # apa
 INK, FAINT, LEVEL = "#30323d", "#dfe1e8", "#4477aa"
 
 
-def describe(plan: Plan) -> str:
-    """Head line, one aligned line per call, where the run lands; columns that say nothing are left out."""
+def describe(plan: Plan, width: int | None = None) -> str:
+    """Head line, one aligned line per call, where the run lands; columns that say nothing are left out.
+
+    Within `width` columns of text, if given: a table that does not fit goes on below itself, its calls beside it again.
+    """
     calls = len(plan)
     table = {
         "call": [str(i + 1) for i in range(calls)],
@@ -54,13 +59,12 @@ def describe(plan: Plan) -> str:
         *(["learned variance"] if plan.learned_variance else []),
         *([f"t is {plan.levels.time}"] if plan.levels.time != "timestep" else []),
     ]
-    widths = {name: max(len(name), *map(len, cells)) for name, cells in table.items()}
-    lines = ["  ".join(name.rjust(widths[name]) for name in table)]
-    lines += ["  ".join(cells[i].rjust(widths[name]) for name, cells in table.items()) for i in range(calls)]
+    lines = table_lines([[name, *cells] for name, cells in table.items()], width)
     end = plan.levels.sigmas[-1]
     lands = "lands at x_0" if end == 0 else f"lands at sigma {end:.4g}"
     wasted = [f"changes nothing: call {', '.join(str(i + 1) for i in plan.wasted)}"] if plan.wasted else []
-    return "\n".join([", ".join(head), *lines, *wasted, lands])
+    about = textwrap.wrap(", ".join(head), max(width, 20), subsequent_indent="  ") if width else [", ".join(head)]
+    return "\n".join([*about, *lines, *wasted, lands])
 
 
 def plot(plan: Plan, path: str | os.PathLike[str] | None = None) -> Any:

@@ -38,9 +38,12 @@ class Trained:
         object.__setattr__(self, "steps", tuple(sorted(counts)))
 
     def __str__(self) -> str:
+        return f"{self.sampler} with {self._counts} step{'s' * (self.steps != (1,))}"
+
+    @property
+    def _counts(self) -> str:
         *others, last = map(str, self.steps)
-        counts = f"{', '.join(others)} or {last}" if others else last
-        return f"{self.sampler} with {counts} step{'s' * (self.steps != (1,))}"
+        return f"{', '.join(others)} or {last}" if others else last
 
     def lists(self, sampler: str, steps: int) -> bool:
         """Whether the model was trained for so many steps of the sampler."""
@@ -57,19 +60,19 @@ class Trained:
         """
         steps = f"{len(plan)} step{'s' * (len(plan) > 1)}"
         if not self.lists(plan.sampler, len(plan)):
-            asked, instead = f"{plan.sampler} with {steps}", f"ask for {self}"
+            asked, advice = f"{plan.sampler} with {steps}", f"ask for {self}"
+            instead = {"sampler": self.sampler, "steps": self._counts}
         elif own is not None and not _same_levels(plan.levels, own(len(plan)).levels):
             asked = f"{plan.sampler} with {steps} at other noise levels (strength below 1, or levels of your own)"
-            instead = (
+            advice = (
                 f"leave them as they are; to start from an image, plan=engine.plan({len(plan)}) begins at one of them"
             )
+            instead = {"strength": "1"}
         else:
             return
-        message = (
-            f"{model or 'this model'} was trained for {self}, and is asked for {asked}: expect worse samples; "
-            f"{instead}, or take the model it was distilled from"
-        )
-        warnings.warn(message, UntrainedPlanWarning, stacklevel=stacklevel + 1)
+        fact = f"{model or 'this model'} was trained for {self}, and is asked for {asked}: expect worse samples"
+        advice += ", or take the model it was distilled from"
+        warnings.warn(UntrainedPlanWarning(fact, advice, instead), stacklevel=stacklevel + 1)
 
 
 def trained_from_config(config: Trained | Mapping[str, Any] | None) -> Trained | None:

@@ -207,8 +207,8 @@ def _conditions(
         null = ({} if null_rows is None else {"labels": _held(null_rows, dtype)}) | null
     if not null and guided:
         w = next(plan.column("w").max() for plan in plans if plan.halves != "cond")
-        allowed = "1: there is no null label to guide from, and no pair (tensor, null) in `condition`"
-        raise ArgumentError("guidance_scale", float(w), allowed)
+        in_python = ", and no pair (tensor, null) in `condition`"
+        raise ArgumentError("guidance_scale", float(w), "1: there is no null label to guide from", in_python)
     return condition, null
 
 

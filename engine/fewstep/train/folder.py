@@ -25,17 +25,22 @@ SHEETS: Final = "samples"
 PER_CLASS, MAX_ROWS, UNLABELLED = 8, 10, 64  # of a sheet
 
 
-def begin(out: Path, resume: bool, say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint to go on from, in a folder that can be written to and is not somebody else's."""
+def check_place(out: Path, resume: bool) -> None:
+    """OutputError unless a run can write into a folder, and it is not somebody else's."""
     mend(out)
     check_writable(out / CHECKPOINTS / "probe")
+    if not resume and out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out}: holds files already; allowed: a new or empty folder, or --resume")
+
+
+def begin(out: Path, resume: bool, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint to go on from, in a folder as `check_place` allows it."""
+    check_place(out, resume)
     if resume:
         checkpoint = last_checkpoint(out, say)
         if checkpoint is None:
             say(f"{out}: no checkpoint yet; the run begins at step 0")
         return checkpoint
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: holds files already; allowed: a new or empty folder, or --resume")
     return None
 
 

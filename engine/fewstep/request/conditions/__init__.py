@@ -40,6 +40,10 @@ class Condition(Protocol):
         """Some valid label; None where labels are not taken."""
         ...
 
+    def spread(self, samples: int) -> list[float] | None:
+        """Valid labels that show what the model takes, one per sample; None where labels are not taken."""
+        ...
+
     def rows(self, labels: Labels | None, samples: int) -> Tensor | None:
         """Labels as the network takes them, [samples, ...]; None where it takes none. ArgumentError as `allowed`."""
         ...

@@ -61,6 +61,10 @@ class Classes:
         """Some valid label."""
         return 0
 
+    def spread(self, samples: int) -> list[float]:
+        """The classes in their order, and from the first again."""
+        return [index % self.count for index in range(samples)]
+
     def rows(self, labels: Labels | None, samples: int) -> Tensor:
         """The labels as the model takes them, int64 [samples]; None asks for samples of no class."""
         if labels is None:

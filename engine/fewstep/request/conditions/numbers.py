@@ -42,6 +42,13 @@ class Numbers:
         """Some valid label."""
         return self.min
 
+    def spread(self, samples: int) -> list[float]:
+        """Evenly from `min` to `max`, both among them; the middle for one sample."""
+        if samples == 1:
+            return [(self.min + self.max) / 2]
+        inner = [self.min + (self.max - self.min) * index / (samples - 1) for index in range(samples - 1)]
+        return [*inner, self.max]
+
     def rows(self, labels: Labels | None, samples: int) -> Tensor:
         """The labels as the model takes them, float64 [samples]; a request rounds them to the dtype of its state."""
         if labels is None:

@@ -27,6 +27,10 @@ class Unconditional:
         """There is no label to give."""
         return None
 
+    def spread(self, samples: int) -> None:
+        """There are no labels to give."""
+        return
+
     def rows(self, labels: Labels | None, samples: int) -> Tensor | None:
         """None; ArgumentError where labels are given."""
         if labels is not None:

@@ -38,10 +38,8 @@ class ClassifierFree:
         try:
             return number("guidance_scale", asked, -MAX_SCALE, MAX_SCALE)
         except ArgumentError:
-            allowed = (
-                "a finite number, or one per sample; one per model call: plan=engine.plan(...).with_guidance([...])"
-            )
-            raise ArgumentError("guidance_scale", asked, allowed) from None
+            in_python = ", or one per sample; one per model call: plan=engine.plan(...).with_guidance([...])"
+            raise ArgumentError("guidance_scale", asked, "a finite number", in_python) from None
 
     def planned(self, plan: Plan, scale: float, rescale: float) -> Plan:
         """The plan with w in every row."""
