@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fewstep.bounds import Bounds
 from fewstep.checks import flag, integer, only, whole
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import SamplerName
@@ -87,6 +88,7 @@ class Engine:
         self._inputs = Inputs.of(self.module)
         self._runner = runner_for(runner, self.device)
         self._shape = folded(model.shape)
+        self._bounds = Bounds(self.module, self._shape, self.dtype, self.device, max_batch, batch_invariant)
         self._decoder = Decoder.of(model.decoder, self._shape, self.device, self._state_dtype)
         self._seen = Seen()
         self._lock = threading.RLock()
@@ -212,6 +214,7 @@ class Engine:
         request = self._request(asked)
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
         ending = self.ending(output)
+        self._bounds.check_samples(list(map(lanes_of, request.plans)), ending)
         with self._lock:
             started = time.perf_counter()
             run = Following(len(request), callback)
@@ -301,6 +304,7 @@ class Engine:
             output=self._decoder.output(words.get("output", "float"), each=True),
             **wanted,
         )
+        self._bounds.check_session(signature)
         denoiser = self._denoiser(signature.learned_variance)
         return denoiser, prepared_signature(signature, prepare(denoiser, example[0], signature))
 
@@ -310,6 +314,7 @@ class Engine:
         said = {name: arguments.pop(name) for name in names if name in arguments}
         request = self._request(Asked(n, **said, options=arguments))
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
+        self._bounds.check_samples(list(map(lanes_of, request.plans)), None, together=True)
         with self._lock:
             return self._tensors(request, range(len(request)))
 

@@ -1,11 +1,16 @@
 """The errors a user can cause, and two warnings. Each is one line: the argument, the value and what is allowed."""
 
+import errno
 import re
 from collections.abc import Mapping
 from typing import Final
 
+LONGEST: Final = 600  # characters of a value in words: a file's name, and what is wrong with it
+
 # What breaks a line or steers a terminal, and halves of a surrogate pair, which no UTF-8 file or stream takes.
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Torch has no class for a CPU that is out of memory; these are the words of its allocators, and of C++.
+_NO_MEMORY: Final = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory|out of memory|bad_alloc")
 
 
 class FewstepError(Exception):
@@ -76,8 +81,26 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, numpy's, the system's, or torch's of a CPU or a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+
+
+def shown(value: object, length: int = 80) -> str:
+    """`value` as its repr on one line, at most `length` characters; also one too deep or too long for repr."""
+    try:
+        text = " ".join(repr(value).split())
+    # repr walks all of a nested value, and has limits of depth and, for whole numbers, of digits.
+    except (RecursionError, ValueError):
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def _shown(value: object) -> str:
-    if isinstance(value, str) and " " in value:  # our own words on a file, which begin with its path
-        return value if len(value) <= 400 else value[:397] + "..."
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 120 else text[:117] + "..."
+    if isinstance(value, str) and " " in value:
+        return value if len(value) <= LONGEST else value[: LONGEST - 3] + "..."
+    return shown(value, 120)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from fewstep.checks import exact, named, whole
 from fewstep.errors import ModelError
+from fewstep.errors import shown as shown  # for all who read with this file
 from fewstep.mistaken import HEAD, mistaken
 
 T = TypeVar("T")
@@ -171,12 +172,6 @@ def text(value: Any, max_length: int, where: str) -> str:
     return value
 
 
-def shown(value: Any) -> str:
-    """`value` on one line, at most 80 characters."""
-    line = " ".join(repr(value).split())
-    return line if len(line) <= 80 else line[:77] + "..."
-
-
 def read_json(path: Path, constants: bool = False) -> dict[str, Any]:
     """The object in a JSON file: bounded in size, no key twice; NaN and infinity only with `constants`."""
     size = file_size(path)
@@ -192,13 +187,14 @@ def read_json(path: Path, constants: bool = False) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, where: str, constants: bool = False) -> dict[str, Any]:
-    """As `read_json`, from memory."""
+    """As `read_json`, from memory. Takes time in proportion to the length of the data, whatever they hold."""
     try:
         constant = None if constants else _no_constant
-        value = json.loads(data, object_pairs_hook=_object, parse_constant=constant)
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=constant)
+        if b"\\u" in data:  # an escape may be half of a surrogate pair, which no file name and no stream takes
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ModelError(f"{where}: is not valid JSON: {reason}") from error
+        raise ModelError(f"{where}: is not valid JSON: {_reason(error)}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{where}: got {shown(value)}; allowed: a JSON object")
     return value
@@ -210,6 +206,8 @@ def file_size(path: Path) -> int:
         status = path.stat()
     except OSError as error:
         raise unreadable(path, error) from error
+    except ValueError as error:  # a NUL in the name
+        raise ModelError(f"{path}: is no name of a file") from error
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{path}: is not a regular file")
     return status.st_size
@@ -219,6 +217,14 @@ def unreadable(path: Path, error: OSError) -> ModelError:
     """The error to raise for a file that the system does not let us read."""
     reason = error.strerror or str(error)
     return ModelError(f"{path}: cannot be read: {reason[:1].lower()}{reason[1:]}")
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return f"a text holds {shown(error.object[error.start])}, half of a surrogate pair"
+    return " ".join(str(error).split())
 
 
 def _object(pairs: list[tuple[str, T]]) -> dict[str, T]:

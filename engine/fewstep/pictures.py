@@ -13,6 +13,7 @@
 Colour profiles and gamma are not applied: bytes are taken for sRGB, as training data are.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,8 @@ def _opened(argument: str, path: Path, max_side: int | None) -> "Iterator[Image]
     from PIL import Image, UnidentifiedImageError
 
     allowed = f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels"
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise ArgumentError(argument, str(path), f"{allowed}; it is not a file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound of `_upright` is tighter

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep.checks import said, whole
-from fewstep.errors import ArgumentError, FewstepError, NonFiniteWarning
+from fewstep.errors import ArgumentError, FewstepError, NonFiniteWarning, printable, shown
 from fewstep.files import AtomicFiles
 from fewstep.run.decode import finite_samples, to_pixels
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fewstep.diffusion.plan import Plan
 
 SUFFIXES = (".png", ".npy")
+MAX_PARAMETERS = 8 << 20  # characters in a PNG; the seeds and labels of 100,000 samples take 3 million
+MAX_KEY = 79  # of PNG
 GAP = 2  # pixels between the pictures of a sheet
 MAX_NAMED = 8  # samples in a message
 
@@ -294,15 +296,24 @@ def read_parameters(path: str | os.PathLike[str]) -> dict[str, str]:
     """The parameters that `save` wrote into a PNG; empty for a picture made elsewhere."""
     from PIL import Image
 
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise FewstepError(f"{path}: cannot be read as a PNG: it is not a file")
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            found = getattr(picture, "text", {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing of the picture is decoded
+            with Image.open(path, formats=["PNG"]) as picture:
+                found = {key: value for key, value in picture.info.items() if isinstance(value, str)}
     except OSError as error:
         reason = error.strerror or "it is not one"
         raise FewstepError(f"{path}: cannot be read as a PNG: {reason}") from error
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FewstepError(f"{path}: cannot be read as a PNG: it is damaged, or too large") from error
-    return {str(key): str(value) for key, value in found.items()}
+    # What PIL raises for a damaged chunk is of many kinds: ValueError for a text or a colour profile of over 1 MB,
+    # SyntaxError, EOFError, struct.error, zlib.error, IndexError.
+    except Exception as error:
+        why = "it is damaged, or too large" + (f": {shown(str(error))}" if str(error) else "")
+        raise FewstepError(f"{path}: cannot be read as a PNG: {why}") from error
+    if sum(len(key) + len(value) for key, value in found.items()) > MAX_PARAMETERS:
+        raise FewstepError(f"{path}: holds more than {MAX_PARAMETERS:,} characters of text, which fewstep never writes")
+    return {str(key): str(value) for key, value in found.items() if len(key) <= MAX_KEY}
 
 
 def label_text(label: Any) -> str:
@@ -343,7 +354,7 @@ def _png(picture: "Image", text: Mapping[str, str]) -> bytes:
 
     info = PngInfo()
     for key, value in text.items():
-        info.add_text(key, value)
+        info.add_text(key, printable(value))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()

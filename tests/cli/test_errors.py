@@ -13,8 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from fewstep import memory
 from fewstep.engine import Engine
 from support.cli_case import Run, fails_with, names
+
+CPU_FULL = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
 
 @pytest.mark.parametrize(
@@ -232,9 +235,14 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(
     [
         (RuntimeError("first\nsecond"), "unexpected RuntimeError: first second; re-run with FEWSTEP_TRACEBACK=1"),
         (OSError(errno.EIO, "Input/output error", "disk"), "disk: Input/output error; re-run with FEWSTEP_TRACE"),
-        (torch.OutOfMemoryError("CUDA ..."), "out of memory; fewer samples at once"),
+        (torch.OutOfMemoryError("CUDA ..."), "out of memory; fewer samples at once (--n) or --dtype"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+            "out of memory;",
+        ),
+        (MemoryError(), "out of memory;"),
     ],
-    ids=["a defect", "the system", "memory"],
+    ids=["a defect", "the system", "memory of a GPU", "memory of a CPU", "memory of Python"],
 )
 def test_an_unexpected_failure_is_one_line_and_shows_its_traceback_on_request(
     run: Run,
@@ -257,6 +265,40 @@ def test_an_unexpected_failure_is_one_line_and_shows_its_traceback_on_request(
     assert ran.code == 1
     assert "Traceback (most recent call last)" in ran.err
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--batch", 100_000_000],
+            "batch: got 100000000; allowed: what fits into memory; such a batch in training takes",
+        ),
+        (["--channels", "16384,16384"], "unet: the U-Net has 56,408,835,713 parameters; allowed: at most"),
+        (["--channels", "2048,4096"], "unet: got 2,3"),
+    ],
+    ids=["batch", "absurd network", "network"],
+)
+def test_training_that_does_not_fit_is_refused_before_anything_is_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], message: str
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 2**30)
+    ran = run("train", "--data", "digits", "--out", tmp_path / "new", *arguments)
+    assert ran.code == 2
+    assert ran.error.startswith(message)
+    assert names(tmp_path) == []
+
+
+def test_training_that_runs_out_of_memory_says_what_takes_less(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(CPU_FULL)
+
+    monkeypatch.setattr("fewstep.train.session.fit", fail)
+    ran = run("train", "--data", "digits", "--out", tmp_path / "new")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].startswith("error: out of memory; fewer images at once (--batch), smaller ones (")
 
 
 # info, convert, help

@@ -1,12 +1,24 @@
 """The rooms of engine/fewstep, in their order, and the modules of each."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
-    "ground": ("checks", "columns", "errors", "fields", "files", "mistaken", "pictures", "staging", "version"),
+    "ground": (
+        "archives",
+        "checks",
+        "columns",
+        "errors",
+        "fields",
+        "files",
+        "memory",
+        "mistaken",
+        "pictures",
+        "staging",
+        "version",
+    ),
     "diffusion": ("diffusion",),
     "run": ("run",),
     "request": ("request",),
     "models": ("models",),
-    "engine": ("", "engine", "results", "samplers", "schedules", "warming"),  # what a user imports
+    "engine": ("", "bounds", "engine", "results", "samplers", "schedules", "warming"),  # what a user imports
     "train": ("train",),
     "evaluate": ("evaluate",),
     "bench": ("bench",),

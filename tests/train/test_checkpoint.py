@@ -10,17 +10,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from fewstep.errors import FewstepError, ModelError, OutputError
 from fewstep.staging import mend
+from fewstep.train import checkpoint
 from fewstep.train.checkpoint import (
     CORRUPT,
+    Checkpoint,
     checkpoints,
     latest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
+from fewstep.train.config import FitConfig
+from fewstep.train.fit import State, check_fits
 from support.train_case import contents
 
 ABOUT = {"config": {"steps": 3}, "seconds": 0.5}
@@ -75,13 +81,53 @@ def other_step(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"step":"20"', b'"step":"21"'))
 
 
+def forged(path: Path, step: int = 20, about: Any = ABOUT, **more: Tensor) -> None:
+    """A checkpoint that is whole, its fingerprint right, under the name of another."""
+    made = save_checkpoint(path.parent / "forge", step, tensors(step) | more, about, 1)
+    made.replace(path)
+    made.parent.rmdir()
+
+
+def rewritten(path: Path, **metadata: str) -> None:
+    with safe_open(path, framework="pt") as file:
+        before = file.metadata()
+    path.write_bytes(save(load_file(path), before | metadata))
+
+
+def recast(path: Path, change: Callable[[Tensor], Tensor]) -> None:
+    with safe_open(path, framework="pt") as file:
+        before = file.metadata()
+    path.write_bytes(save({name: change(tensor) for name, tensor in load_file(path).items()}, before))
+
+
+def replaced(path: Path, make: Callable[[Path], Any]) -> None:
+    path.unlink()
+    make(path)
+
+
+NOT_FINITE = "is not of finite float32"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a bit flipped": (flipped, "its content is not what was written"),
-    "another step claimed": (other_step, "its content is not what was written"),
+    "another step claimed": (other_step, "holds step 21, which is not the one of its name"),
     "cut short": (lambda path: os.truncate(path, path.stat().st_size - 7), "truncated"),
     "emptied": (lambda path: os.truncate(path, 0), "truncated"),
     "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "JSON|hole"),
     "another file": (lambda path: path.write_bytes(b"{}" * 100), "header"),
+    "another step's": (lambda path: forged(path, 10), "holds step 10, which is not the one of its name"),
+    "an absurd step": (lambda path: rewritten(path, step="9" * 5000), "step: got '999.*text of at most 9"),
+    "a step in other digits": (lambda path: rewritten(path, step="\u0662\u0660"), "step: got .*allowed: a number"),
+    "half a surrogate pair": (lambda path: rewritten(path, about='{"a": "\\ud800"}'), "half of a surrogate pair"),
+    "a name twice": (lambda path: rewritten(path, about='{"a": 1, "a": 1}'), "'a' is given twice"),
+    "nested": (lambda path: rewritten(path, about="[" * 100_000), "nested too deeply"),
+    "seconds in words": (lambda path: forged(path, about={"seconds": "0.5"}), "seconds: got '0.5'"),
+    "settings in a list": (lambda path: forged(path, about={"config": []}), r"config: got \[\]; allowed: an object"),
+    "commands in numbers": (lambda path: forged(path, about={"commands": [1]}), r"commands\[0\]: got 1"),
+    "no numbers": (lambda path: recast(path, lambda tensor: tensor * torch.nan), NOT_FINITE),
+    "bfloat16": (lambda path: recast(path, lambda tensor: tensor.bfloat16()), NOT_FINITE),
+    "a folder": (lambda path: replaced(path, Path.mkdir), "is not a regular file"),
+    "a pipe": (lambda path: replaced(path, os.mkfifo), "is not a regular file"),
+    "a link to nothing": (lambda path: replaced(path, lambda p: p.symlink_to("nowhere")), "cannot be read: no such"),
+    "a link to itself": (lambda path: replaced(path, lambda p: p.symlink_to(p)), "cannot be read: too many levels"),
 }
 
 
@@ -97,10 +143,45 @@ def test_a_corrupt_one_is_named_and_the_one_before_it_used(tmp_path: Path, damag
     assert found is not None
     assert found.step == 10
     assert len(said) == 1
+    assert len(said[0].splitlines()) == 1
     assert re.match(f"{re.escape(str(last))}.*set aside as {last.name}{CORRUPT}, step-00000010.* is used", said[0])
     assert latest_checkpoint(tmp_path, silent) is not None
     saved(tmp_path, 15, keep=1)
     assert names(tmp_path) == ["step-00000015.safetensors", last.name + CORRUPT]
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_one_that_is_too_large_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    _, last = saved(tmp_path, 10, 20)
+
+    def read(path: Path) -> Checkpoint:
+        if path == last:
+            raise failure
+        return read_checkpoint(path)
+
+    monkeypatch.setattr(checkpoint, "read_checkpoint", read)
+    said: list[str] = []
+    found = latest_checkpoint(tmp_path, said.append)
+    assert found is not None
+    assert found.step == 10
+    assert said[0].startswith(f"{last}: is too large for the memory there is; set aside")
+
+
+def test_one_that_is_no_good_to_the_run_is_passed_over(tmp_path: Path) -> None:
+    module = nn.Linear(2, 3)
+    state = State(module, FitConfig())
+    module(torch.ones(1, 2)).sum().backward()
+    state.optimiser.step()
+    save_checkpoint(tmp_path, 10, state.tensors(), ABOUT, 9)
+    saved(tmp_path, 20)
+    said: list[str] = []
+    found = latest_checkpoint(tmp_path, said.append, lambda each: check_fits(each, module))
+    assert found is not None
+    assert found.step == 10
+    assert "step-00000020.safetensors: holds another model than the one that is trained; set aside" in said[0]
+    state.load(found)
 
 
 def test_where_all_are_corrupt_none_is_touched(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Settings: what a file and flags may say, and how what they may not is named."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -115,6 +116,51 @@ def test_the_test_settings_are_read_whole(tmp_path: Path) -> None:
     names = [line.split(" = ")[0] for line in SETTINGS.split("[")[0].split("\n") if " = " in line]
     config = TrainConfig.from_toml(settings_file(tmp_path))
     assert all(getattr(config, name) != getattr(TrainConfig(), name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (".".join(["a"] * 30_000) + " = 1", "it has more than 1000 dots outside of numbers"),
+        (".".join(["1"] * 30_000) + " = 1", "it has more than 1000 dots outside of numbers"),
+        ("steps = " + "9" * 5000, "Exceeds the limit"),
+        ("steps = " + "[" * 5000, "nested too deeply"),
+        ("#" * (1 << 20) + "\n", "a TOML file of at most 1,048,576 bytes"),
+    ],
+    ids=["dots", "dots and digits", "digits", "nested", "long"],
+)
+def test_a_file_that_would_take_forever_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    path = settings_file(tmp_path, text)
+    with pytest.raises(ArgumentError) as caught:
+        TrainConfig.from_toml(path)
+    assert str(caught.value).startswith(f"config: got '{path}'; allowed: a TOML file")
+    assert reason in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_many_numbers_are_no_dots(tmp_path: Path) -> None:
+    betas = ", ".join(["1.5e-3", "0.25", "1_0.5"] * 500)
+    text = f'[schedule]\nname = "betas"\nbetas = [{betas.replace("1_0.5", "0.1")}]\n'
+    assert len(TrainConfig.from_toml(settings_file(tmp_path, text)).schedule["betas"]) == 1500
+
+
+def test_values_and_names_are_cut_in_messages(tmp_path: Path) -> None:
+    for text, start in (
+        ("steps = 0x" + "f" * 5000, "steps: got a int too large to show"),
+        ("a" * 100_000 + " = 1", "a" * 50),
+        (f"data = '{'x' * 100_000}'", "data: got 'xxx"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            TrainConfig.from_toml(settings_file(tmp_path, text))
+        message = str(caught.value).removeprefix(f"{tmp_path / 'settings.toml'}: ")
+        assert message.startswith(start)
+        assert len(message) < 1000
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "own.toml")
+    with pytest.raises(ArgumentError, match="a TOML file of at most"):
+        TrainConfig.from_toml(tmp_path / "own.toml")
 
 
 def test_the_plan_of_a_model_fits_a_short_schedule() -> None:

@@ -262,7 +262,8 @@ def test_a_folder_of_before_names_loads(trained: Path, tmp_path: Path) -> None:
     ):
         data["labels"]["names"] = names
         (tmp_path / "fewstep.json").write_text(json.dumps(data))
-        with pytest.raises(fewstep.ModelError, match=r"fewstep\.json: labels: names|fewstep\.json: labels: classes"):
+        wrong = r"fewstep\.json: (labels: names|labels: classes|is not valid JSON: a text holds .* half of)"
+        with pytest.raises(fewstep.ModelError, match=wrong):
             open_folder(tmp_path)
 
 

@@ -48,6 +48,7 @@ def picture(report: Report) -> bytes:
         ha="left",
         fontsize=9,
         color=INK,
+        parse_math=False,  # a name may hold a $
     )
     page = io.BytesIO()
     figure.savefig(page, format="png", metadata={"Software": None})

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from fewstep.cli.shared import plain, say
-from fewstep.errors import ArgumentError, FewstepError
+from fewstep.errors import ArgumentError, FewstepError, is_out_of_memory
 
 SPARING = {  # what of a command's options takes the memory
     "generate": "fewer samples at once (--n) or --dtype bfloat16 need less",
@@ -39,7 +39,7 @@ def explain(error: BaseException, verb: str = "") -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "fewstep"
         return getattr(error, "exit_code", EXIT_USER), f"{error.format_message()} (see {path} --help)"
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return EXIT_UNEXPECTED, f"out of memory; {SPARING.get(verb, 'a smaller model or picture needs less')}"
     if isinstance(error, OSError):
         reason = error.strerror or str(error)

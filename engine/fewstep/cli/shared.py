@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import typer
 
 from fewstep.cli.page import styled, width, wrapped
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, printable
 from fewstep.files import output_error
 from fewstep.request.asked import MAX_SAMPLES
 
@@ -26,7 +26,7 @@ def examples(*lines: str) -> str:
 
 def plain(text: object) -> str:
     """One printable line, its spaces kept: a model's card or a file's name must not steer the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", str(text)).rstrip()
+    return printable(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", str(text))).rstrip()
 
 
 def emit(payload: Mapping[str, object]) -> None:

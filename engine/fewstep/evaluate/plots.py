@@ -38,7 +38,8 @@ def quality_picture(report: Report, beside: Sequence[Curve] = ()) -> bytes:
         grid[line][0].set_title(TITLES[name], loc="left", fontsize=9.5, color=INK)
     grid[-1][0].set_xlabel("steps", color=INK, fontsize=9)
     grid[-1][1].set_xlabel("ms per image", color=INK, fontsize=9)
-    grid[0][0].legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    for label in grid[0][0].legend(frameon=False, fontsize=8.5, labelcolor=INK).get_texts():
+        label.set_parse_math(False)
     machine, settings = report.machine, report.settings
     figure.suptitle(
         f"{report.model['name']}: {settings['n']} samples a point, seeds from {settings['seed']}; times on "
@@ -47,6 +48,7 @@ def quality_picture(report: Report, beside: Sequence[Curve] = ()) -> bytes:
         ha="left",
         fontsize=9,
         color=INK,
+        parse_math=False,  # a name may hold a $
     )
     return _png(figure)
 

@@ -1,5 +1,6 @@
 """Names of models: which folder a name and a number of steps stand for, above all those in the box."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,7 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
     """
     wanted = DEFAULT_STEPS if steps is None else integer("steps", steps, 1, MAX_STEPS)
     path = Path(model)
-    if path.is_dir():
+    if os.path.isdir(path):  # where Path.is_dir raises for a name that is too long to be one
         return snapshot(path)
     box = _inside(str(model))
     if box is None:

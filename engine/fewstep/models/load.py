@@ -1,5 +1,6 @@
 """Model folders: ours, and diffusers' unconditional pipelines and UNet2DModels."""
 
+import os
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -111,10 +112,10 @@ def save_model(folder: str | PathLike[str], unet: nn.Module, spec: ModelSpec, ov
         raise ArgumentError("spec", spec.name, "a spec whose unet is the U-Net's config")
     weights, text = checked_weights(plain), checked_spec(spec)
     mend(path)
-    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+    if os.path.exists(path) and not overwrite and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"{path}: exists already; allowed: a new or empty folder, or overwrite")
     for name in (WEIGHTS_FILE, SPEC_FILE):
-        if (path / name).is_symlink():
+        if os.path.islink(path / name):
             raise OutputError(f"{path / name}: is a link, which is not written through; allowed: a folder's own files")
     with AtomicFiles() as files:
         files.open(path / WEIGHTS_FILE).write(weights)

@@ -14,13 +14,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from fewstep.archives import check_packed
 from fewstep.errors import ModelError
 from fewstep.fields import Fields, file_size, parse_json, shown, unreadable
+from fewstep.memory import why_not
 from fewstep.mistaken import HEAD, mistaken
 from fewstep.models.hub import blobs_of
 from fewstep.models.layouts.keys import Keys
 
-MAX_HEADER_BYTES: Final = 16 << 20
+MAX_HEADER_BYTES: Final = 8 << 20  # as JSON in memory twenty times that
 MAX_PICKLE_BYTES: Final = 32 << 30
 MAX_TENSORS: Final = 20_000
 MAX_DIMENSION: Final = 1 << 32
@@ -65,7 +67,7 @@ def _is_beneath(path: Path, folder: Path) -> bool:
 class SafetensorsFile:
     """A safetensors file whose header has been checked; tensors are read one at a time.
 
-    Refused: a header longer than the file or than 16 MiB, too many tensors, dtypes other than floats of 2, 4 or
+    Refused: a header longer than the file or than 8 MiB, too many tensors, dtypes other than floats of 2, 4 or
     8 bytes, sizes that disagree with shapes, tensors that overlap or leave holes, a file that ends too early.
     """
 
@@ -141,6 +143,9 @@ def fill(
     A file that lacks a tensor, or has one that the module has no place for, raises ModelError.
     """
     _check_names(source, keys)
+    needed = sum(math.prod(piece.shape) for pieces in keys.values() for piece in pieces) * dtype.itemsize
+    if (why := why_not(needed, f"the model in {str(dtype).removeprefix('torch.')}")) is not None:
+        raise ModelError(f"{source.path}: does not fit into memory; {why}")
     state = {}
     for parameter, pieces in keys.items():
         target = torch.float32 if parameter in keep_float32 else dtype
@@ -240,6 +245,7 @@ def _read_pickle(path: Path) -> TensorDict:
     if size > MAX_PICKLE_BYTES:
         raise ModelError(f"{path}: is {size:,} bytes; allowed: at most {MAX_PICKLE_BYTES:,}")
     try:
+        check_packed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     # Whatever a broken or hostile pickle makes the reader raise, the file is what is wrong.
     except Exception as error:

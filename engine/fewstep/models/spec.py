@@ -20,6 +20,7 @@ FORMAT: Final = 1
 FAMILIES: Final = ("ddpm", "adm")
 PREDICTED: Final = tuple(dict.fromkeys(each for sampler in SAMPLERS.values() for each in sampler.predictions))
 MAX_SIZE: Final = 16_384
+MAX_TEXT: Final = 10_000  # characters of what is written of a model
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _checked(read: Fields) -> dict[str, Any]:
         "labels": _labels(read.child("labels")) if read.has("labels") else None,
         "guidance": _guidance(read.child("guidance")) if read.has("guidance") else None,
         "trained": _trained(read.child("trained")) if read.has("trained") else None,
-        **{name: read.text(name) for name in ("description", "licence", "source")},
+        **{name: read.text(name, max_length=MAX_TEXT) for name in ("description", "licence", "source")},
         "notes": read.texts("notes"),
     }
     read.finish()
@@ -135,7 +136,7 @@ def _check_shape(read: Fields, values: dict[str, Any]) -> None:
     unet, shape, multiple = values["unet"], values["shape"], values["unet"].size_multiple
     if len(shape) != 3 or shape[0] != unet.in_channels or shape[1] % multiple or shape[2] % multiple:
         sizes = f"[{unet.in_channels}, H, W] with H and W multiples of {multiple}"
-        raise read.error("shape", f"got {list(shape)}; allowed: {sizes}, as the U-Net has it")
+        raise read.error("shape", f"got {shown(list(shape))}; allowed: {sizes}, as the U-Net has it")
     learned = values["plan"].get("variance") == "learned_range"
     counts = (2 * shape[0],) if learned else (shape[0], 2 * shape[0])
     if unet.out_channels not in counts:
@@ -192,7 +193,9 @@ def _check_trained(read: Fields, values: dict[str, Any]) -> None:
         trained = trained_from_config(values["trained"])
     if trained is not None and not trained.lists(plan["sampler"], plan["steps"]):
         default = f"{plan['sampler']} with {plan['steps']} steps"
-        raise read.error("trained", f"got {trained}; allowed: what lists the plan of the model, {default}, or None")
+        raise read.error(
+            "trained", f"got {str(trained)[:80]}; allowed: what lists the plan of the model, {default}, or None"
+        )
 
 
 @contextmanager

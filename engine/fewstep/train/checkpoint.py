@@ -14,14 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fewstep.errors import FewstepError, ModelError
-from fewstep.fields import Fields, parse_json
+from fewstep.errors import FewstepError, ModelError, is_out_of_memory
+from fewstep.fields import Fields, parse_json, shown
 from fewstep.files import atomic_write
 from fewstep.models.safe_load import SafetensorsFile
 
 FORMAT: Final = 1
-NAME: Final = re.compile(r"step-(\d{8,9})\.safetensors")
+NAME: Final = re.compile(r"step-([0-9]{8,9})\.safetensors")
 CORRUPT: Final = ".corrupt"
+MAX_ABOUT: Final = 1 << 20
+MAX_COMMANDS: Final = 100
 
 
 @dataclass(frozen=True)
@@ -78,28 +80,41 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{path}: {error}") from error
     read = Fields(metadata, f"{path}: metadata")
     read.only("format", str(FORMAT))
-    step, about = read.text("step"), read.text("about", max_length=1 << 20)
-    if not step.isascii() or not step.isdigit():
-        raise read.error("step", f"got {step!r}; allowed: a number")
-    content = parse_json(about.encode(), f"{path}: metadata: about")
-    tensors = {name: source.read(name) for name in source.shapes}
-    if _fingerprint(int(step), content, tensors) != read.text("sha256"):
+    step, fingerprint = _step(read), read.text("sha256", max_length=64)
+    if NAME.fullmatch(path.name) and _named_step(path) != step:
+        raise ModelError(f"{path}: holds step {step}, which is not the one of its name")
+    about = parse_json(read.text("about", max_length=MAX_ABOUT).encode(), f"{path}: metadata: about")
+    _check_about(Fields(about, f"{path}: metadata: about"))
+    tensors = {name: _whole(source, name) for name in source.shapes}
+    if _fingerprint(step, about, tensors) != fingerprint:
         raise ModelError(f"{path}: its content is not what was written: the fingerprint differs")
-    return Checkpoint(path, int(step), content, tensors)
+    return Checkpoint(path, step, about, tensors)
 
 
-def latest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+def latest_checkpoint(
+    folder: Path, say: Callable[[str], None], check: Callable[[Checkpoint], None] | None = None
+) -> Checkpoint | None:
     """The last checkpoint of a folder that can be read; None if there never was one.
 
     Those after it are named through `say` and set aside, so that they neither count as kept nor are met again. If
     none can be read, all stay as they are, and ModelError names the last.
+
+    Args:
+        check: raises ModelError for a checkpoint that can be read and is no good all the same.
     """
-    problems: list[tuple[Path, ModelError]] = []
+    problems: list[tuple[Path, FewstepError]] = []
     for path in reversed(checkpoints(folder)):
         try:
             found = read_checkpoint(path)
+            if check is not None:
+                check(found)
         except ModelError as error:
             problems.append((path, error))
+            continue
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problems.append((path, ModelError(f"{path}: is too large for the memory there is")))
             continue
         for bad, problem in problems:
             say(f"{problem}; set aside as {bad.name}{CORRUPT}, {path.name} is used instead")
@@ -114,7 +129,36 @@ def latest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the oldest first."""
     found = [path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
+    return sorted(found, key=_named_step)
+
+
+def _named_step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _step(read: Fields) -> int:
+    text = read.text("step", max_length=9)
+    if not text.isascii() or not text.isdigit():
+        raise read.error("step", f"got {shown(text)}; allowed: a number")
+    return int(text)
+
+
+def _check_about(read: Fields) -> None:
+    """What runs look for in it is of the right kind; whatever else stands there is theirs."""
+    if "config" in read.data:
+        read.child("config")
+    read.number("seconds", 0, 1e12, 0)
+    read.texts("commands", ())
+    for name in ("digest", "device"):
+        read.text(name, "")
+    read.integer("threads", 0, 1 << 31, 0)
+
+
+def _whole(source: SafetensorsFile, name: str) -> Tensor:
+    tensor = source.read(name)
+    if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+        raise ModelError(f"{source.path}: tensor {shown(name)} is not of finite float32")
+    return tensor
 
 
 def _fingerprint(step: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -1,5 +1,7 @@
 """The settings of a training run: frozen, checked, read from TOML and flags, kept as JSON in every checkpoint."""
 
+import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -10,7 +12,7 @@ from typing import Any, Final, TypeVar
 from fewstep.checks import flag, integer, number
 from fewstep.diffusion.forward import PREDICTIONS
 from fewstep.diffusion.schedules import Schedule, from_config
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, shown
 from fewstep.fields import Fields
 from fewstep.models.net.config import UNetConfig
 
@@ -19,6 +21,8 @@ DTYPES: Final = ("float32", "bfloat16")
 DECAYS: Final = ("cosine", "constant")
 MAX_STEPS: Final = 100_000_000
 MAX_TOML_BYTES: Final = 1 << 20
+MAX_TOML_DOTS: Final = 1000  # beside those in numbers: a key of n dots takes tomllib n^2 steps, 30 s for 32,000
+NUMBER: Final = re.compile(r"(?<![\w.+-])[+-]?\d[\d_]*\.\d[\d_]*(?:[eE][+-]?\d+)?(?![\w.])")
 
 Config = TypeVar("Config", bound="FitConfig")
 
@@ -67,22 +71,28 @@ class FitConfig:
         for name in values:
             if name not in known:
                 near = get_close_matches(name, known, n=1)
-                raise ArgumentError(
-                    name, "an unknown setting", f"did you mean {near[0]}?" if near else ", ".join(known)
-                )
+                allowed = f"did you mean {near[0]}?" if near else ", ".join(known)
+                raise ArgumentError(shown(name).strip("'"), "an unknown setting", allowed)
         return cls(**values) if base is None else replace(base, **values)
 
     @classmethod
     def from_toml(cls: type[Config], path: Path, base: Config | None = None) -> Config:
         """As `from_dict`, from a file; errors start with its name."""
         try:
-            if path.stat().st_size > MAX_TOML_BYTES:
-                raise ArgumentError("config", str(path), f"a TOML file of at most {MAX_TOML_BYTES:,} bytes")
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            status = path.stat()
+            text = None
+            if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TOML_BYTES:
+                text = path.read_text(encoding="utf-8")
+            if text is not None and text.count(".") - len(NUMBER.findall(text)) > MAX_TOML_DOTS:
+                raise ValueError(f"it has more than {MAX_TOML_DOTS} dots outside of numbers")
+            values = {} if text is None else tomllib.loads(text)
         except OSError as error:
             raise ArgumentError("config", str(path), f"a TOML file; {(error.strerror or str(error)).lower()}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentError("config", str(path), f"a TOML file; {str(error).splitlines()[0]}") from None
+        except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number with too many digits
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+            raise ArgumentError("config", str(path), f"a TOML file; {reason}") from None
+        if text is None:
+            raise ArgumentError("config", str(path), f"a TOML file of at most {MAX_TOML_BYTES:,} bytes")
         try:
             return cls.from_dict(values, base)
         except ArgumentError as error:

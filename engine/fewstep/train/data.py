@@ -1,6 +1,7 @@
 """Images to train on: the digits in the box, or the user's own."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def load_data(source: str, size: int | None = None) -> Dataset:
         return digits()[0]
     path = Path(source)
     found = None
-    if path.is_dir():
+    if os.path.isdir(path):
         images, labels, found = read_folder(path, size)
     elif path.suffix == ".npz":
         images, labels = read_npz(path)

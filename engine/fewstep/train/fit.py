@@ -93,8 +93,7 @@ class State:
     def load(self, checkpoint: Checkpoint) -> None:
         """Take everything over. ModelError where the checkpoint is of another model."""
         given = checkpoint.tensors
-        if {name: value.shape for name, value in given.items()} != self._shapes():
-            raise ModelError(f"{checkpoint.path}: holds another model than the one that is trained")
+        check_fits(checkpoint, self.module)
         for module, kind in ((self.module, "model"), (self.ema.module, "ema")):
             module.load_state_dict({name: given[f"{kind}.{name}"] for name in module.state_dict()})
         moments: dict[int, dict[str, Tensor]] = {}
@@ -107,13 +106,17 @@ class State:
             moments[index] = {"step": given[f"adamw.step.{name}"], **means}
         self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
 
-    def _shapes(self) -> dict[str, torch.Size]:
-        weights = self.module.state_dict()
-        shapes = {f"{kind}.{name}": value.shape for kind in ("model", "ema") for name, value in weights.items()}
-        for name, parameter in self.named.items():
+
+def check_fits(checkpoint: Checkpoint, module: nn.Module) -> None:
+    """ModelError unless the checkpoint holds all that a run of this module changes, in its shapes, and nothing else."""
+    weights = module.state_dict()
+    shapes = {f"{kind}.{name}": value.shape for kind in ("model", "ema") for name, value in weights.items()}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
             shapes |= {f"adamw.{key}.{name}": parameter.shape for key in ("exp_avg", "exp_avg_sq")}
             shapes[f"adamw.step.{name}"] = torch.Size()
-        return shapes
+    if {name: value.shape for name, value in checkpoint.tensors.items()} != shapes:
+        raise ModelError(f"{checkpoint.path}: holds another model than the one that is trained")
 
 
 def fit(
@@ -145,10 +148,12 @@ def fit(
     return run.go()
 
 
-def last_checkpoint(folder: Path, say: Callable[[str], None] = ignore) -> Checkpoint | None:
+def last_checkpoint(
+    folder: Path, say: Callable[[str], None] = ignore, check: Callable[[Checkpoint], None] | None = None
+) -> Checkpoint | None:
     """The checkpoint that a run in `folder` would be resumed from; see `latest_checkpoint`."""
     mend(folder / CHECKPOINTS)
-    return latest_checkpoint(folder / CHECKPOINTS, say)
+    return latest_checkpoint(folder / CHECKPOINTS, say, check)
 
 
 def learning_rate(config: FitConfig, step: int) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fewstep.engine import Engine
-from fewstep.errors import ArgumentError, OutputError
+from fewstep.errors import ArgumentError, OutputError, shown
 from fewstep.files import atomic_write, check_writable
 from fewstep.models.model import Model
 from fewstep.models.spec import ModelSpec
@@ -33,15 +33,23 @@ def check_place(out: Path, resume: bool) -> None:
         raise OutputError(f"{out}: holds files already; allowed: a new or empty folder, or --resume")
 
 
-def begin(out: Path, resume: bool, say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint to go on from, in a folder as `check_place` allows it."""
+def begin(
+    out: Path, resume: bool, say: Callable[[str], None], check: Callable[[Checkpoint], None]
+) -> Checkpoint | None:
+    """The checkpoint to go on from, in a folder as `check_place` allows it; `check` is that of `latest_checkpoint`."""
     check_place(out, resume)
     if resume:
-        checkpoint = last_checkpoint(out, say)
+        checkpoint = last_checkpoint(out, say, check)
         if checkpoint is None:
             say(f"{out}: no checkpoint yet; the run begins at step 0")
         return checkpoint
     return None
+
+
+def same_run(checkpoint: Checkpoint, config: FitConfig, fixed: Iterable[str]) -> bool:
+    """Whether a run of these settings may go on from the checkpoint."""
+    before, now = checkpoint.about.get("config", {}), config.to_dict()
+    return all(before.get(name) == now[name] for name in fixed)
 
 
 def compare(
@@ -60,14 +68,16 @@ def compare(
     before, now = checkpoint.about.get("config", {}), config.to_dict()
     for name in fixed:
         if before.get(name) != now[name]:
-            raise ArgumentError(name, now[name], f"{before.get(name)}, as the run in {checkpoint.path.parent.parent}")
+            raise ArgumentError(
+                name, now[name], f"{_plain(before.get(name))}, as the run in {checkpoint.path.parent.parent}"
+            )
     if checkpoint.about.get("digest") != about["digest"]:
         raise ArgumentError("data", f"{now['data']}, which has changed", "the images the run began with")
     if checkpoint.step > config.steps:
         raise ArgumentError("steps", config.steps, f"{checkpoint.step} or more: so many are done")
     for field in fields(config):
         if before.get(field.name) != now[field.name]:
-            say(f"{field.name}: was {before.get(field.name)}, is now {now[field.name]}")
+            say(f"{field.name}: was {_plain(before.get(field.name))}, is now {_plain(now[field.name])}")
     for name in ("device", "threads"):
         if checkpoint.about.get(name) != about[name]:
             was = checkpoint.about.get(name)
@@ -81,6 +91,7 @@ class Sheets:
         spec: the model that the weights will be.
         classes: how many it has; None for none.
         title: of the picture of the loss.
+        batch: samples at once, at most: of as many as are trained on there is memory for sure.
     """
 
     def __init__(
@@ -90,17 +101,19 @@ class Sheets:
         out: Path,
         title: str,
         device: torch.device,
+        batch: int,
         listener: Callable[[nn.Module, int], None],
     ) -> None:
         self.spec, self.out, self.title, self.device, self.listener = spec, out, title, device, listener
         rows = min(classes or 0, MAX_ROWS)
         self.labels = [label for label in range(rows) for _ in range(PER_CLASS)] or None
         self.count = len(self.labels or range(UNLABELLED))
+        self.batch = max(2, min(self.count, batch))  # a guided sample owns two lanes
 
     def draw(self, module: nn.Module, step: int) -> None:
         """A sheet of the module after so many steps."""
         # Eager: graphs of weights that change would have to be captured each time.
-        engine = Engine(Model.of(module, self.spec), device=self.device, max_batch=self.count, runner="eager")
+        engine = Engine(Model.of(module, self.spec), device=self.device, max_batch=self.batch, runner="eager")
         samples = engine.sample(self.count, labels=self.labels, seeds=0, output="uint8")
         samples = replace(samples, finite=())  # what is not finite is gray, and warned of: no reason to stop training
         samples.save(
@@ -121,6 +134,11 @@ def draw_losses(out: Path, title: str, step: int) -> float:
         with atomic_write(out / PLOT_FILE) as file:
             file.write(picture)
     return log.rows[-1]["loss"]
+
+
+def _plain(value: object) -> str:
+    """A setting as a user types it; what a checkpoint says may be anything."""
+    return value if isinstance(value, str) and len(value) <= 80 else shown(value)
 
 
 def machine(device: torch.device) -> str:

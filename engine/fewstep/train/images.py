@@ -1,13 +1,14 @@
 """Reading images that a user brings: bounds are checked on headers, before memory is taken."""
 
-import zipfile
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from fewstep.archives import Archive, BadArchiveError
 from fewstep.errors import ArgumentError
+from fewstep.memory import check_memory
 from fewstep.models.net.config import MAX_CLASSES
 
 Pixels = npt.NDArray[np.uint8]  # [N, H, W, C]
@@ -21,36 +22,19 @@ MAX_BYTES: Final = 8 << 30  # of pixels
 def read_npz(path: Path) -> tuple[Pixels, Labels | None]:
     """`images` [N, H, W, C] and `labels` [N] of an .npz file. ArgumentError names the file, the array and the bound."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            if "images.npy" not in names:
+        with Archive(path) as archive:
+            if "images.npy" not in archive:
                 raise _wrong(path, "no array `images`", "an .npz with `images` and perhaps `labels`")
-            _check_images(path, *_header(archive, path, "images"))
-            if "labels.npy" in names:
-                _check_labels(path, *_header(archive, path, "labels"))
-        with np.load(path, allow_pickle=False) as arrays:
-            images = np.asarray(arrays["images"])
-            labels = np.asarray(arrays["labels"]) if "labels" in arrays else None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        if isinstance(error, ArgumentError):
-            raise
-        raise _wrong(path, _reason(error), "an .npz file that can be read") from None
-    if images.ndim == 3:
-        images = images[..., None]
-    if labels is not None:
-        labels = _classes(path, labels, len(images))
-    return np.ascontiguousarray(images), labels
-
-
-def _header(archive: zipfile.ZipFile, path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype that an array claims, before a byte of it is decompressed."""
-    with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise _wrong(path, f"{name} of npy version {version}", "1.0 or 2.0")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    return shape, dtype
+            stored = archive.array("images")
+            _check_images(path, stored.shape, stored.dtype)
+            stored_labels = archive.array("labels") if "labels.npy" in archive else None
+            if stored_labels is not None:
+                _check_labels(path, stored_labels.shape, stored_labels.dtype, stored.shape[0])
+            images = stored.read()
+            labels = None if stored_labels is None else _classes(path, stored_labels.read())
+    except BadArchiveError as error:
+        raise _wrong(path, f"it cannot be read: {error}", "an .npz file that can be read") from None
+    return np.ascontiguousarray(images[..., None] if images.ndim == 3 else images), labels
 
 
 def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -62,16 +46,17 @@ def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> N
     size = shape[0] * shape[1] * shape[2] * channels
     if size > MAX_BYTES:
         raise _wrong(path, f"{size:,} bytes of pixels", f"at most {MAX_BYTES:,}")
+    check_memory("data", f"{path}: images {dtype} {list(shape)}", size, "what it holds")
 
 
-def _check_labels(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "iu" or len(shape) != 1 or shape[0] > MAX_IMAGES:
+def _check_labels(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], count: int) -> None:
+    if dtype.kind not in "iu" or len(shape) != 1:
         raise _wrong(path, f"labels {dtype} {list(shape)}", "integers [N], one an image")
+    if shape[0] != count:
+        raise _wrong(path, f"{shape[0]} labels", f"{count}, one an image")
 
 
-def _classes(path: Path, labels: npt.NDArray[Any], count: int) -> Labels:
-    if len(labels) != count:
-        raise _wrong(path, f"{len(labels)} labels", f"{count}, one an image")
+def _classes(path: Path, labels: npt.NDArray[Any]) -> Labels:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= MAX_CLASSES:
         raise _wrong(path, f"labels from {low} to {high}", f"classes from 0 to {MAX_CLASSES - 1}")

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from fewstep.files import atomic_write
+from fewstep.train.config import MAX_STEPS
 
 INK, FAINT, ACCENT, PALE = "#3b3f46", "#d9dce1", "#c2410c", "#f0c9b5"
+MAX_COLUMNS: Final = 100
+MAX_VALUE: Final = 1e30  # more is no loss, and more than a picture's axis can say
+MAX_WIDTH: Final = (
+    500  # rows that are averaged for one of the line, so that a long record takes no square of its length
+)
 SMOOTH: Final = 0.02  # of the run's rows are averaged for the bold line
 
 
@@ -28,11 +34,16 @@ class LossLog:
         self.rows = []
         if not self.path.is_file():
             return
-        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
-            for line in csv.DictReader(file):
-                row = _numbers(line)
-                if row is not None and row["step"] <= upto:
-                    self.rows.append(row)
+        try:
+            with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+                lines = csv.reader(file)
+                names = next(lines, [])[:MAX_COLUMNS]
+                for line in lines:
+                    row = _numbers(names, line)
+                    if row is not None and row["step"] <= upto:
+                        self.rows.append(row)
+        except (OSError, csv.Error):  # a field that is longer than csv reads
+            return
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add a row; "step" is one of its columns."""
@@ -64,7 +75,7 @@ def plot_losses(rows: Sequence[Mapping[str, float]], title: str) -> bytes | None
     panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
     for panel, name in zip(panels, names, strict=True):
         _draw(panel, [row["step"] for row in rows], [row.get(name, math.nan) for row in rows], name)
-    panels[0].set_title(title, loc="left", fontsize=10, color=INK)
+    panels[0].set_title(title, loc="left", fontsize=10, color=INK, parse_math=False)  # a name may hold a $
     panels[-1].set_xlabel("step", color=INK, fontsize=9)
     page = io.BytesIO()
     figure.savefig(page, format="png", metadata={"Software": None})
@@ -89,13 +100,15 @@ def _draw(panel: Any, steps: Sequence[float], values: Sequence[float], name: str
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    width = max(1, round(SMOOTH * len(values)))
+    width = min(max(1, round(SMOOTH * len(values))), MAX_WIDTH)
     return [sum(values[max(0, i - width + 1) : i + 1]) / min(width, i + 1) for i in range(len(values))]
 
 
-def _numbers(line: Mapping[str, Any]) -> dict[str, float] | None:
+def _numbers(names: Sequence[str], line: Sequence[str]) -> dict[str, float] | None:
     try:
-        row = {name: float(value) for name, value in line.items() if name is not None and value != ""}
-    except (TypeError, ValueError):
+        row = {name: float(value) for name, value in zip(names, line, strict=False) if value != ""}
+    except ValueError:
         return None
-    return row if "step" in row and math.isfinite(row["step"]) else None
+    if not 0 <= row.get("step", -1) <= MAX_STEPS or "loss" not in row:
+        return None
+    return row if all(abs(value) < MAX_VALUE for value in row.values()) else None

@@ -11,6 +11,7 @@ import numpy as np
 
 from fewstep import pictures
 from fewstep.errors import ArgumentError, printable
+from fewstep.memory import check_memory
 from fewstep.models.net.config import MAX_CLASSES
 from fewstep.request.conditions.classes import check_name
 from fewstep.train.images import MAX_BYTES, MAX_IMAGES, MAX_SIDE, Labels, Pixels
@@ -61,6 +62,10 @@ def read_folder(folder: Path, size: int | None = None) -> tuple[Pixels, Labels |
             first, own = images[0].shape, image.shape
             found_size, allowed = f"{own[1]}x{own[0]} pixels", f"{first[1]}x{first[0]}, as the others"
             raise _wrong(path, found_size, f"{allowed}, or --size to scale them all")
+        if not images:  # they are there twice when they are put together
+            numbers = len(found.files) * image.shape[0] * image.shape[1]
+            said = f"{folder}: {len(found.files):,} pictures of {image.shape[1]}x{image.shape[0]}"
+            check_memory("data", said, 2 * numbers, "what they hold")
         images.append(image)
         if len(images) * image.nbytes > MAX_BYTES:
             raise _wrong(folder, f"more than {MAX_BYTES:,} bytes of pixels", f"at most {MAX_BYTES:,}")
@@ -88,7 +93,8 @@ def survey(folder: Path) -> Found:
     files = [(path, label) for label, (_, inside) in enumerate(classes) for path in inside.pictures]
     files = files or [(path, 0) for path in top.pictures]
     others = [*top.others, *(path for _, inside in filled for path in inside.others)]
-    empty = [each for each, _ in filled if each not in [each for each, _ in classes]]
+    taken = {each for each, _ in classes}
+    empty = [each for each, _ in filled if each not in taken]
     empty += [each for _, inside in classes for each in inside.folders]
     left_out = (
         *_line(folder, others, "not named PNG, JPEG or WebP"),

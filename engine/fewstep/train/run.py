@@ -9,7 +9,8 @@ from typing import Any, Final
 import torch
 
 from fewstep.errors import ArgumentError
-from fewstep.models import UNet, count_parameters
+from fewstep.memory import check_memory
+from fewstep.models import UNet, count_parameters, empty_unet
 from fewstep.models.spec import ModelSpec
 from fewstep.train.config import TrainConfig, unet_config
 from fewstep.train.data import Dataset, load_data
@@ -103,6 +104,8 @@ def build(config: TrainConfig, data: Dataset, name: str) -> tuple[UNet, ModelSpe
         licence=config.licence or data.licence,
         source=f"fewstep train --data {shlex.quote(config.data)}",
     )
+    weights = count_parameters(empty_unet(unet, "unet"))
+    check_memory("unet", f"{weights:,} parameters", 4 * weights, "the U-Net")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed & (2**63 - 1))
         return UNet(unet), spec

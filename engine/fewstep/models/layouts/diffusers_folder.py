@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from fewstep.fields import Fields, read_json
+from fewstep.fields import Fields, read_json, shown
 from fewstep.models.given import merged
 from fewstep.models.hub import name_of
 from fewstep.models.layouts import diffusers
@@ -33,9 +33,9 @@ def open_pipeline(folder: Path, given: Mapping[str, Any], variant: str | None) -
     kind = read.text("_class_name", max_length=100)
     if kind not in PIPELINES and "plan" not in given:
         advice = f"say what to sample with: {OVERRIDE}"
-        raise read.error("_class_name", f"got {kind!r}; supported: {', '.join(PIPELINES)}; or {advice}")
+        raise read.error("_class_name", f"got {shown(kind)}; supported: {', '.join(PIPELINES)}; or {advice}")
     if read.texts("unet") != ("diffusers", "UNet2DModel"):
-        raise read.error("unet", f"got {read.data['unet']}; supported: diffusers' UNet2DModel")
+        raise read.error("unet", f"got {shown(read.data['unet'])}; supported: diffusers' UNet2DModel")
     unet = _place(folder, "unet")
     if set(SAMPLING) <= set(given):
         return _unet_2d_model(folder, unet, Sampling(**{name: given[name] for name in SAMPLING}), given, variant)

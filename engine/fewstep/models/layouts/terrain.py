@@ -5,8 +5,6 @@ The graph holds an ADM U-Net inside its preconditioning; the weights keep their 
 norms, which are told by the layer they feed.
 """
 
-import zipfile
-import zlib
 from importlib.metadata import PackageNotFoundError, distribution
 from os import PathLike
 from pathlib import Path
@@ -15,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from fewstep.archives import Archive, BadArchiveError
 from fewstep.errors import ModelError
-from fewstep.fields import file_size, shown
+from fewstep.fields import file_size, shown, unreadable
 from fewstep.models.layouts import adm
 from fewstep.models.load import save_model
 from fewstep.models.net.unet import empty_unet
@@ -118,23 +117,20 @@ def _parsed(path: Path) -> "onnx.ModelProto":
 
 def _onnx_bytes(path: Path) -> bytes:
     size = file_size(path)
-    try:
-        if path.suffix != ".whl":
-            _bounded(size, path)
+    if path.suffix != ".whl":
+        if size > MAX_BYTES:
+            raise ModelError(f"{path}: ONNX of {size:,} bytes; allowed: at most {MAX_BYTES:,}")
+        try:
             return path.read_bytes()
-        with zipfile.ZipFile(path) as wheel:
-            _bounded(wheel.getinfo(MEMBER).file_size, path)
-            return wheel.read(MEMBER)
-    except KeyError as error:
-        raise ModelError(f"{path}: has no {MEMBER}") from error
-    # RuntimeError: a wheel that is encrypted, or compressed in a way of its own.
-    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        except OSError as error:
+            raise unreadable(path, error) from error
+    try:
+        with Archive(path) as wheel:
+            if MEMBER not in wheel:
+                raise ModelError(f"{path}: has no {MEMBER}")
+            return wheel.read(MEMBER, MAX_BYTES)
+    except BadArchiveError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
-
-
-def _bounded(size: int, path: Path) -> None:
-    if size > MAX_BYTES:
-        raise ModelError(f"{path}: ONNX of {size:,} bytes; allowed: at most {MAX_BYTES:,}")
 
 
 def _tensors(model: "onnx.ModelProto", path: Path) -> dict[str, Tensor]:

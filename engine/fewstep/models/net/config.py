@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Final
 
-from fewstep.fields import Fields
+from fewstep.fields import Fields, shown
 
 MAX_CHANNELS: Final = 16_384
 MAX_LEVELS: Final = 10
@@ -184,4 +184,4 @@ def _check_embeddings(read: Fields, values: dict[str, Any]) -> None:
     for name in ("label_range", "guidance_range"):
         ends = values[name]
         if ends is not None and (len(ends) != 2 or ends[0] >= ends[1]):
-            raise read.error(name, f"got {list(ends)}; allowed: two numbers, the smaller first")
+            raise read.error(name, f"got {shown(list(ends))}; allowed: two numbers, the smaller first")

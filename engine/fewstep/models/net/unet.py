@@ -202,6 +202,17 @@ def kept_channels(config: UNetConfig) -> list[int]:
     return kept
 
 
+def kept_numbers(config: UNetConfig, height: int, width: int) -> int:
+    """How many numbers the way down keeps of one image for the way up: all of them are there at once in the middle."""
+    total, places = config.channels[0] * height * width, height * width
+    for level, channels in enumerate(config.channels):
+        total += config.layers * channels * places
+        if level < config.levels - 1:
+            places //= 4
+            total += channels * places
+    return total
+
+
 def empty_unet(config: UNetConfig, where: str = "UNetConfig") -> UNet:
     """The U-Net on the meta device: shapes without memory.
 

@@ -1,0 +1,68 @@
+"""What every error of ours promises: one printable line, whatever it quotes."""
+
+import errno
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from fewstep.errors import ArgumentError, FewstepError, ModelError, OutputError, is_out_of_memory, printable, shown
+
+
+def deep() -> object:
+    value: object = 0
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a/b c.json: wrong", "a/b c.json: wrong"),
+        ("a\nb", r"a\nb"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\0b\x85c", r"a\x00b\x85c"),
+        ("odd\udcff.png", r"odd\udcff.png"),
+        ("one\u2028two\u202ethree", r"one\u2028two\u202ethree"),
+        ("é 漢 😀", "é 漢 😀"),
+    ],
+    ids=["plain", "two lines", "escape", "NUL", "file name that is no text", "separators", "letters"],
+)
+def test_a_message_is_one_line_for_any_terminal(text: str, line: str) -> None:
+    assert printable(text) == line
+    for kind in (FewstepError, ModelError, OutputError):
+        assert str(kind(text)) == line
+    assert str(ArgumentError("argument", text + " x", "b")) == f"argument: got {line} x; allowed: b"
+    line.encode()
+
+
+@pytest.mark.parametrize(
+    "value", [deep(), 1 << 100_000, "x" * 10**6, "x " * 10**6], ids=["deep", "digits", "word", "words"]
+)
+def test_any_value_can_be_quoted(value: object) -> None:
+    assert len(shown(value)) <= 80
+    message = str(ArgumentError("a", value, "b"))
+    assert message.startswith("a: got ")
+    assert len(message) < 620
+
+
+def test_an_error_survives_a_process(tmp_path: object) -> None:
+    assert str(pickle.loads(pickle.dumps(ModelError("a: b")))) == "a: b"
+
+
+def test_running_out_of_memory_is_told_from_other_failures() -> None:
+    with pytest.raises(RuntimeError) as of_torch:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    with pytest.raises(MemoryError) as of_numpy:
+        np.empty(1 << 60, np.uint8)
+    for error in (of_torch.value, of_numpy.value, torch.OutOfMemoryError("CUDA"), OSError(errno.ENOMEM, "no")):
+        assert is_out_of_memory(error)
+    for error in (
+        RuntimeError("shapes differ"),
+        OSError(errno.ENOSPC, "full"),
+        ValueError("out of memory"),
+        KeyError(),
+    ):
+        assert not is_out_of_memory(error)
