@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-terrain quick test test-long check bench images build gpu gpu-kit matrix docs clean
+.PHONY: help demo demo-terrain quick test test-long check bench images fuzz build gpu gpu-kit matrix docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
@@ -56,6 +56,9 @@ gpu: ## what needs an NVIDIA GPU, as much as fits BUDGET=540 seconds, and next t
 
 matrix: ## kernels, graphs and engine with several torch, 10 GB to download; VERSIONS="2.11 newest" picks, ARGS=--help
 	$(PYTHON) tools/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") --jobs $(JOBS) $(ARGS)
+
+fuzz: .venv/installed-dev ## 2,000 spoilt files of all kinds, each read under limits of time and memory; ARGS='--seed 1 --keep out/fuzz'
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py $(ARGS)
 
 docs: PUBLIC := fewstep fewstep.models fewstep.train fewstep.evaluate fewstep.bench fewstep_kernels
 docs: .venv/installed-dev ## the API pages, from the docstrings, into docs/api

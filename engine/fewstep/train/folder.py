@@ -80,7 +80,7 @@ def compare(
             say(f"{field.name}: was {_plain(before.get(field.name))}, is now {_plain(now[field.name])}")
     for name in ("device", "threads"):
         if checkpoint.about.get(name) != about[name]:
-            was = checkpoint.about.get(name)
+            was = _plain(checkpoint.about.get(name))
             say(f"{name}: was {was}, is now {about[name]}; the run goes on, but not to the same bits")
 
 
@@ -138,7 +138,7 @@ def draw_losses(out: Path, title: str, step: int) -> float:
 
 def _plain(value: object) -> str:
     """A setting as a user types it; what a checkpoint says may be anything."""
-    return value if isinstance(value, str) and len(value) <= 80 else shown(value)
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= 80 else shown(value)
 
 
 def machine(device: torch.device) -> str:
