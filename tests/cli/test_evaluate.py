@@ -75,6 +75,16 @@ def test_a_table_a_plot_sheets_and_the_numbers(run: Run, conditional: Path, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("columns", [60, 200])
+def test_the_page_fits_the_terminal(run: Run, conditional: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    page = run("evaluate", conditional, *SMALL).out
+    assert max(map(len, page.splitlines())) <= columns
+    for heading in ("accuracy", "precision", "sliced W", "ms/image"):
+        assert heading in page
+
+
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others(run: Run, conditional: Path) -> None:
     first, batched, other = (
         json.loads(run("evaluate", conditional, *SMALL, "--json", *more).out)

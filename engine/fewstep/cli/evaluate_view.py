@@ -1,57 +1,45 @@
 """The page that `fewstep evaluate` prints."""
 
-import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewstep.cli.page import titled_table, width, wrapped
 from fewstep.cli.shared import plain
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from fewstep.evaluate.likeness import Likeness
     from fewstep.evaluate.report import Report, Row
     from fewstep.evaluate.scores import Scores
 
-WIDTH = 120
-
 
 def page(report: "Report", paths: Sequence[Path]) -> str:
     """What was evaluated on what, the scores beside those of real images, the teacher, the bound, the files."""
-    from rich.console import Console
-
-    text = io.StringIO()
-    console = Console(
-        file=text, force_terminal=sys.stdout.isatty() or None, width=WIDTH, highlight=False, markup=False, emoji=False
-    )
-    parts: list[RenderableType] = [_head(report), "", _scores(report), *report.notes]
+    columns = width()
+    lines = [part for line in _head(report) for part in wrapped(line, columns)]
+    lines += _scores(report)
+    lines += [part for note in report.notes for part in wrapped(plain(note), columns)]
     if report.teacher is not None:
-        parts += ["", _teacher(report, *report.teacher)]
+        lines += _teacher(report, *report.teacher)
     if report.bounds:
-        parts += ["", _bound(report)]
-    for part in parts:
-        console.print(part)
+        lines += _bound(report)
     if paths:
-        console.print("\nwritten: " + ", ".join(plain(path) for path in paths))
-    return text.getvalue()
+        lines += ["", *wrapped("written: " + ", ".join(plain(path) for path in paths), columns)]
+    return "\n".join(lines) + "\n"
 
 
-def _head(report: "Report") -> str:
+def _head(report: "Report") -> list[str]:
     machine, model, settings = report.machine, report.model, report.settings
     guidance = settings["guidance_scale"]
     scale = "no guidance" if guidance in (None, 1.0) else f"guidance scale {guidance}"
-    return "\n".join(
-        [
-            f"{plain(model['name'])}: {model['parameters']:,} parameters, {model['prediction']} prediction, "
-            f"{model['schedule']} schedule, {model['dtype']}",
-            f"{settings['n']} samples a line, seeds from {settings['seed']}, {scale}",
-            *_data(report),
-            f"times: {plain(machine['cpu'])}, {machine['threads']} threads, device {plain(machine['device'])}, "
-            f"batches of {settings['batch']}, load {machine['load']} before the run, torch {machine['torch']}",
-        ]
-    )
+    return [
+        f"{plain(model['name'])}: {model['parameters']:,} parameters, {model['prediction']} prediction, "
+        f"{model['schedule']} schedule, {model['dtype']}",
+        f"{settings['n']} samples a line, seeds from {settings['seed']}, {scale}",
+        *_data(report),
+        f"times: {plain(machine['cpu'])}, {machine['threads']} threads, device {plain(machine['device'])}, "
+        f"batches of {settings['batch']}, load {machine['load']} before the run, torch {machine['torch']}",
+    ]
 
 
 def _data(report: "Report") -> list[str]:
@@ -69,26 +57,31 @@ def _data(report: "Report") -> list[str]:
     ]
 
 
-def _scores(report: "Report") -> "RenderableType":
-    from rich.table import Table
-
+def _scores(report: "Report") -> list[str]:
     title = "scores; the last line is what as many real images score, compared with the same references"
-    table = Table(title=title, title_justify="left", box=None)
-    for name in ("sampler", "steps"):
-        table.add_column(name)
-    for name in (
-        "Frechet", "x real", "accuracy", "precision", "recall", "sliced W", "x real", "nearest", "near", "ms/image",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
+    names = (
+        "Frechet",
+        "x real",
+        "accuracy",
+        "precision",
+        "recall",
+        "sliced W",
+        "x real",
+        "nearest",
+        "near",
+        "ms/image",
+    )
     floor = report.floor
-    for row in report.rows:
-        table.add_row(row.sampler, str(row.steps), *_cells(row.scores, floor), f"{row.ms_per_image:.3g}")
+    lines: list[tuple[str, ...]] = [("sampler", "steps", *names)]
+    lines += [
+        (row.sampler, str(row.steps), *_cells(row.scores, floor), f"{row.ms_per_image:.3g}") for row in report.rows
+    ]
     if report.teacher is not None:
         row = report.teacher[1]
         cells = _cells(row.scores, floor)
-        table.add_row(f"teacher, {row.sampler}", str(row.steps), *cells, f"{row.ms_per_image:.3g}")
-    table.add_row("real", "", *_cells(floor, floor), "")
-    return table
+        lines.append((f"teacher, {row.sampler}", str(row.steps), *cells, f"{row.ms_per_image:.3g}"))
+    lines.append(("real", "", *_cells(floor, floor), ""))
+    return titled_table(title, lines, keys=2)
 
 
 def _cells(scores: "Scores", floor: "Scores") -> list[str]:
@@ -108,20 +101,17 @@ def _cells(scores: "Scores", floor: "Scores") -> list[str]:
     ]
 
 
-def _teacher(report: "Report", name: str, taught: "Row") -> "RenderableType":
+def _teacher(report: "Report", name: str, taught: "Row") -> list[str]:
     """What distilling cost, and what it saves."""
-    from rich.table import Table
-
     from fewstep.evaluate.report import ratio
 
     title = (
         f"beside {plain(name)} at {taught.steps} steps of {taught.sampler}, the same seeds and labels: PSNR in dB, "
         "and scores as parts of the teacher's"
     )
-    table = Table(title=title, title_justify="left", box=None)
-    table.add_column("steps")
-    for heading in ("median", "a quarter below", "a quarter above", "equal", "Frechet", "sliced W", "faster"):
-        table.add_column(heading, justify="right")
+    lines: list[tuple[str, ...]] = [
+        ("steps", "median", "a quarter below", "a quarter above", "equal", "Frechet", "sliced W", "faster")
+    ]
     for row in report.rows:
         if row.likeness is None:
             continue
@@ -131,8 +121,8 @@ def _teacher(report: "Report", name: str, taught: "Row") -> "RenderableType":
             ratio(taught.ms_per_image, row.ms_per_image),
         )
         cells = [f"{value:.2f} x" if value is not None else "-" for value in of_teacher]
-        table.add_row(str(row.steps), *_decibels(row.likeness), *cells)
-    return table
+        lines.append((str(row.steps), *_decibels(row.likeness), *cells))
+    return titled_table(title, lines, keys=1)
 
 
 def _decibels(likeness: "Likeness") -> list[str]:
@@ -143,9 +133,7 @@ def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _bound(report: "Report") -> "RenderableType":
-    from rich.table import Table
-
+def _bound(report: "Report") -> list[str]:
     from fewstep.evaluate.bound import headline
 
     best = headline(report.bounds)
@@ -153,16 +141,12 @@ def _bound(report: "Report") -> "RenderableType":
         f"variational bound: {best.total:.4f} bits a dimension ({best.variance}, decoder {best.decoder_variance}), "
         f"on {report.settings['bpd_images']} " + _bounded(report)
     )
-    table = Table(title=title, title_justify="left", box=None)
-    table.add_column("variance")
-    for name in ("in all", "L_T", "sum of L_t", "L_0"):
-        table.add_column(name, justify="right")
-    table.add_column("variance of L_0")
+    lines: list[tuple[str, ...]] = [("variance", "in all", "L_T", "sum of L_t", "L_0", "variance of L_0")]
     for bound in report.bounds:
         total = f"{bound.total:.4f} ±{bound.standard_error:.4f}"
         terms = (f"{bound.prior:.2e}", f"{bound.steps.sum():.4f}", f"{bound.decoder:.4f}")
-        table.add_row(bound.variance, total, *terms, bound.decoder_variance)
-    return table
+        lines.append((bound.variance, total, *terms, bound.decoder_variance))
+    return titled_table(title, lines, keys=1)
 
 
 def _bounded(report: "Report") -> str:
