@@ -306,5 +306,5 @@ class Breaks(nn.Module):
 def test_a_sample_that_is_not_finite_is_named_with_its_steps(sixty: Real, untrained: Classifier) -> None:
     model = Model(Breaks(), schedule=schedules.linear(), shape=(3, 16, 16), prediction="x_0")
     engine = Engine(model, device="cpu", max_batch=8)
-    with pytest.raises(FewstepError, match=r"^at 2 steps: sample 0 \(seed 40\): the image is not finite"):
+    with pytest.raises(FewstepError, match=r"^at 2 steps: samples 0, 8 \(seeds 40, 48\): the images are not finite"):
         evaluate(engine, untrained, sixty, Settings(n=10, steps=[1, 2], seed=40))
