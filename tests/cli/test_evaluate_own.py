@@ -232,7 +232,7 @@ def test_a_sample_that_is_not_finite_is_named(run: Run, data: Path, teacher: Pat
     state["conv_out.weight"] += 3e38
     save_file(state, broken / "model.safetensors")
     failed = run("evaluate", broken, "--data", data, "--n", 10, "--steps", "1", "--threads", 1)
-    assert failed.error.startswith("at 1 step: sample 0 (seed 0): the image is not finite")
+    assert failed.error.startswith("at 1 step: samples 0, 1, 2, 3, 4, 5, 6, 7, ... (seeds 0, 1, ")
 
 
 @pytest.mark.slow

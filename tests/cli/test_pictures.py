@@ -267,7 +267,7 @@ MASK = torch.from_numpy(WHITE_BELOW).float()[None, None]
     ids=lambda value: f"{type(value).__name__} {getattr(value, 'dtype', '') or getattr(value, 'mode', '')}",
 )
 def test_a_mask_of_each_kind_means_the_same(given: Any, tmp_path: Path) -> None:
-    torch.testing.assert_close(as_mask("mask", given, 1, (3, 8, 8)), MASK)
+    torch.testing.assert_close(as_mask("mask", given, 1, (3, 8, 8)).to(MASK.dtype), MASK)
     if isinstance(given, Image.Image):
         given.save(tmp_path / "m.png")
         torch.testing.assert_close(read_mask("mask", tmp_path / "m.png", (3, 8, 8), tmp_path / "m.png"), MASK[0, 0])
@@ -287,7 +287,7 @@ def test_a_mask_of_ones_and_a_soft_one() -> None:
     assert as_mask("mask", np.ones((16, 16), np.uint8), 1, (1, 16, 16)).min() == 1
     assert as_mask("mask", np.zeros((16, 16), np.uint8), 1, (1, 16, 16)).max() == 0
     soft = as_mask("mask", np.full((8, 8), 51, np.uint8), 2, (1, 8, 8))
-    torch.testing.assert_close(soft, torch.full((2, 1, 8, 8), 0.2))
+    torch.testing.assert_close(soft, torch.full((2, 1, 8, 8), 0.2, dtype=soft.dtype))
 
 
 @pytest.mark.parametrize(

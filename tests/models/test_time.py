@@ -15,7 +15,7 @@ from fewstep.diffusion.levels import LEVEL_OPTIONS, Levels
 from fewstep.diffusion.samplers import SAMPLERS, build_plan, lcm, make_plan
 from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.times import TIMES
-from fewstep.evaluate.real import Digits, Part
+from fewstep.evaluate.real import Part, Real
 from fewstep.evaluate.run import model_bound
 from fewstep.models.layouts.terrain import SPEC
 from fewstep.models.spec import ModelSpec
@@ -350,7 +350,7 @@ def test_the_bound_tells_the_network_the_same(time: Any) -> None:
     net, schedule = Listening(20 if time == "index" else None, channels=1), schedules.linear(20)
     model = Model(net, schedule=schedule, shape=(1, 32, 32), prediction="v", time=time)
     part = Part(torch.zeros(10, 1, 32, 32), torch.arange(10))
-    model_bound(Engine(model), Digits(part, part), 10)
+    model_bound(Engine(model), Real(part, part, "digits", classes=10), 10)
     expected = [formula(time, float(sigma), schedule) for sigma in reversed(schedule.sigmas)]
     assert [float(heard[0]) for heard in net.heard] == pytest.approx(expected, rel=1e-6)
     assert {heard.dtype for heard in net.heard} == {torch.int64 if time == "index" else torch.float32}

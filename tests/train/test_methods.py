@@ -122,7 +122,7 @@ def test_a_new_method_runs_from_flags_to_folder(teacher: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--student-steps", "4,2"), "student_steps: got '4,2'; allowed: one number: a mimic has no mimics"),
+        (("--student-steps", "4,2"), "--student-steps: got '4,2'; allowed: one number: a mimic has no mimics"),
         (("--method", "magic"), "method: got 'magic'; allowed: progressive or consistency or mimicry"),
     ],
     ids=["a chain", "an unknown method"],
