@@ -135,7 +135,7 @@ def test_a_sheet_of_what_is_not_finite_does_not_end_a_training(tmp_path: Path) -
         def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
             return x * torch.nan
 
-    sheets = Sheets(SPEC, None, tmp_path, "title", torch.device("cpu"), lambda module, step: None)
+    sheets = Sheets(SPEC, None, tmp_path, "title", torch.device("cpu"), 4, lambda module, step: None)
     (tmp_path / SHEETS).mkdir()
     with pytest.warns(NonFiniteWarning, match="what was NaN is gray"):
         sheets.draw(Breaks(), 100)
