@@ -115,7 +115,10 @@ class StoredArray:
             if version not in ((1, 0), (2, 0)):
                 raise BadArchiveError(f"{name} of npy version {version}; allowed: 1.0 or 2.0")
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, self._fortran, self.dtype = read(start, max_header_size=MAX_NPY_HEADER)
+            try:
+                shape, self._fortran, self.dtype = read(start, max_header_size=MAX_NPY_HEADER)
+            except MemoryError:  # so Python's parser says that so short a text is nested too deeply
+                raise BadArchiveError(f"the header of {name}: is nested too deeply") from None
         if any(size < 0 for size in shape):
             raise BadArchiveError(f"{name} has shape {list(shape)}")
         self.shape: tuple[int, ...] = tuple(map(int, shape))

@@ -101,6 +101,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "npy 3.0": (lambda p: archive(p, ("a.npy", npy(VALUES, (3, 0)))), r"npy version \(3, 0\)"),
     "a long header": (lambda p: archive(p, ("a.npy", headed((1,), more=" " * 20_000))), "reading array header"),
     "a deep header": (lambda p: archive(p, ("a.npy", headed((1,), more="(" * 9000))), "the header of a: "),
+    "a header of signs": (lambda p: archive(p, ("a.npy", headed((1,), more="-" * 9000))), "nested too deeply"),
     "no such array": (lambda p: archive(p, ("b.npy", npy(VALUES))), "no item named"),
     "no archive": (lambda p: p.with_name(p.name) if p.write_bytes(b"x") else p, "not a zip file"),
     "nothing": (lambda p: p, "No such file"),
