@@ -17,7 +17,7 @@ from fewstep.errors import ModelError
 from fewstep.evaluate.features import BUNDLED as CLASSIFIER
 from fewstep.evaluate.features import load_classifier, look
 from fewstep.models import bundled, count_parameters
-from fewstep.models.bundled import model_folder, names
+from fewstep.models.bundled import BUNDLED, model_folder, names
 from fewstep.models.load import load_model, save_model
 from support.tree import ROOT
 
@@ -172,7 +172,7 @@ def test_a_bundled_model_is_half_as_large_and_has_its_scores_on_its_card(
 @pytest.mark.slow
 def test_the_demo_draws_a_strip_for_each_number_of_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo = runpy.run_path(str(ROOT / "examples/few_steps.py"))
-    demo["main"].__globals__.update(ROWS=1, DIGITS=list(range(10)))
+    demo["main"].__globals__.update(ROWS=1)
     demo["main"](tmp_path / "out/digits.png")
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[:5]] == [
         "1 step", "2 steps", "4 steps", "8 steps", "50 steps, teacher",
@@ -181,3 +181,9 @@ def test_the_demo_draws_a_strip_for_each_number_of_steps(tmp_path: Path, capsys:
         assert sheet.size == (790, 344)
         strips = [sheet.crop((150, 70 * place, 790, 70 * place + 64)).tobytes() for place in range(5)]
     assert len(set(strips)) == 5
+
+    demo["main"].__globals__.update(TEACHER_STEPS=1)
+    demo["main"](tmp_path / "own.png", BUNDLED / "digits", BUNDLED / "digits/teacher")
+    with Image.open(tmp_path / "own.png") as sheet:
+        again = [sheet.crop((150, 70 * place, 790, 70 * place + 64)).tobytes() for place in range(5)]
+    assert again[:4] == strips[:4]
