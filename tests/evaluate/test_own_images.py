@@ -64,6 +64,7 @@ def test_images_that_models_have_not_seen_can_be_named(folder: Path) -> None:
     for other, message in (
         (shapes_file(folder, 30, side=8), r"held_out: got 8x8x3 with classes; allowed: images like .*16x16x3 with"),
         (shapes_file(folder, 30, labelled=False), "held_out: got 16x16x3 without classes"),
+        (paths[0], "held_out: got 60 images that are in data too; allowed: images that the model has not seen"),
     ):
         with pytest.raises(ArgumentError, match=message):
             load_real(paths[0], held_out=str(other))
@@ -191,6 +192,12 @@ def test_the_classifier_is_trained_on_the_classes_kept_and_taken_again(
     assert choose(sixty, out / "classifier.safetensors", None).fingerprint == chosen.fingerprint
     card = json.loads((out / "classifier.json").read_text())
     assert (card["shape"], card["classes"], card["train_digest"]) == ([3, 16, 16], 3, sixty.digest)
+    (out / "classifier.json").write_text(json.dumps(card | {"class_names": ["b", "a", "c"]}))
+    with pytest.raises(ModelError, match="tells apart b, a, c; the classes of the data are a, b, c"):
+        choose(replace(sixty, names=("a", "b", "c")), out / "classifier.safetensors", None)
+    with pytest.raises(ModelError, match="tells 3 classes apart; allowed: a classifier of the 4 of the data"):
+        choose(replace(sixty, classes=4), out / "classifier.safetensors", None)
+    (out / "classifier.json").write_text(json.dumps(card))
     monkeypatch.setattr(training, "MAX_EPOCHS", 1)
     other = replace(sixty, digest="another", train=first_of_each(sixty.train, 20))
     assert choose(other, None, out).made is not None  # of other images, so it is no use
@@ -203,7 +210,7 @@ def test_the_classifier_is_trained_on_the_classes_kept_and_taken_again(
 def test_a_classifier_of_other_classes_is_refused(sixty: Real, folder: Path) -> None:
     two = replace(sixty, classes=4)
     train_classifier(two, epochs=1).save(folder / "four")
-    with pytest.raises(ModelError, match=r"classify\.weight"):
+    with pytest.raises(ModelError, match=r"tells 4 classes apart"):
         choose(sixty, folder / "four" / "classifier.safetensors", None)
 
 

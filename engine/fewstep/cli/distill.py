@@ -173,7 +173,7 @@ def _shown(trained: "Trained", settings: "DistillConfig") -> dict[str, object]:
     """The same to read."""
     return {
         "student": f"{settings.student_steps} for {settings.walk} steps of {settings.teacher}",
-        "steps": f"{trained.step:,} of {settings.batch}",
+        "steps": f"{trained.step:,}, of {settings.batch} images each",
         "loss": f"{trained.loss:.4g}",
         "time": f"{trained.seconds / 60:.1f} minutes",
         "next": f"fewstep generate {shlex.quote(str(trained.folder))}",

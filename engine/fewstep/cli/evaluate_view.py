@@ -105,8 +105,9 @@ def _teacher(report: "Report", name: str, taught: "Row") -> list[str]:
     """What distilling cost, and what it saves."""
     from fewstep.evaluate.report import ratio
 
+    steps = f"{taught.steps} step{'s' * (taught.steps > 1)}"
     title = (
-        f"beside {plain(name)} at {taught.steps} steps of {taught.sampler}, the same seeds and labels: PSNR in dB, "
+        f"beside {plain(name)} at {steps} of {taught.sampler}, the same seeds and labels: PSNR in dB, "
         "and scores as parts of the teacher's"
     )
     lines: list[tuple[str, ...]] = [

@@ -176,7 +176,8 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
     singles = paths[1:] or (paths if len(samples) == 1 else [])
     images = []
     for index in range(len(samples)):
-        label = None if samples.labels is None else float(label_text(samples.labels[index]))
+        label = None if samples.labels is None else samples.labels[index]
+        label = label if label is None or isinstance(label, int) else float(label_text(label))
         path = singles[index] if singles else None
         name = {"name": samples.label_names[index]} if samples.label_names else {}
         images.append({"path": path, "seed": int(samples.seeds[index]), "label": label, **name})

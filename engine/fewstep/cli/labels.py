@@ -25,11 +25,17 @@ def read_labels(text: str, names: Sequence[str]) -> list[float | str]:
         parts = [text]
     values: list[float | str] = []
     for part in parts:
-        name = unicodedata.normalize("NFC", part.strip())
+        name = unicodedata.normalize("NFC", part)
+        name = name if name in names else name.strip()
         values += [name] if name in names else _numbers(part, names)
         if len(values) > MAX_SAMPLES:
             raise ArgumentError("labels", text, f"at most {MAX_SAMPLES} values")
     return values
+
+
+def typed(name: str) -> str:
+    """A name of a class as `read_labels` takes it."""
+    return '"' + name.replace('"', '""') + '"' if any(sign in name for sign in ',"') or name != name.strip() else name
 
 
 def _numbers(part: str, names: Sequence[str]) -> list[float]:
@@ -39,5 +45,5 @@ def _numbers(part: str, names: Sequence[str]) -> list[float]:
         if not names:
             raise
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        allowed = f"{error.allowed}, or names: {', '.join(names[:SHOWN])}{more}"
+        allowed = f"{error.allowed}, or names: {', '.join(map(typed, names[:SHOWN]))}{more}"
         raise ArgumentError("labels", part.strip(), allowed) from None

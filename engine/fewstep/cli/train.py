@@ -106,7 +106,7 @@ def train(
         return
     shown = {
         "parameters": f"{trained.parameters:,}",
-        "steps": f"{trained.step:,} of {settings.batch}",
+        "steps": f"{trained.step:,}, of {settings.batch} images each",
         "loss": f"{trained.loss:.4g}",
         "time": f"{trained.seconds / 60:.1f} minutes",
         "next": f"fewstep info {shlex.quote(str(out))}",

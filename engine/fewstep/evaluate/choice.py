@@ -32,9 +32,10 @@ def choose(
         advance: called with (done, total) epochs, where one is trained.
 
     Raises:
-        ModelError: a file that is no classifier of such images.
+        ModelError: a file that is no classifier of such images, or whose card says that it is one of other classes.
     """
     if given is not None:
+        _check_names(given, real)
         return _read(given, real, str(given))
     if real.boxed:
         return Chosen(load_classifier(), fingerprint(), "in the box")
@@ -46,6 +47,15 @@ def choose(
 
 def _read(path: Path, real: Real, words: str) -> Chosen:
     return Chosen(load_classifier(path, real.shape, real.classes), fingerprint(path), words)
+
+
+def _check_names(given: Path, real: Real) -> None:
+    """Two sets of as many classes are told apart by their names, which the card beside the file has."""
+    card = given.parent / CARD_FILE
+    names = read_json(card).get("class_names") if card.is_file() else None
+    if names and real.names and names != list(real.names):
+        own = ", ".join(map(str, names)) if isinstance(names, list) else str(names)
+        raise ModelError(f"{given}: tells apart {own}; the classes of the data are {', '.join(real.names)}")
 
 
 def _is_of(folder: Path, real: Real) -> bool:

@@ -102,6 +102,8 @@ def load_classifier(
     source = open_weights(path)
     head = source.shapes.get("classify.bias", (1,))
     own = head[0] if len(head) == 1 and 1 <= head[0] <= MAX_CLASSES else 1
+    if classes is not None and own != classes and "classify.bias" in source.shapes:
+        raise ModelError(f"{path}: tells {own} classes apart; allowed: a classifier of the {classes} of the data")
     with torch.device("meta"):
         classifier = Classifier(shape, own if classes is None else classes)
     keys: Keys = {name: (Piece(name, tuple(tensor.shape)),) for name, tensor in classifier.named_parameters()}

@@ -12,6 +12,7 @@ from fewstep.train.data import DIGITS, DIGITS_SIZE, HELD_OUT, Dataset, digits, l
 
 SPLITS: Final = 5
 MIN_IMAGES: Final = 20  # two halves of the fewest samples that are scored
+MAX_SEEN: Final = 0.01  # of the images held out; two sets of photographs may well share a few
 MAX_ELEMENTS: Final = 1 << 29  # of all images, 2 GiB as float32
 
 
@@ -119,6 +120,9 @@ def load_real(
         raise ArgumentError("held_out", f"classes {', '.join(other.names)}", f"those of data, {', '.join(data.names)}")
     if other.classes is not None and other.classes > (data.classes or 0):
         raise ArgumentError("held_out", f"{other.classes} classes", f"the {data.classes} of data")
+    seen = _shared(data, other)
+    if seen > len(other) * MAX_SEEN:
+        raise ArgumentError("held_out", f"{seen} images that are in data too", "images that the model has not seen")
     return Real(_part(bounded), _part(_bounded(other)), unseen=True, **about)
 
 
@@ -130,6 +134,12 @@ def load_digits() -> Real:
 
 def _part(data: Dataset) -> Part:
     return Part(data.x_0(), data.labels)
+
+
+def _shared(data: Dataset, other: Dataset) -> int:
+    """How many of the other images are, to the byte, among these."""
+    known = {image.numpy().tobytes() for image in data.images}
+    return sum(image.numpy().tobytes() in known for image in other.images)
 
 
 def _bounded(data: Dataset) -> Dataset:

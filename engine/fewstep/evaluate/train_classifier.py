@@ -169,6 +169,7 @@ def _card(real: Real, classifier: Classifier, found: dict[str, object]) -> dict[
         "data": f"{'mnist10k.npz' if boxed else real.name}: {kept}",
         "shape": list(real.shape),
         "classes": real.classes,
+        "class_names": list(real.names),
         "train_digest": real.digest,
         "held_out": len(real.held_out),
         "held_out_from_models": real.unseen,

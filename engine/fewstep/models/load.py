@@ -27,6 +27,7 @@ from fewstep.models.spec import ModelSpec
 from fewstep.models.weights import Weights
 from fewstep.staging import cut_off, mend
 
+SHOWN: Final = 5  # folders in a hint
 WEIGHTS_FILE: Final = "model.safetensors"
 
 # Rounding the frequencies of random Fourier features to 16 bits would turn their phases by radians.
@@ -75,7 +76,9 @@ def open_folder(
     for name, read in ((SPEC_FILE, _own), ("model_index.json", open_pipeline), ("config.json", open_unet)):
         if (path / name).exists():
             return read(path, given, variant)
-    raise ModelError(f"{path}: holds no model; expected {SPEC_FILE}, model_index.json or config.json")
+    below = sorted(each.parent.name for each in path.glob(f"*/{SPEC_FILE}"))
+    hint = f"; there is one in {', '.join(below[:SHOWN])} below it" if below else ""
+    raise ModelError(f"{path}: holds no model; expected {SPEC_FILE}, model_index.json or config.json{hint}")
 
 
 def load_adm(
