@@ -284,7 +284,8 @@ class Engine:
             raise ArgumentError("like", like, "samples as Engine.samples makes them")
         words = {**size, "features": list(features), "output": output}
         denoiser, signature = self.open_signature(words, like)
-        opened = Session(self._runner, denoiser, self._decoder, signature, admits=True, lock=self._lock)
+        ways: dict[str, Any] = {"admits": True, "lock": self._lock, "strange": self._planner.strange}
+        opened = Session(self._runner, denoiser, self._decoder, signature, **ways)
         if not like:
             self._seen.note(session_key(signature), lambda: {"session": words})
         return opened

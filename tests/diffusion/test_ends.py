@@ -29,10 +29,16 @@ SIGMAS = st.floats(1e-9, MAX_SIGMA)
 
 @pytest.mark.parametrize("ladder", LADDERS)
 @given(st.integers(2, 60), SIGMAS, SIGMAS)
+@example(2, 1.0, 1.0)
 @example(40, 0.0022741699796952, 80.0)
 @example(3, float(np.float32(0.002)), float(np.float32(80.0)))
 def test_a_ladder_begins_and_ends_at_what_was_asked(ladder: str, steps: int, one: float, other: float) -> None:
     low, high = sorted((one, other))
+    assert LADDERS[ladder](1, low, low).tolist() == [low]
+    if low == high:
+        with pytest.raises(ArgumentError, match="sigma_max: got"):
+            LADDERS[ladder](steps, low, high)
+        return
     sigmas = LADDERS[ladder](steps, low, high)
     assert (sigmas[0], sigmas[-1]) == (high, low)
     assert ((sigmas >= low) & (sigmas <= high)).all()

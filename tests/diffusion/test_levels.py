@@ -13,7 +13,7 @@ from fewstep.diffusion.levels import Levels, make_levels, spaced_timesteps
 from fewstep.diffusion.schedules import karras_sigmas
 from fewstep.errors import ArgumentError
 
-LINEAR = schedules.linear()
+LINEAR, KARRAS = schedules.linear(), schedules.karras()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,17 @@ def levels_of(t: list[float], signal: list[float], noise: list[float]) -> Callab
         (lambda: Levels.lcm(LINEAR, 64), "steps: got 64; allowed: an integer from 1 to 50 (50 original_steps"),
         (lambda: Levels.lcm(LINEAR, 2, original_steps=2000), "original_steps: got 2000"),
         (lambda: Levels.karras(0), "steps: got 0"),
-        (lambda: Levels.karras(4, 1.0, 0.5), "sigma_max: got 0.5; allowed: a number in [1, 1e+06]"),
+        (lambda: Levels.karras(4, 1.0, 0.5), "sigma_max: got 0.5; allowed: a number in (1, 1e+06]"),
+        (lambda: Levels.exponential(2, 0.5, 0.5), "sigma_max: got 0.5; allowed: a number in (0.5, 1e+06]"),
+        (lambda: schedules.karras(2, 0.5, 0.5), "sigma_max: got 0.5; allowed: a number in (0.5, 1e+06]"),
+        (lambda: make_levels(LINEAR, 4, "karras", 0.001), "strength: got 0.001; allowed: more, so that the noise is"),
+        (lambda: make_levels(LINEAR, 4, "karras", 0.1, sigma_min=2.0), "is above sigma_min = 2; here it is sigma = 0."),
+        (lambda: make_levels(KARRAS, 2, "karras", 0.01, above=True), "strength: got 0.01; allowed: more, so that"),
+        (lambda: make_levels(KARRAS, 4, "karras", sigma_min=90.0), "sigma_min: got 90.0; allowed: a number in (0, 80)"),
+        (
+            lambda: make_levels(LINEAR, 4, "karras", sigma_min=2.0, sigma_max=2.0),
+            "sigma_max: got 2.0; allowed: a number in (2, 1e+06]",
+        ),
         (lambda: Levels.karras(4, rho=0), "rho: got 0"),
         (lambda: Levels.karras(4, time="now"), "time: got 'now'"),
         (lambda: Levels.karras(4, final="first"), "final: got 'first'; allowed: 'clean', or a schedule as `time`"),

@@ -122,6 +122,10 @@ def test_karras_sigmas_are_those_of_the_paper() -> None:
     assert karras_sigmas(3, 0.002, 80.0)[1] == pytest.approx(((low + high) / 2) ** 7, rel=1e-12)
     assert karras_sigmas(18, 0.002, 80.0)[1] == pytest.approx(57.586, abs=5e-4)
     assert karras_sigmas(1, 0.002, 80.0).tolist() == pytest.approx([80.0])
+    steep = [2000.0, 2000 * (2 / 3) ** 0.01, 2000 * (1 / 3) ** 0.01, 0.002]  # where 2000^(1 / rho) is no float64
+    assert karras_sigmas(4, 0.002, 2000.0, rho=0.01) == pytest.approx(steep, rel=1e-12)
+    even = np.exp(np.log(80) + np.arange(4) / 3 * np.log(0.002 / 80))  # the limit of a large rho
+    assert karras_sigmas(4, 0.002, 80.0, rho=1000.0) == pytest.approx(even, rel=0.02)
     assert karras_sigmas(5, 1.0, 16.0, rho=1.0) == pytest.approx([16, 12.25, 8.5, 4.75, 1])
 
 
@@ -220,7 +224,7 @@ def test_a_schedule_cannot_be_written_to() -> None:
         ({"name": "alphas_cumprod", "alphas_cumprod": [1.0, 0.6]}, "strictly decreasing values in [0, 1)"),
         ({"name": "flow", "shift": 0}, "shift: got 0"),
         ({"name": "flow", "zero_terminal_snr": True}, "allowed: schedules of kind 'vp'"),
-        ({"name": "karras", "sigma_min": 90.0}, "sigma_max: got 80.0; allowed: a number in [90, 1e+06]"),
+        ({"name": "karras", "sigma_min": 90.0}, "sigma_max: got 80.0; allowed: a number in (90, 1e+06]"),
         ({"name": "karras", "sigma_min": 0}, "sigma_min: got 0"),
         ({"name": "karras", "time": "vp"}, "time: got 'vp'"),
         ({"name": "linear", "num_timesteps": 1, "zero_terminal_snr": True}, "at least two timesteps"),

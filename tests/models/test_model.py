@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewstep import ArgumentError, Classes, Engine, Model, Numbers, schedules
+from fewstep import ArgumentError, Classes, Engine, Model, ModelError, Numbers, schedules
+from fewstep.models.spec import ModelSpec
+from support.cli_case import SPEC
 from support.small import SHAPE, SmallNet, small_engine, small_model
 
 
@@ -18,6 +20,15 @@ def test_the_callers_module_keeps_mode_dtype_and_weights() -> None:
     assert all(module.training for module in net.modules())
     assert net.conv.weight.dtype == torch.float32
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_strength_is_no_default() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"defaults: got \{'strength': 0.7\}; allowed: no strength: a sample has it"
+    ):
+        small_model(defaults={"sampler": "ddim", "steps": 4, "strength": 0.7})
+    with pytest.raises(ModelError, match="strength: is for a request to ask for"):
+        ModelSpec.from_dict(SPEC.to_dict() | {"plan": SPEC.plan | {"strength": 0.7}})
 
 
 class Dropping(SmallNet):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewstep import ArgumentError, Engine, Image, Model, ModelError, schedules
+from fewstep import ArgumentError, Engine, Image, Model, ModelError, Resume, schedules
 from fewstep.diffusion.levels import LEVEL_OPTIONS, Levels
 from fewstep.diffusion.samplers import SAMPLERS, build_plan, lcm, make_plan
 from fewstep.diffusion.schedules import Schedule
@@ -36,7 +36,7 @@ SCHEDULES: dict[str, Schedule] = {
 TOLD = {  # which words a kind of schedule has times for
     "vp": ("timestep", "unit", "index", "sigma", "edm", "consistency"),
     "flow": ("timestep", "unit", "index"),
-    "ve": ("timestep", "index", "sigma", "edm", "consistency"),
+    "ve": ("index", "sigma", "edm", "consistency"),
     "zero terminal SNR": ("timestep", "unit", "index"),
 }
 CASES = [(name, time) for name, of in SCHEDULES.items() for time in TOLD.get(name, TOLD[of.kind])]
@@ -66,8 +66,6 @@ def formula(time: str, sigma: float, schedule: Schedule) -> float:
         return sigma
     if time in ("edm", "consistency"):
         return {"edm": 1, "consistency": 1000}[time] * math.log(sigma) / 4
-    if time == "timestep" and schedule.kind == "ve":
-        return formula(schedule.time, sigma, schedule)
     if schedule.kind == "flow" and time in ("timestep", "unit"):
         return (1 if math.isinf(sigma) else sigma / (1 + sigma)) * (count if time == "timestep" else 1)
     return by_level[sigma] / (count if time == "unit" else 1)
@@ -125,6 +123,22 @@ def test_between_levels_it_hears_the_time_of_the_sigma_it_is_given(
 def test_words_that_a_schedule_has_no_time_for_are_refused(name: str, time: Any) -> None:
     with pytest.raises(ArgumentError, match=f"time: got {time}|time: got '{time}'"):
         Model(SmallNet(), schedule=SCHEDULES[name], shape=SHAPE, prediction="v", time=time)
+
+
+@pytest.mark.parametrize(("name", "time"), CASES)
+def test_the_words_of_before_leave_nothing_behind(name: str, time: Any) -> None:
+    """Told in other words first, the network hears the same: so of timesteps after a unit."""
+    plain = SCHEDULES[name]
+    for before in (word for of, word in CASES if of == name):
+        assert plain.told(before).told(time).t.tolist() == plain.told(time).t.tolist()
+    model = Model(SmallNet(), schedule=plain.told("index"), shape=SHAPE, prediction="v", time=time)
+    assert (model.time, model.schedule.t.tolist()) == (time, plain.told(time).t.tolist())
+
+
+def test_timesteps_again_after_a_unit() -> None:
+    for schedule in (schedules.linear(), schedules.flow()):
+        model = Model(SmallNet(), schedule=schedule.told("unit"), shape=SHAPE, prediction="v", time="timestep")
+        assert model.planner().plan(2).levels.t.tolist() == {"vp": [999, 499], "flow": [1000, 500]}[schedule.kind]
 
 
 def test_words_that_are_none_are_refused() -> None:
@@ -257,6 +271,13 @@ HANDED: dict[str, tuple[Schedule, Any, Any, str]] = {
     "ladders of no schedule": (LINEAR, None, lambda: SAMPLERS["ddim"].build(Levels.karras(2), "v"), "edm"),
     "of four thousand": (LINEAR, None, lambda: make_plan("ddim", schedules.linear(4000), 2, "v"), "t = 3999"),
     "a flow's": (LINEAR, None, lambda: make_plan("ddim", FLOW, 2, "v"), "t = 1000"),
+    "another prediction": (LINEAR, None, lambda: make_plan("ddim", LINEAR, 3, "eps"), "PREDICTS eps; allowed: v"),
+    "one for consistency": (
+        schedules.karras(time="consistency"),
+        "consistency",
+        lambda: make_plan("ddim", schedules.karras(), 2, "x_0"),
+        "PREDICTS x_0; allowed: consistency",
+    ),
     "between indices": (LINEAR, "index", lambda: make_plan("ddim", LINEAR, 3, "v", "karras"), "t = "),
 }
 
@@ -266,8 +287,15 @@ def test_a_plan_that_counts_otherwise_is_refused(case: str) -> None:
     schedule, time, plan, said = HANDED[case]
     prediction = "consistency" if schedule.kind == "ve" else "v"
     engine = Engine(Model(Listening(1000), schedule=schedule, shape=SHAPE, prediction=prediction, time=time))
-    with pytest.raises(ArgumentError, match=f"plan: got one that tells the network {said}"):
+    predicts = said.startswith("PREDICTS")
+    does = said.replace("PREDICTS", "for a network that predicts") if predicts else f"that tells the network {said}"
+    with pytest.raises(ArgumentError, match=f"plan: got one {does}"):
         engine.sample(1, plan=plan(), seeds=0)
+    (own,) = engine.samples(1, seeds=0)
+    with pytest.raises(ArgumentError, match=f"start: got a plan {does}"):
+        engine.sample(start=Resume(replace(own, plan=plan())))
+    with engine.session(2) as session, pytest.raises(ArgumentError, match=r"sample: got a plan .*, which this one"):
+        session.admit(replace(own, plan=plan()))
 
 
 @pytest.mark.parametrize(("name", "time"), CASES)

@@ -165,6 +165,57 @@ def test_a_network_whose_call_cannot_be_known_is_left_alone() -> None:
         assert torch.isfinite(found.images).all()
 
 
+class Called(nn.Module):
+    """Answers with its labels, under the name that its call has for them."""
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return x * 0 if y is None else x * 0 + y[:, None, None, None]
+
+
+class Around(Called):
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return super().__call__(*given, **named)
+
+
+class Renamed(Called):
+    def __call__(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Any:
+        return super().__call__(x, t, y=class_labels)
+
+
+class Unchanged(Called):
+    def prepare_condition(self, condition: dict[str, Tensor], times: Tensor) -> dict[str, Tensor]:
+        return condition
+
+
+def hooked() -> nn.Module:
+    net = Called()
+    net.register_forward_pre_hook(lambda module, given: None)
+    return net
+
+
+def hooked_unet() -> nn.Module:
+    """diffusers', whose labels are `class_labels`."""
+    from diffusers import UNet2DModel
+
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    net = UNet2DModel(8, 1, 1, layers_per_block=1, norm_num_groups=4, num_class_embeds=4, **blocks).eval()
+    net.register_forward_pre_hook(lambda module, given: None)
+    return net
+
+
+@pytest.mark.parametrize("make", [Called, Around, Renamed, Unchanged, hooked])
+def test_labels_go_by_their_name_past_what_stands_around_a_network(make: Callable[[], nn.Module]) -> None:
+    engine = engine_of(make(), conditions=Classes(3, null=0))
+    assert engine.sample(labels=[2], guidance_scale=3.0, seeds=0).images.flatten().tolist() == [6.0] * 4
+    assert engine.sample(1, condition={"labels": torch.tensor([2])}, seeds=0).images.flatten().tolist() == [2.0] * 4
+
+
+def test_a_hook_on_diffusers_network_leaves_its_labels() -> None:
+    engine = engine_of(hooked_unet(), conditions=Classes(3, null=3), shape=(1, 8, 8))
+    one, other = engine.sample(labels=[1, 2], seeds=[0, 0]).images
+    assert not torch.equal(one, other)
+
+
 def test_nested_inputs_are_told_that_they_are_no_tensors() -> None:
     engine = small_engine(StyledNet(), device="cpu")
     with pytest.raises(ArgumentError, match=r"condition\['style'\]: got 'dict'; allowed: a tensor with 1 rows"):

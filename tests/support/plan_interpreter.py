@@ -66,7 +66,8 @@ def told_as(plan: Plan) -> Schedule:
 def run_in_engine(plan: Plan, model: Network, noise: Sequence[Tensor]) -> Tensor:
     """The same run by `Engine.sample` in float64: noise[0] is where it starts, noise[1 + i] belongs to row i."""
     shape = tuple(noise[0].shape[1:])
-    engine = Engine(Model(Adapter(model), schedule=told_as(plan), shape=shape, time=plan.levels.time))
+    told = {"schedule": told_as(plan), "time": plan.levels.time, "prediction": plan.prediction}
+    engine = Engine(Model(Adapter(model), shape=shape, **told))  # type: ignore[arg-type]
     ends: list[Tensor] = []
 
     def keep(step: Step) -> None:  # the images are float32

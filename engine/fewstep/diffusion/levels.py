@@ -319,6 +319,8 @@ def make_levels(
         ends = {"sigma_min": schedule.lowest, "sigma_max": schedule.sigmas[limit - 1]} | options
         if "sigma_max" not in options and np.isinf(ends["sigma_max"]):
             raise ArgumentError("sigma_max", "inf, the schedule's own", "a finite number, given as an option")
+        if "sigma_max" not in options:
+            _check_own_start(schedule, ends, strength, steps + above)
         if above and "sigma_min" not in options:
             final = ends.pop("final", "clean")
             ends["sigma_min"] = LADDERS[spacing](steps + 1, **ends)[steps - 1]
@@ -331,6 +333,18 @@ def make_levels(
 def _reach(schedule: Schedule, strength: float) -> int:
     """How many of the schedule's timesteps lie within its cleanest `strength`: at least one."""
     return max(1, round(len(schedule) * number("strength", strength, 0, 1, open_low=True)))
+
+
+def _check_own_start(schedule: Schedule, ends: dict[str, float], strength: float, sigmas: int) -> None:
+    """ArgumentError where a ladder of so many sigmas from the schedule's own start would not fall to its end."""
+    low, high = number("sigma_min", ends["sigma_min"], 0, MAX_SIGMA, open_low=True), float(ends["sigma_max"])
+    if low < high or (low == high and sigmas == 1):
+        return
+    top = float(schedule.sigmas[-1])
+    if low < top:
+        allowed = f"more, so that the noise is above sigma_min = {exact(low)}; here it is sigma = {exact(high)}"
+        raise ArgumentError("strength", strength, allowed)
+    raise ArgumentError("sigma_min", low, f"a number in (0, {exact(top)}), the schedule's own sigma_max")
 
 
 def _budget(steps: int, limit: int, strength: float) -> int:

@@ -159,20 +159,22 @@ class Schedule:
         """The same levels for a network that is told its time in other words (`fewstep.diffusion.times`).
 
         Raises:
-            ArgumentError: words that are none, or that this schedule has no finite time for.
+            ArgumentError: words that are none, or that this schedule has no finite time for ("ve" counts no timesteps).
         """
         if time not in TIMES:
             raise ArgumentError("time", time, ", ".join(TIMES))
-        if time == "timestep":
-            return replace(self, time_said=True)
         index = np.arange(len(self), dtype=np.float64)
-        if time == "unit" and self.kind == "ve":
+        if time in ("timestep", "unit") and self.kind == "ve":
             raise ArgumentError("time", time, f"sigma, edm, consistency or index on a {self.name} schedule")
         if time in OF_SIGMA and np.isinf(self.sigmas[-1]):
             got = f"{time} on a {self.name} schedule, whose last level has no signal (sigma = inf)"
             raise ArgumentError("time", got, "timestep, unit (the noise scale of a flow) or index")
-        of_kind = self.noise_scale if self.kind == "flow" else index / len(self)
-        t = index if time == "index" else of_kind if time == "unit" else time_of_sigma(self.sigmas, time)
+        if time in OF_SIGMA:
+            t = time_of_sigma(self.sigmas, time)
+        elif self.kind != "flow" or time == "index":
+            t = index / len(self) if time == "unit" else index
+        else:
+            t = self.noise_scale if time == "unit" else len(self) * self.noise_scale
         return replace(self, t=t, time=time, time_said=True)
 
     def rescale_zero_terminal_snr(self) -> "Schedule":

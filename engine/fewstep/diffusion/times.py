@@ -1,7 +1,7 @@
 """What a network is told as its time: the words for it, and the formulas of those that follow from sigma alone.
 
-"timestep"     as the schedule counts: the index (vp), T noise_scale (flow), of a "ve" schedule what it was made for
-"unit"         that divided by T, for the kinds "vp" and "flow"
+"timestep"     as the schedule counts: the index (vp), T noise_scale (flow)
+"unit"         that divided by T; both are for the kinds "vp" and "flow"
 "index"        which level it is, 0 .. T - 1, as integers: for a network that looks its time up
 "sigma"        Karras time itself, noise_scale / signal_scale
 "edm"          0.25 ln sigma                   Karras et al. (2206.00364), table 1, c_noise

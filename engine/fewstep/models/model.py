@@ -37,7 +37,7 @@ class Model:
         prediction: what it predicts: "eps", "x_0", "v", "flow", "score" or "consistency".
         time: what it is told as t: "timestep", as the schedule counts; "unit", that divided by their number; "index",
             which level it is, as an int64; "sigma", the Karras sigma itself; "edm", ln(sigma) / 4; or "consistency", a
-            thousand times that.
+            thousand times that. A schedule of sigmas has no timesteps to count, and so neither of the first two.
         conditions: what it may be asked for: `Classes`, `Numbers` or `Unconditional`.
         guidance: how it is guided: `ClassifierFree` or `EmbeddedGuidance`.
         defaults: of `Engine.plan`: a sampler, steps, and options of that sampler.
@@ -100,7 +100,10 @@ class Model:
         if decoder is not None and not isinstance(decoder, nn.Module):
             raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
         given = usual_plan(prediction, len(schedule), defaults)
-        check_options(given, PLANNED)
+        if "strength" in given:
+            allowed = "no strength: a sample has it, by start=fewstep.Image(x, strength)"
+            raise ArgumentError("defaults", {"strength": given["strength"]}, allowed)
+        check_options(given, [name for name in PLANNED if name != "strength"])
         values = {
             "module": module,
             "schedule": schedule,

@@ -98,6 +98,8 @@ def _plan(read: Fields) -> dict[str, Any]:
         read.number("guidance_scale", -MAX_SCALE, MAX_SCALE)
     if "guidance_rescale" in read.data:
         raise read.error("guidance_rescale", "is for a request to ask for; a plan may have a guidance_scale")
+    if "strength" in read.data:
+        raise read.error("strength", "is for a request to ask for, with the image that a sample starts from")
     plan = dict(read.data)
     ladder = plan.get("spacing") in ("karras", "exponential")
     if plan.get("sampler") == "consistency" and not ladder and "sigma_boundary" not in plan and "sigma_min" in plan:

@@ -86,12 +86,12 @@ class Planner:
         """Plans that a user handed over, one per sample, as they run at the scales that were named beside them.
 
         Raises:
-            ArgumentError: a plan that would tell the network times that it does not count in, or knows none of.
+            ArgumentError: a plan that is not one for this model; see `unlike`.
         """
         for each in plans:
             if not isinstance(each, Plan):
                 raise ArgumentError("plan", each, "a Plan, such as Engine.plan makes, or one per sample")
-            self._check_times(each)
+            self.check(each, "plan")
         made: dict[object, Plan] = {}
         found = []
         for plan, scale in zip(plans, map(plain, scales), strict=True):
@@ -101,22 +101,35 @@ class Planner:
             found.append(made[key])
         return found
 
-    def _check_times(self, plan: Plan) -> None:
+    def check(self, plan: Plan, argument: str) -> None:
+        """ArgumentError for a plan that is not one for this model; `argument` is what it came in."""
+        if (unlike := self.unlike(plan)) is not None:
+            raise ArgumentError(argument, f"{'one' if argument == 'plan' else 'a plan'} {unlike[0]}", unlike[1])
+
+    def unlike(self, plan: Plan) -> tuple[str, str] | None:
+        """Of a plan that somebody made elsewhere: what it does that the model does not, and what the model does.
+
+        None for one that tells the network times it counts in and knows, and takes its answer for what it predicts.
+        """
         levels, told = plan.levels, self.schedule
         # On a "vp" schedule a timestep is an index: the same numbers, for a network that takes them as integers.
         alike = ("timestep", "index") if told.kind == "vp" and told.time in ("timestep", "index") else (told.time,)
         if levels.time not in alike:
-            raise ArgumentError(
-                "plan", f"one that tells the network {levels.time}", f"{told.time}, as this model has it"
-            )
-        if told.time in OF_SIGMA:
-            return
+            return f"that tells the network {levels.time}", f"{told.time}, as this model has it"
         low, high = (0.0 if told.has_exact_time else float(told.t[0])), float(told.t[-1])
         strange = [t for t in levels.t.tolist() if not low <= t <= high or (told.time == "index" and t != round(t))]
-        if strange:
+        if strange and told.time not in OF_SIGMA:
             whole = "whole " if told.time == "index" else ""
             allowed = f"{whole}times from {exact(low)} to {exact(high)}, as this model's network knows them"
-            raise ArgumentError("plan", f"one that tells the network t = {exact(strange[0])}", allowed)
+            return f"that tells the network t = {exact(strange[0])}", allowed
+        if plan.prediction != self.prediction:
+            return f"for a network that predicts {plan.prediction}", f"{self.prediction}, as this model's network does"
+        return None
+
+    def strange(self, plan: Plan) -> str | None:
+        """What a plan does that the model does not, in words; None for one that is for this model."""
+        unlike = self.unlike(plan)
+        return None if unlike is None else unlike[0]
 
     def warn(self, plans: Sequence[Plan], *, own_levels: bool, stacklevel: int) -> None:
         """Warn of the plans that a distilled model was not trained for, and of calls that change nothing.

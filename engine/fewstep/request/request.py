@@ -231,6 +231,7 @@ def _resumed(
         if missing := [name for name in planner.guidance.inputs if name not in sample.condition]:
             raise ArgumentError("start", f"a sample without {missing[0]}", "one that was kept of this model")
         check_names(sample.condition, inputs)
+        planner.check(sample.plan, "start")
     names = set.intersection(*(set(sample.condition) for sample in samples))
     condition = {
         name: torch.stack([sample.condition[name] for sample in samples])

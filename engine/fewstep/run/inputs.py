@@ -1,6 +1,7 @@
 """What a network's call takes, read before the first call: so that a name which nobody takes is told by name."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ class Inputs:
         callable: whether it can be called with x and t, one after the other.
         names: the others, which are given by name.
         required: those of them that have no default.
-        others: it takes any further name as well, or its signature cannot be read.
+        others: it takes any further name as well, or its signature cannot be read or is not all that the call is.
     """
 
     callable: bool = True
@@ -30,28 +31,17 @@ class Inputs:
     def of(cls, module: nn.Module) -> "Inputs":
         """Of a module of any kind: plain, compiled, scripted, traced, exported, or wrapped.
 
-        What a module with `prepare_condition` is called with is its own affair: that names anything it likes.
+        What a module with `prepare_condition` is called with is its own affair: that names anything it likes. So do
+        hooks and a `__call__` of its own. Then the names are those that were found, not all that there are.
         """
         module = _inner(module)
         if isinstance(module, torch.jit.ScriptModule):
             return _of_schema(module)
-        if hasattr(module, "prepare_condition") or _is_rewired(module):
-            return cls()
-        try:
-            parameters = list(inspect.signature(module.forward).parameters.values())
-        except (TypeError, ValueError):  # code that Python cannot read
-            return cls()
-        kinds = [each.kind for each in parameters]
-        positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-        any_number = inspect.Parameter.VAR_POSITIONAL in kinds
-        named = [each for each in positional[2:] if each.kind == each.POSITIONAL_OR_KEYWORD]
-        named += [each for each in parameters if each.kind == each.KEYWORD_ONLY]
-        return cls(
-            callable=any_number or len(positional) >= 2,
-            names=tuple(each.name for each in named),
-            required=tuple(each.name for each in named if each.default is each.empty),
-            others=inspect.Parameter.VAR_KEYWORD in kinds,
-        )
+        found, own_call = _of_function(module.forward), _has_own_call(module)
+        if not (own_call or module._forward_pre_hooks or hasattr(module, "prepare_condition")):
+            return found
+        called = _of_function(module.__call__) if own_call else found
+        return cls(names=called.names if set(called.names) & set(LABEL_ARGUMENTS) else found.names)
 
     @property
     def labels(self) -> str:
@@ -73,10 +63,28 @@ def _inner(module: nn.Module) -> nn.Module:
     return _inner(inner) if isinstance(inner, nn.Module) else module
 
 
-def _is_rewired(module: nn.Module) -> bool:
-    """Whether hooks or a `__call__` of its own stand between the caller and its forward, and may add arguments."""
-    own_call = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, torch.fx.GraphModule)
-    return own_call or bool(module._forward_pre_hooks)
+def _of_function(function: Callable[..., object]) -> Inputs:
+    """Of a method; anything, where its code is not Python's."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return Inputs()
+    kinds = [each.kind for each in parameters]
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    any_number = inspect.Parameter.VAR_POSITIONAL in kinds
+    named = [each for each in positional[2:] if each.kind == each.POSITIONAL_OR_KEYWORD]
+    named += [each for each in parameters if each.kind == each.KEYWORD_ONLY]
+    return Inputs(
+        callable=any_number or len(positional) >= 2,
+        names=tuple(each.name for each in named),
+        required=tuple(each.name for each in named if each.default is each.empty),
+        others=inspect.Parameter.VAR_KEYWORD in kinds,
+    )
+
+
+def _has_own_call(module: nn.Module) -> bool:
+    """Whether a `__call__` of its own stands between the caller and its forward."""
+    return type(module).__call__ is not nn.Module.__call__ and not isinstance(module, torch.fx.GraphModule)
 
 
 def _of_schema(module: nn.Module) -> Inputs:

@@ -1,7 +1,7 @@
 """A session: samples in slots and lanes on one device, taken step by step until each is done. It knows no user."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import integer, whole
+from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Place, Signature
@@ -38,6 +39,7 @@ class Session:
         watched: somebody looks between the steps, so they are taken one by one.
         steps: the most model calls that a sample takes, where the session does not admit.
         lock: held while the device works; whoever shares the runner shares it.
+        strange: why a plan is not one for the network, "that ..." or "for ..."; None for one that is.
 
     A session is used by one thread at a time; others may use the engine meanwhile. After a step that failed it can only
     be closed, since some of its samples may have taken that step and others not.
@@ -54,9 +56,10 @@ class Session:
         watched: bool = False,
         steps: int = 1,
         lock: AbstractContextManager[object] | None = None,
+        strange: Callable[[Plan], str | None] = lambda plan: None,
     ) -> None:
         self.signature, self.admits = signature, admits
-        self._denoiser = denoiser
+        self._denoiser, self._strange = denoiser, strange
         self._lock = threading.RLock() if lock is None else lock
         self._decoder = decoder
         self._usable = "open"  # else why it cannot be used
@@ -98,7 +101,7 @@ class Session:
             return f"{len(samples)} samples and {len(self._free_slots)} free slots"
         if lanes > len(self._free_lanes):
             return f"{lanes} lanes and {len(self._free_lanes)} free ones"
-        return next((why for sample in samples if (why := unlike(self.signature, sample)) is not None), None)
+        return next((why for sample in samples if (why := self._unlike(sample)) is not None), None)
 
     def accepts(self, *samples: Sample) -> bool:
         """Whether these samples can be admitted now, all of them."""
@@ -221,6 +224,10 @@ class Session:
         self.buffers.final.copy_(self.buffers.x[slot : slot + 1])
         self._run.decode()
         return taken(self.buffers, 1)
+
+    def _unlike(self, sample: Sample) -> str | None:
+        strange = self._strange(sample.plan)
+        return unlike(self.signature, sample) if strange is None else f"a plan {strange}, which this one does not"
 
     def _check_usable(self) -> None:
         if self._usable != "open":
