@@ -187,11 +187,15 @@ def test_a_student_can_be_asked_for_other_plans(tmp_path: Path) -> None:
     student = replace(SPEC, trained={"sampler": "ddim", "steps": [4]})
     save_model(tmp_path, random_unet(CONFIG), student)
     with pytest.raises(ArgumentError) as caught:
-        Engine.from_pretrained(tmp_path, defaults={"steps": 3})
+        Engine.from_pretrained(tmp_path, defaults={"sampler": "ddim", "steps": 3})
     assert str(caught.value) == (
         "defaults: got ddim with 3 steps; allowed: ddim with 4 steps, which the model was trained for, or "
         "trained=None beside it for any plan"
     )
+    with pytest.raises(
+        ArgumentError, match=r"defaults: got ddim with 4 steps \(what they are unless they say a sampler"
+    ):
+        Engine.from_pretrained("digits/1-step", defaults={"clip": 1.0})
     assert len(Engine.from_pretrained(tmp_path, device="cpu", defaults={"steps": 4, "eta": 0.5}).plan()) == 4
     engine = Engine.from_pretrained(tmp_path, device="cpu", defaults={"steps": 3}, trained=None)
     assert len(engine.plan()) == 3

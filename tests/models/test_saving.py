@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations, weight_norm
 
 from fewstep.engine import Engine
-from fewstep.errors import ArgumentError, OutputError
+from fewstep.errors import ArgumentError, ModelError, OutputError
 from fewstep.fields import parse_json
 from fewstep.models.load import load_model, save_model
 from fewstep.models.model import Model
@@ -279,6 +279,8 @@ def test_the_field_that_json_does_not_give_back_is_named(tmp_path: Path, monkeyp
 def test_what_is_no_spec_and_what_is_no_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"spec: got .*; allowed: a fewstep\.models\.ModelSpec"):
         save_model(tmp_path / "tiny", unet(), SPEC.to_dict())  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="ModelSpec: unet: got"):
+        replace(SPEC, unet=nn.Linear(1, 1))  # type: ignore[arg-type]
     for name in ("x\0", "", "x\ud800"):
         with pytest.raises(OutputError, match="is no name of a file"):
             save_model(name, unet(), SPEC)

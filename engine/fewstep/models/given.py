@@ -50,7 +50,7 @@ def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         if "plan" in given:
             fields["plan"] = usual_plan(fields.get("prediction", ""), length, given["plan"])
             if "trained" not in given:
-                _check_trained(fields.get("trained"), fields["plan"])
+                _check_trained(fields.get("trained"), fields["plan"], given["plan"])
         elif fields.get("trained") is None:  # a student's steps are what it was trained for
             fields["plan"] = _fitting(fields.get("plan"), length)
     return fields
@@ -61,7 +61,7 @@ def arguments_of(given: Mapping[str, Any]) -> dict[str, str]:
     return {field: argument for argument, (field, _) in FIELDS.items() if field in given}
 
 
-def _check_trained(trained: Any, plan: Mapping[str, Any]) -> None:
+def _check_trained(trained: Any, plan: Mapping[str, Any], said: Mapping[str, Any]) -> None:
     """ArgumentError where a student would begin with a plan that it was not trained for."""
     try:
         taught = trained_from_config(trained)
@@ -70,7 +70,8 @@ def _check_trained(trained: Any, plan: Mapping[str, Any]) -> None:
     sampler, steps = plan["sampler"], plan["steps"]
     if taught is not None and not taught.lists(sampler, steps):
         allowed = f"{taught}, which the model was trained for, or trained=None beside it for any plan"
-        raise ArgumentError("defaults", f"{sampler} with {steps} step{'s' * (steps != 1)}", allowed)
+        unsaid = "" if {"sampler", "steps"} <= set(said) else " (what they are unless they say a sampler and steps)"
+        raise ArgumentError("defaults", f"{sampler} with {steps} step{'s' * (steps != 1)}{unsaid}", allowed)
 
 
 def _fitting(plan: Any, length: int) -> Any:

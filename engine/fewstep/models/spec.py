@@ -58,7 +58,11 @@ class ModelSpec:
         """As JSON stores it; `from_dict` is the inverse."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "unet"}
         plain = {name: _json(value) for name, value in values.items()}
-        return {"format": FORMAT} | plain | {"unet": self.unet.to_dict()}
+        return (
+            {"format": FORMAT}
+            | plain
+            | {"unet": self.unet.to_dict() if isinstance(self.unet, UNetConfig) else self.unet}
+        )
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "ModelSpec", arguments: Mapping[str, str] = NOTHING) -> "ModelSpec":
