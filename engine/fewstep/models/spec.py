@@ -56,13 +56,9 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON stores it; `from_dict` is the inverse."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "unet"}
-        plain = {name: _json(value) for name, value in values.items()}
-        return (
-            {"format": FORMAT}
-            | plain
-            | {"unet": self.unet.to_dict() if isinstance(self.unet, UNetConfig) else self.unet}
-        )
+        values = {field.name: _json(getattr(self, field.name)) for field in fields(self)}
+        unet = self.unet.to_dict() if isinstance(self.unet, UNetConfig) else self.unet
+        return {"format": FORMAT} | values | {"unet": unet}
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "ModelSpec", arguments: Mapping[str, str] = NOTHING) -> "ModelSpec":
