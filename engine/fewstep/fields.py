@@ -2,11 +2,11 @@
 
 import json
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from fewstep.checks import exact, named, whole
+from fewstep.checks import exact, named, real, whole
 from fewstep.errors import ModelError
 from fewstep.errors import shown as shown  # for all who read with this file
 from fewstep.mistaken import HEAD, mistaken
@@ -21,15 +21,23 @@ class Fields:
 
     `where` starts every message, such as "digits/fewstep.json: unet". A method called with `default` accepts an
     absent field; `finish` refuses the fields that nobody asked for. All problems are ModelError. `names` are what the
-    file calls fields that have been read under other names.
+    file calls fields that have been read under other names; those of `apart` somebody said who is not the file, and
+    their messages start with their names.
     """
 
-    def __init__(self, data: Any, where: str, names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        where: str,
+        names: Mapping[str, str] | None = None,
+        apart: Collection[str] = (),
+    ) -> None:
         if not isinstance(data, Mapping):
             raise ModelError(f"{where}: got {shown(data)}; allowed: an object")
         self.data: Mapping[str, Any] = data
         self.where = where
         self._names = names or {}
+        self._apart = apart
         self._asked: set[str] = set()
 
     def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
@@ -111,7 +119,11 @@ class Fields:
 
     def at(self, name: str) -> str:
         """Where a field is, for messages."""
-        return f"{self.where}: {self.called(name)}"
+        return self.called(name) if self.said_apart(name) else f"{self.where}: {self.called(name)}"
+
+    def said_apart(self, name: str) -> bool:
+        """Whether a field was said by somebody who is not the file."""
+        return name in self._apart
 
     def called(self, name: str) -> str:
         """What the file calls a field."""
@@ -146,9 +158,10 @@ def integer(value: Any, low: int, high: int, where: str) -> int:
 
 def number(value: Any, low: float, high: float, where: str) -> float:
     """`value` as a float if it is a number from low to high, so never NaN."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+    found = real(value)
+    if found is None or not low <= found <= high:
         raise ModelError(f"{where}: got {shown(value)}; allowed: a number from {exact(low)} to {exact(high)}")
-    return float(value)
+    return found
 
 
 def flag(value: Any, where: str) -> bool:

@@ -34,6 +34,7 @@ class AtomicFiles:
 
     def open(self, path: str | os.PathLike[str]) -> BinaryIO:
         """A binary handle whose content becomes `path`; OutputError if it cannot be made there."""
+        check_name(path)
         self._current = Path(path)
         try:
             target = Path(os.path.realpath(path))
@@ -137,6 +138,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     with AtomicFiles() as files:
         yield files.open(path)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """OutputError for what no file and no folder can be called: nothing, a NUL in it, or half of a surrogate pair."""
+    name = os.fspath(path)
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        encoded = b""
+    if not encoded or b"\0" in encoded:
+        raise OutputError(f"{name or repr(name)}: is no name of a file")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -38,6 +38,15 @@ def test_a_file_appears_with_its_content_and_ordinary_permissions(tmp_path: Path
     assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "", "a\ud800", "folder/\0"], ids=ascii)
+def test_what_no_file_can_be_called_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for write in (check_writable, lambda path: AtomicFiles().open(path)):
+        with pytest.raises(OutputError, match="is no name of a file"):
+            write(name)
+    assert everything(tmp_path) == {}
+
+
 def test_missing_folders_are_made(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "deep" / "er" / "a.bin") as file:
         file.write(b"x")

@@ -12,8 +12,10 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
+    UniPCMultistepScheduler,
 )
 
 from fewstep import Classes, Engine, Model, schedules
@@ -73,6 +75,34 @@ def test_a_scheduler_that_is_unknown_or_broken_is_not_asked(model: UNet2DModel, 
     assert len(Engine.from_pretrained(folder, device="cpu", defaults=FOUR, **given).plan()) == 4
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "field"),
+    [
+        (DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), "use_flow_sigmas"),
+        (UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="epsilon"), "use_flow_sigmas"),
+        (DPMSolverMultistepScheduler(prediction_type="flow_prediction"), "prediction_type"),
+        (
+            EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction", sigma_max=700.0),
+            "timestep_type",
+        ),
+    ],
+    ids=["a flow", "a flow of eps", "a flow by its prediction", "another time"],
+)
+def test_a_scheduler_of_other_noise_than_its_betas_asks_for_the_schedule(
+    scheduler: Any, field: str, model: UNet2DModel, tmp_path: Path
+) -> None:
+    folder = pipeline(tmp_path, model, scheduler)
+    file = folder / "scheduler" / "scheduler_config.json"
+    euler = {"sampler": "euler", "steps": 4}
+    for given in ({"defaults": euler}, {"defaults": euler, "prediction": "flow"}):
+        assert refusal(lambda given=given: Model.from_pretrained(folder, **given)).startswith(f"{file}: {field}: got")  # type: ignore[misc]
+    said = Model.from_pretrained(folder, schedule=schedules.flow(1000, shift=3), prediction="flow", defaults=euler)
+    assert said.schedule.kind == "flow"
+    if field == "timestep_type":
+        timed = Model.from_pretrained(folder, time="edm", defaults=euler)
+        assert (timed.time, timed.prediction) == ("edm", "v")
+
+
 def test_a_default_plan_fits_the_schedule_that_is_given(model: UNet2DModel, tmp_path: Path) -> None:
     folder = pipeline(tmp_path, model, DDPMScheduler(steps_offset=1))
     assert len(Engine.from_pretrained(folder, device="cpu").plan()) == 999
@@ -80,6 +110,28 @@ def test_a_default_plan_fits_the_schedule_that_is_given(model: UNet2DModel, tmp_
     np.testing.assert_array_equal(short.plan().column("t"), np.arange(29, 0, -1))
     bare = Engine.from_pretrained(folder / "unet", device="cpu", schedule=schedules.linear(30))
     assert len(bare.plan()) == 30
+
+
+def test_the_plan_of_an_own_folder_fits_the_schedule_that_is_given(tmp_path: Path) -> None:
+    def steps(**given: Any) -> int:
+        return len(Engine.from_pretrained(tmp_path, device="cpu", **given).plan())
+
+    save_model(tmp_path, random_unet(CONFIG), replace(SPEC, plan={"sampler": "ddim", "steps": 50}))
+    assert [steps(schedule=schedules.cosine(length)) for length in (1, 20, 50, 1000)] == [1, 20, 50, 50]
+    assert steps(schedule=schedules.cosine(20), defaults={"steps": 7}) == 7
+    leading = {"sampler": "ddim", "steps": 50, "spacing": "leading", "offset": 1}
+    save_model(tmp_path, random_unet(CONFIG), replace(SPEC, plan=leading), overwrite=True)
+    assert steps(schedule=schedules.cosine(20)) == 19
+    assert len(Engine.from_pretrained("digits/teacher", device="cpu", schedule=schedules.cosine(20)).plan()) == 20
+
+
+def test_what_a_folder_says_is_its_fault_and_what_is_given_is_not(tmp_path: Path) -> None:
+    save_model(tmp_path, random_unet(CONFIG), SPEC)
+    file = tmp_path / "fewstep.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps(said | {"plan": {"sampler": "ddim", "steps": 4, "stepz": 3}}))
+    assert refusal(lambda: Model.from_pretrained(tmp_path, name="mine")).startswith(f"{file}: plan: option of ddim")
+    assert refusal(lambda: Model.from_pretrained(tmp_path, defaults={"steps": "x"})).startswith("defaults: steps: got")
 
 
 def test_what_is_assumed_is_only_what_is_not_given(model: UNet2DModel, tmp_path: Path) -> None:
@@ -114,7 +166,7 @@ def test_conditions_can_be_given_within_what_the_network_has(tmp_path: Path) -> 
     assert engine.plan().column("w").tolist() == [2.0] * 4
     for other in (Classes(6), None, Classes(5, null=5)):
         message = refusal(lambda other=other: Engine.from_pretrained(tmp_path, conditions=other))  # type: ignore[misc]
-        assert "labels: got" in message
+        assert message.startswith("conditions: got")
         assert "allowed: what the U-Net has, num_classes 5" in message
 
 
@@ -134,7 +186,17 @@ def test_an_own_folder_is_overridden_where_its_spec_alone_is_refused(tmp_path: P
 def test_a_student_can_be_asked_for_other_plans(tmp_path: Path) -> None:
     student = replace(SPEC, trained={"sampler": "ddim", "steps": [4]})
     save_model(tmp_path, random_unet(CONFIG), student)
-    assert "trained: got" in refusal(lambda: Engine.from_pretrained(tmp_path, defaults={"steps": 3}))
+    with pytest.raises(ArgumentError) as caught:
+        Engine.from_pretrained(tmp_path, defaults={"sampler": "ddim", "steps": 3})
+    assert str(caught.value) == (
+        "defaults: got ddim with 3 steps; allowed: ddim with 4 steps, which the model was trained for, or "
+        "trained=None beside it for any plan"
+    )
+    with pytest.raises(
+        ArgumentError, match=r"defaults: got ddim with 4 steps \(what they are unless they say a sampler"
+    ):
+        Engine.from_pretrained("digits/1-step", defaults={"clip": 1.0})
+    assert len(Engine.from_pretrained(tmp_path, device="cpu", defaults={"steps": 4, "eta": 0.5}).plan()) == 4
     engine = Engine.from_pretrained(tmp_path, device="cpu", defaults={"steps": 3}, trained=None)
     assert len(engine.plan()) == 3
 
@@ -149,6 +211,11 @@ def test_a_student_can_be_asked_for_other_plans(tmp_path: Path) -> None:
         ({"conditions": 10}, "conditions: got 10; allowed: fewstep.Classes"),
         ({"shape": 8}, "shape: got 8; allowed: positive integers"),
         ({"time": "hours"}, "time: got 'hours'; allowed: timestep"),
+        ({"name": 3}, "name: got 3; allowed: a text"),
+        ({"module": random_unet(CONFIG)}, "from_pretrained: got 'module'; allowed: schedule, shape, prediction"),
+        ({"defaults": {"stepz": 3}}, "defaults: option of ddim: got 'stepz'; allowed: eta"),
+        ({"defaults": {"steps": 101}}, "defaults: steps: got 101; allowed: "),
+        ({"schedule": schedules.flow(), "time": "edm"}, "time: got edm on a flow schedule"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

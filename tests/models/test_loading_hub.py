@@ -52,6 +52,45 @@ def test_a_snapshot_of_the_cache_is_read_through_its_links(repository: Path, mod
     assert same(repository, model)  # the only one
 
 
+def test_a_link_to_a_repository_of_the_cache_is_read(repository: Path, model: UNet2DModel, tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(repository)
+    assert model_folder(tmp_path / "mine") == tmp_path / "mine" / "snapshots" / REVISION
+    assert same(tmp_path / "mine", model)
+    assert open_folder(tmp_path / "mine")[1].name == "google/ddpm-tiny"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://huggingface.co/google/ddpm-tiny",
+        "https://huggingface.co/google/ddpm-tiny/tree/main?x=1",
+        "http://www.hf.co/google/ddpm-tiny/",
+        "hf://google/ddpm-tiny@main",
+        "google/ddpm-tiny@main",
+        "google/ddpm-tiny:main",
+    ],
+)
+def test_an_address_or_a_revision_says_which_name_to_give(
+    name: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = f"{name}: no such folder; a model of the hub is given by its name, google/ddpm-tiny, "
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert refusal(lambda: load_model(name)) == (
+        f"{start}which is not in the Hugging Face cache {tmp_path}, and fewstep downloads nothing; to get it: "
+        "hf download google/ddpm-tiny --local-dir ddpm-tiny, then give the folder ddpm-tiny"
+    )
+    monkeypatch.setenv("HF_HUB_CACHE", str(repository.parent))
+    assert refusal(lambda: load_model(name)) == f"{start}which is in the cache"
+
+
+def test_no_name_is_not_the_folder_one_is_in(
+    repository: Path, model: UNet2DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository / "snapshots" / REVISION)
+    assert refusal(lambda: load_model("")) == "'': names no folder; allowed: '.' for the one you are in"
+    assert same(".", model)
+
+
 def test_a_model_of_the_hub_is_found_in_the_cache_by_its_name(
     repository: Path, model: UNet2DModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_network_twice_or_in_parts_is_refused(model: UNet2DModel, tmp_path: 
 
 
 NESTS: dict[str, Any] = {
+    "flat": lambda state: {**state, "epoch": 3, "lr": 1e-4, "note": "best", "history": [1.0], 7: None},
     "state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "model and optimizer": lambda state: {
         "model": {f"module.{name}": tensor for name, tensor in state.items()},

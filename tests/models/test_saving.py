@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations, weight_norm
 
 from fewstep.engine import Engine
-from fewstep.errors import ArgumentError, OutputError
+from fewstep.errors import ArgumentError, ModelError, OutputError
 from fewstep.fields import parse_json
 from fewstep.models.load import load_model, save_model
 from fewstep.models.model import Model
@@ -220,6 +221,69 @@ def test_a_spec_that_json_does_not_give_back_is_not_written(changes: dict[str, A
         object.__setattr__(spec, name, value)
     with pytest.raises(ArgumentError, match="spec: got 'tiny'; allowed: a spec that JSON gives back"):
         save_model(tmp_path / "tiny", unet(), spec)
+    assert list(tmp_path.iterdir()) == []
+
+
+def student(**changes: Any) -> tuple[UNet, ModelSpec]:
+    net, spec = load_model("digits/1-step")
+    return net, replace(spec, **changes)
+
+
+EMBEDDED = load_model("digits/1-step")[1].guidance
+WAYS: dict[str, dict[str, Any]] = {
+    "another order": {"guidance": dict(reversed((EMBEDDED or {}).items()))},
+    "a left-out null": {"labels": {"count": 10, "kind": "classes"}},
+    "no names": {"labels": {"kind": "classes", "count": 10, "null": None, "names": []}},
+    "integers of numpy": {"shape": np.array([1, 32, 32]), "trained": {"steps": np.array([1]), "sampler": "ddim"}},
+    "floats of numpy": {"guidance": {name: np.float32(value) for name, value in (EMBEDDED or {}).items()}},
+    "a plan of numpy": {"plan": {"steps": np.int64(1), "sampler": np.str_("ddim"), "eta": np.float32(0), "clip": None}},
+    "a clip of numpy": {"plan": {"sampler": "ddim", "steps": 1, "clip": {"ratio": np.float32(0.5), "limit": 2}}},
+    "a schedule of torch": {"schedule": {"num_timesteps": torch.tensor(100), "name": "linear"}},
+}
+
+
+@pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
+def test_a_spec_may_be_said_in_more_ways_than_json_says_it(changes: dict[str, Any], tmp_path: Path) -> None:
+    net, spec = student(**changes)
+    save_model(tmp_path, net, spec)
+    assert load_model(tmp_path)[1] == spec
+    json.dumps(spec.to_dict(), allow_nan=False)
+
+
+def test_guidance_in_integers_is_that_in_floats() -> None:
+    net, spec = student()
+    range_ = net.config.guidance_range
+    assert range_ is not None
+    low, high = range_
+    assert (low, high) == (int(low), int(high))
+    said = replace(spec, guidance={"min": int(low), "max": int(high), "default": 1.25}).guidance
+    assert said is not None
+    assert {type(value) for value in said.values()} == {float}
+
+
+def test_continuous_labels_in_integers_are_written(tmp_path: Path) -> None:
+    config = replace(CONFIG, num_classes=None, label_range=(1.0, 100.0))
+    spec = replace(SPEC, unet=config, labels={"max": 100, "min": 1, "kind": "continuous"})
+    save_model(tmp_path, random_unet(config), spec)
+    assert load_model(tmp_path)[1].labels == {"kind": "continuous", "min": 1.0, "max": 100.0}
+
+
+def test_the_field_that_json_does_not_give_back_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewstep.models.saving.parse_json", lambda data, where: {**json.loads(data), "licence": "MIT"})
+    with pytest.raises(
+        ArgumentError, match=r"spec\.licence: got ''; allowed: a spec that JSON gives back, and not 'MIT'"
+    ):
+        save_model(tmp_path / "tiny", unet(), SPEC)
+
+
+def test_what_is_no_spec_and_what_is_no_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"spec: got .*; allowed: a fewstep\.models\.ModelSpec"):
+        save_model(tmp_path / "tiny", unet(), SPEC.to_dict())  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="ModelSpec: unet: got"):
+        replace(SPEC, unet=nn.Linear(1, 1))  # type: ignore[arg-type]
+    for name in ("x\0", "", "x\ud800"):
+        with pytest.raises(OutputError, match="is no name of a file"):
+            save_model(name, unet(), SPEC)
     assert list(tmp_path.iterdir()) == []
 
 

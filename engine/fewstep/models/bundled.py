@@ -8,7 +8,7 @@ from fewstep.checks import integer
 from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ModelError
 from fewstep.fields import read_json
-from fewstep.models.hub import cached, how_to_get, is_id, snapshot
+from fewstep.models.hub import cached, how_to_get, is_id, meant_by, snapshot
 
 BUNDLED: Final = Path(__file__).resolve().parent.parent / "bundled"
 SPEC_FILE: Final = "fewstep.json"
@@ -31,6 +31,8 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
         ArgumentError: steps that are no positive integer.
     """
     wanted = DEFAULT_STEPS if steps is None else integer("steps", steps, 1, MAX_STEPS)
+    if model == "":  # which a path takes for the folder it runs in
+        raise ModelError("'': names no folder; allowed: '.' for the one you are in")
     path = Path(model)
     if os.path.isdir(path):  # where Path.is_dir raises for a name that is too long to be one
         return snapshot(path)
@@ -39,6 +41,9 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
         found = cached(str(model))
         if found is not None:
             return found
+        if meant := meant_by(str(model)):
+            here = "is in the cache" if cached(meant) else how_to_get(meant).replace("nor ", "is not ", 1)
+            raise ModelError(f"{model}: no such folder; a model of the hub is given by its name, {meant}, which {here}")
         boxes = [name for name in names() if "/" not in name]
         # What begins with a folder that is there, or with a box, was meant to be found there.
         of_the_hub = is_id(str(model)) and path.parts[0] not in boxes and not Path(path.parts[0]).is_dir()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from fewstep.checks import said
+from fewstep.checks import said, whole
 from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES
@@ -32,19 +32,63 @@ def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec's fields as a folder has them, with what is given in their place."""
+    """A spec's fields as a folder has them, with what is given in their place.
+
+    A folder's plan has at most as many steps as a schedule that is given has timesteps. ArgumentError for `defaults`
+    that a student was not trained for.
+    """
     fields = {**data, **given}
     if "time" in given:
         time, schedule = fields.pop("time"), fields.get("schedule")
         if time is not None and isinstance(schedule, Mapping):
             fields["schedule"] = {**schedule, "time": time}
-    if "plan" in given:
+    if "plan" in given or "schedule" in given:
         try:
             length = len(from_config(fields.get("schedule", {})))
         except ArgumentError:  # which the spec will name
             length = USUAL_STEPS
-        fields["plan"] = usual_plan(fields.get("prediction", ""), length, given["plan"])
+        if "plan" in given:
+            fields["plan"] = usual_plan(fields.get("prediction", ""), length, given["plan"])
+            if "trained" not in given:
+                _check_trained(fields.get("trained"), fields["plan"], given["plan"])
+        elif fields.get("trained") is None:  # a student's steps are what it was trained for
+            fields["plan"] = _fitting(fields.get("plan"), length)
     return fields
+
+
+def arguments_of(given: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a spec that are given, and by which argument each."""
+    return {field: argument for argument, (field, _) in FIELDS.items() if field in given}
+
+
+def _check_trained(trained: Any, plan: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    """ArgumentError where a student would begin with a plan that it was not trained for."""
+    try:
+        taught = trained_from_config(trained)
+    except ArgumentError:  # which the spec will name
+        return
+    sampler, steps = plan["sampler"], plan["steps"]
+    if taught is not None and not taught.lists(sampler, steps):
+        allowed = f"{taught}, which the model was trained for, or trained=None beside it for any plan"
+        unsaid = "" if {"sampler", "steps"} <= set(said) else " (what they are unless they say a sampler and steps)"
+        raise ArgumentError("defaults", f"{sampler} with {steps} step{'s' * (steps != 1)}{unsaid}", allowed)
+
+
+def _fitting(plan: Any, length: int) -> Any:
+    """A plan with at most as many steps as a schedule of so many timesteps has; what is no plan, as it is."""
+    steps = whole(plan.get("steps")) if isinstance(plan, Mapping) else None
+    if steps is None or steps <= length:
+        return plan
+    offset = whole(plan.get("offset", 0)) if plan.get("spacing") == "leading" else 0
+    return {**plan, "steps": fitting_steps(length, length, offset or 0)}
+
+
+def fitting_steps(steps: int, length: int, offset: int) -> int:
+    """At most `steps`: as many leading timesteps, from `offset` on, as a schedule of so many has; at least 1."""
+    steps = min(steps, length)
+    while steps > 1 and (steps - 1) * (length // steps) + offset > length - 1:
+        steps -= 1
+    return steps
 
 
 def _plan(defaults: Any) -> dict[str, Any]:
@@ -84,6 +128,12 @@ def _trained(value: Any) -> dict[str, Any] | None:
     return None if trained is None else {"sampler": trained.sampler, "steps": list(trained.steps)}
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ArgumentError("name", value, "a text")
+    return str(value)
+
+
 # Attribute of a model -> field of a spec, and its form there.
 FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "schedule": ("schedule", _schedule),
@@ -94,5 +144,5 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "guidance": ("guidance", _guidance),
     "trained": ("trained", _trained),
     "shape": ("shape", said),
-    "name": ("name", str),
+    "name": ("name", _name),
 }

@@ -17,6 +17,10 @@ from fewstep.errors import ModelError
 
 _REPOSITORY: Final = "models--"
 _ID: Final = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+_ADDRESS: Final = re.compile(
+    r"(?:https?:/{1,2}(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:/{1,2})(?P<id>[^/@?#]+/[^/@?#]+).*", re.DOTALL
+)
+_WITH_REVISION: Final = re.compile(r"(?P<id>[^/@:]+/[^/@:]+)[@:].*", re.DOTALL)
 _REVISION: Final = re.compile(r"[A-Za-z0-9_][\w.-]{0,127}", re.ASCII)
 
 
@@ -52,12 +56,19 @@ def how_to_get(name: str) -> str:
     )
 
 
+def meant_by(name: str) -> str | None:
+    """The model that an address on the hub, or a name with a revision, is of; None where `name` is neither."""
+    found = _ADDRESS.fullmatch(name) or _WITH_REVISION.fullmatch(name)
+    return found["id"] if found and is_id(found["id"]) else None
+
+
 def snapshot(folder: Path) -> Path:
     """The snapshot that is meant where `folder` is a repository of the cache: that of main, or the only one.
 
     Any other folder is returned as it is. ModelError where it is not clear which is meant.
     """
-    if not folder.name.startswith(_REPOSITORY) or not (folder / "snapshots").is_dir():
+    # By where it lies, since a link to it may have any name.
+    if not os.path.basename(os.path.realpath(folder)).startswith(_REPOSITORY) or not (folder / "snapshots").is_dir():
         return folder
     there = sorted(path.name for path in (folder / "snapshots").iterdir() if path.is_dir())
     main = _main(folder)

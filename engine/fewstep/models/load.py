@@ -11,9 +11,9 @@ from torch import nn
 
 from fewstep.errors import ArgumentError, ModelError, OutputError
 from fewstep.fields import read_json
-from fewstep.files import AtomicFiles
+from fewstep.files import AtomicFiles, check_name
 from fewstep.models.bundled import SPEC_FILE, model_folder
-from fewstep.models.given import merged
+from fewstep.models.given import arguments_of, merged
 from fewstep.models.layouts import adm
 from fewstep.models.layouts.diffusers_folder import open_pipeline, open_unet
 from fewstep.models.layouts.diffusers_scheduler import NOTHING
@@ -69,7 +69,7 @@ def open_folder(
     """What `load_model` would load, before the weights are read. ModelError as there."""
     if variant is not None and not isinstance(variant, str):
         raise ArgumentError("variant", variant, "a text such as 'fp16', or None")
-    path = model_folder(Path(folder))
+    path = model_folder(folder if isinstance(folder, str) else Path(folder))
     if left := cut_off(path):
         said = f"{path}: its writer was killed before {' and '.join(left)} came into place beside the rest"
         raise ModelError(f"{said}; save the model again")
@@ -109,8 +109,11 @@ def save_model(folder: str | PathLike[str], unet: nn.Module, spec: ModelSpec, ov
             disk.
         ArgumentError: a spec that is not this U-Net's, or either of them such that `load_model` would not give it back.
     """
+    check_name(folder)
     path = Path(folder)
     plain = own_unet(unet)
+    if not isinstance(spec, ModelSpec):
+        raise ArgumentError("spec", spec, "a fewstep.models.ModelSpec, which ModelSpec.from_dict makes of a dict")
     if spec.unet != plain.config:
         raise ArgumentError("spec", spec.name, "a spec whose unet is the U-Net's config")
     weights, text = checked_weights(plain), checked_spec(spec)
@@ -142,5 +145,5 @@ def _own(folder: Path, given: Mapping[str, Any], variant: str | None) -> tuple[W
     path = inside(folder, SPEC_FILE)
     if variant is not None:
         raise ModelError(f"{path}: its weights have no variants; got variant {variant!r}")
-    spec = ModelSpec.from_dict(merged(read_json(path), given), str(path))
+    spec = ModelSpec.from_dict(merged(read_json(path), given), str(path), arguments_of(given))
     return Weights(spec.unet, inside(folder, WEIGHTS_FILE), own_keys), spec

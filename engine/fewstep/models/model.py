@@ -99,6 +99,8 @@ class Model:
         schedule = _told(schedule, time, prediction)
         if decoder is not None and not isinstance(decoder, nn.Module):
             raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
+        if not isinstance(name, str):
+            raise ArgumentError("name", name, "a text")
         given = usual_plan(prediction, len(schedule), defaults)
         if "strength" in given:
             allowed = "no strength: a sample has it, by start=fewstep.Image(x, strength)"
@@ -221,4 +223,4 @@ def _checked_shape(shape: object) -> tuple[int, ...]:
     return found
 
 
-FIELDS = tuple(each.name for each in fields(Model))
+FIELDS = tuple(each.name for each in fields(Model) if each.name != "module")  # what `from_pretrained` takes

@@ -254,10 +254,12 @@ def _read_pickle(path: Path) -> TensorDict:
         raise ModelError(f"{path}: got {type(state).__name__}; allowed: a dict of at most {MAX_TENSORS:,} tensors")
     if any(isinstance(value, Mapping) for value in state.values()):
         return TensorDict(path, _nested(state, path))
-    for name, tensor in state.items():
+    # An epoch or a learning rate beside the weights is no part of them, as it is none in a part of its own.
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)} or state
+    for name, tensor in tensors.items():
         if not isinstance(name, str) or not _is_plain(tensor):
             raise ModelError(f"{path}: tensor {shown(name)} is not a dense tensor of floats")
-    return TensorDict(path, state)
+    return TensorDict(path, tensors)
 
 
 def _no_pickle(path: Path) -> str | None:

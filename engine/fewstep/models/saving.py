@@ -1,14 +1,14 @@
 """What is checked before a model is written, so that all that is written can be read."""
 
 import json
-from typing import Any
+from dataclasses import fields
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError, ModelError
-from fewstep.fields import MAX_JSON_BYTES, parse_json
+from fewstep.fields import MAX_JSON_BYTES, parse_json, shown
 from fewstep.models.layouts.keys import own_keys
 from fewstep.models.net.unet import UNet, empty_unet
 from fewstep.models.safe_load import DTYPES
@@ -63,14 +63,17 @@ def checked_spec(spec: ModelSpec) -> bytes:
     """
     allowed = "a spec that JSON gives back"
     try:
-        data = json.dumps(spec.to_dict(), indent=2, allow_nan=False).encode() + b"\n"
-        again: dict[str, Any] = ModelSpec.from_dict(parse_json(data, "spec"), "spec").to_dict()
+        plain = ModelSpec.from_dict(spec.to_dict(), "spec")
+        data = json.dumps(plain.to_dict(), indent=2, allow_nan=False).encode() + b"\n"
+        again = ModelSpec.from_dict(parse_json(data, "spec"), "spec")
     except (TypeError, ValueError, ModelError) as error:
         raise ArgumentError("spec", spec.name, f"{allowed}: {error}") from error
     if len(data) > MAX_JSON_BYTES:
         raise ArgumentError("spec", f"{len(data):,} bytes", f"{allowed}: at most {MAX_JSON_BYTES:,} bytes")
-    if json.dumps(again) != json.dumps(spec.to_dict()):
-        raise ArgumentError("spec", spec.name, allowed)
+    for field in fields(plain):
+        said, read = getattr(plain, field.name), getattr(again, field.name)
+        if said != read:
+            raise ArgumentError(f"spec.{field.name}", said, f"{allowed}, and not {shown(read)}")
     return data
 
 

@@ -1,10 +1,12 @@
 """What a model folder says of itself: `fewstep.json`, beside `model.safetensors`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
+from types import MappingProxyType
 from typing import Any, Final
 
+from fewstep.checks import said
 from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.diffusion.schedules import from_config
 from fewstep.diffusion.trained import MAX_STEPS, trained_from_config
@@ -21,6 +23,7 @@ FAMILIES: Final = ("ddpm", "adm")
 PREDICTED: Final = tuple(dict.fromkeys(each for sampler in SAMPLERS.values() for each in sampler.predictions))
 MAX_SIZE: Final = 16_384
 MAX_TEXT: Final = 10_000  # characters of what is written of a model
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class ModelSpec:
 
     Reading is strict: unknown fields, wrong types, values out of bounds, and a schedule, labels or plan that
     cannot be made raise ModelError naming the field. Names in the file are looked up in lists, never imported.
+    What is there is what a file gives back: numbers of numpy are Python's own, and lists and fields have one form.
     """
 
     name: str
@@ -47,20 +51,41 @@ class ModelSpec:
     notes: tuple[str, ...] = ()  # what a user should know, such as a schedule that had to be assumed
 
     def __post_init__(self) -> None:
-        _checked(Fields(self.to_dict(), "ModelSpec"))
+        for name, value in _checked(Fields(self.to_dict(), "ModelSpec")).items():
+            object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON stores it; `from_dict` is the inverse."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        lists = {"shape": list(self.shape), "notes": list(self.notes)}
-        return {"format": FORMAT} | values | {"unet": self.unet.to_dict()} | lists
+        values = {field.name: _json(getattr(self, field.name)) for field in fields(self)}
+        unet = self.unet.to_dict() if isinstance(self.unet, UNetConfig) else self.unet
+        return {"format": FORMAT} | values | {"unet": unet}
 
     @classmethod
-    def from_dict(cls, data: Any, where: str = "ModelSpec") -> "ModelSpec":
-        """The spec that JSON data describes; messages start with `where`."""
-        given = Fields(data, where).data
+    def from_dict(cls, data: Any, where: str = "ModelSpec", arguments: Mapping[str, str] = NOTHING) -> "ModelSpec":
+        """The spec that JSON data describes.
+
+        Args:
+            data: the object.
+            where: what messages start with, such as the file.
+            arguments: fields that a caller said in place of the file, and by which argument; of these, messages start
+                with the argument.
+        """
+        read = Fields(data, where).data
         defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-        return cls(**_checked(Fields({**defaults, **given}, where)))
+        return cls(**_checked(Fields({**defaults, **read}, where, arguments, apart=frozenset(arguments))))
+
+
+def _json(value: Any) -> Any:
+    """A field's value in the types that JSON has: no array, no tuple, no number of numpy."""
+    if isinstance(value, Mapping):
+        return {name: _inner(part) for name, part in value.items()}
+    return said(value)
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, Mapping):  # such as clip={"limit": 1.5, "ratio": 0.99}, and nothing deeper
+        return {name: said(part) for name, part in value.items()}
+    return said(value)
 
 
 def _checked(read: Fields) -> dict[str, Any]:
@@ -206,6 +231,11 @@ def _naming(read: Fields, name: str) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
+        if read.said_apart(error.argument):  # such as a time that a given schedule does not have
+            raise
+        if read.said_apart(name):
+            argument = f"{read.called(name)}: {error.argument}"
+            raise ArgumentError(argument, error.value, error.allowed, error.in_python) from error
         raise read.error(name, str(error)) from error
     except (TypeError, ValueError, OverflowError) as error:
         raise read.error(name, f"got {shown(read.data[name])}; a value is of the wrong kind") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fewstep.fields import Fields, read_json, shown
-from fewstep.models.given import merged
+from fewstep.models.given import arguments_of, merged
 from fewstep.models.hub import name_of
 from fewstep.models.layouts import diffusers
 from fewstep.models.layouts.diffusers_scheduler import OVERRIDE, SAMPLING, Sampling, assumed, sampling_from_scheduler
@@ -80,4 +80,4 @@ def _unet_2d_model(
         spec["shape"] = list(diffusers.image_shape(data, config, str(path)))
     naming = diffusers.naming(config)
     weights = Weights(config, found.path, naming.keys, diffusers.modern_name)
-    return weights, ModelSpec.from_dict(merged(spec, given), str(folder))
+    return weights, ModelSpec.from_dict(merged(spec, given), str(folder), arguments_of(given))

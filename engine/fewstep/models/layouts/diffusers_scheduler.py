@@ -9,6 +9,7 @@ from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import MAX_SIGMA, MAX_TIMESTEPS, from_config
 from fewstep.errors import ArgumentError, ModelError, NoSamplerError
 from fewstep.fields import Fields, shown
+from fewstep.models.given import fitting_steps
 
 PREDICTION_TYPES: Final = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 BETA_SCHEDULES: Final = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
@@ -23,6 +24,10 @@ DDIM_STEPS: Final = 50  # what diffusers' DDIMPipeline runs unless told
 LCM_STEPS: Final = 4  # what diffusers' pipelines of latent consistency models run unless told
 SAMPLING: Final = ("schedule", "prediction", "plan")  # the fields of a `ModelSpec` that are read here
 OVERRIDE: Final = "from_pretrained(folder, defaults={'sampler': 'ddim', 'steps': 50})"
+OF_A_FLOW: Final = (
+    "or say the schedule: from_pretrained(folder, schedule=fewstep.schedules.flow(1000), prediction='flow', "
+    "defaults={'sampler': 'euler', 'steps': 50})"
+)
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -67,7 +72,11 @@ def sampling_from_scheduler(data: Any, where: str, given: Mapping[str, Any] = NO
         advice = f"say what to sample with: {OVERRIDE}, or fewstep generate --sampler ddim --steps 50"
         problem = f"got {shown(name)}, whose sampler fewstep does not have; supported: {readable}; or {advice}"
         raise NoSamplerError(f"{read.at('_class_name')}: {problem}")
-    schedule = given["schedule"] if "schedule" in given else _schedule(read, name)
+    if "schedule" in given:
+        schedule = given["schedule"]
+    else:
+        _check_betas(read, "time" in given)
+        schedule = _schedule(read, name)
     prediction = given["prediction"] if "prediction" in given else _prediction(read, name)
     if "plan" in given or scheduler is None or scheduler.plan is None:
         return Sampling(schedule, prediction, given["plan"])
@@ -113,6 +122,18 @@ def _prediction(read: Fields, name: str) -> str:
     if name == CONSISTENCY:
         return "consistency"
     return PREDICTION_TYPES[read.choice("prediction_type", tuple(PREDICTION_TYPES), "epsilon")]
+
+
+def _check_betas(read: Fields, time_given: bool) -> None:
+    """ModelError where the network was trained on other noise than the betas say, or is told another time."""
+    if read.flag("use_flow_sigmas", False):
+        raise read.error("use_flow_sigmas", f"got True, and a flow has no betas; allowed: false, {OF_A_FLOW}")
+    if read.data.get("prediction_type") == "flow_prediction":
+        raise read.error(
+            "prediction_type", f"got 'flow_prediction', and a flow has no betas; allowed: others, {OF_A_FLOW}"
+        )
+    if not time_given:
+        read.only("timestep_type", "discrete", "discrete")
 
 
 def _schedule(read: Fields, name: str) -> dict[str, Any]:
@@ -194,12 +215,10 @@ def _consistency(read: Fields, _: int) -> dict[str, Any]:
 def _spaced(read: Fields, steps: int, length: int, usual: str) -> dict[str, Any]:
     """Steps, spacing and offset: at most `steps`, and as many as fit below the last timestep with the offset."""
     spacing = read.choice("timestep_spacing", SPACINGS, usual)
-    steps = min(steps, length)
     if spacing != "leading":
-        return {"steps": steps, "spacing": spacing}
+        return {"steps": min(steps, length), "spacing": spacing}
     offset = read.integer("steps_offset", 0, length - 1, 0)
-    while (steps - 1) * (length // steps) + offset > length - 1:
-        steps -= 1
+    steps = fitting_steps(steps, length, offset)
     return {"steps": steps, "spacing": spacing} | ({"offset": offset} if offset else {})
 
 
