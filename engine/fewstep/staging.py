@@ -123,6 +123,47 @@ def alone_in(folder: Path) -> Iterator[bool]:
             os.close(lock)
 
 
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Within it no other process holds the file `path`, which is there so long; gives False where one does.
+
+    Where files have no locks it gives True. OSError where the file cannot be made.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        free = _try_lock(descriptor)
+        if not free or _is_at(path, descriptor):
+            break
+        os.close(descriptor)  # who held it has removed it since it was opened
+    try:
+        yield free
+    finally:
+        if free:
+            with suppress(OSError):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file, where files have locks; False where another process has it."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
 def mend(folder: Path) -> None:
     """Remove what dead processes left in a folder; finish where one was killed between two renames, and warn of it.
 
