@@ -57,6 +57,11 @@ class Archive:
         return name in self._found
 
     @property
+    def names(self) -> list[str]:
+        """Of the members, in the order of the directory."""
+        return list(self._found)
+
+    @property
     def said_bytes(self) -> int:
         """What all members say they hold, together."""
         return sum(info.file_size for info in self._zip.infolist())

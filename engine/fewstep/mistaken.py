@@ -30,8 +30,9 @@ _MAGIC: Final = (
 def mistaken(head: bytes) -> str | None:
     """What a file is that begins so, in words that follow "it is"; None where its beginning says nothing.
 
-    `head` are its first HEAD bytes. To be asked where a file is JSON, safetensors or a pickle by its name: none of
-    them begins in one of these ways, but for a pickle, which may be a zip archive or begin as an old one.
+    `head` are its first HEAD bytes. To be asked where a file is JSON, safetensors, a pickle, an .npz or a picture by
+    its name: none of them begins in one of these ways, but for a pickle, which may be a zip archive or begin as an old
+    one, an .npz, which is a zip archive, and a PNG picture.
     """
     if not head:
         return "empty: a download or a copy was not finished"

@@ -3,7 +3,7 @@
     a file, or PIL's mode       what is made of it
     turned by EXIF              turned upright
     alpha, or a transparent     laid on white; of a mask, refused
-    palette colour
+    colour or shade
     16-bit gray                 0 to 65535 becomes 0 to 255 without rounding: mode F
     palette                     its colours; gray where all of them are
     1, CMYK, YCbCr, HSV         gray or RGB
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.errors import ArgumentError
+from fewstep.mistaken import HEAD, mistaken
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +36,25 @@ NEUTRAL: Final = 8  # of 255: how far apart the channels of a gray pixel may be,
 PLAIN: Final = {"1": "L", "L": "L", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
 ALPHA: Final = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 SIXTEEN_BITS: Final = ("I;16", "I;16L", "I;16B", "I;16N")
+SCALES: Final = {"L;2": 85, "L;4": 17}  # PIL's names of a PNG's fewer bits, and what it multiplies their shades by
+ALLOWED: Final = f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels"
+# What a file may begin with, from which byte, and what it then is.
+BEGINNINGS: Final = (
+    (0, b"\x89PNG", "a damaged PNG"),
+    (0, b"\xff\xd8\xff", "a damaged JPEG"),
+    (8, b"WEBP", "a damaged WebP"),
+    (0, b"BM", "a BMP picture"),
+    (0, b"GIF8", "a GIF picture"),
+    (0, b"II*\0", "a TIFF picture"),
+    (0, b"MM\0*", "a TIFF picture"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (4, b"ftypavif", "an AVIF picture"),
+    *((4, b"ftyp" + brand, "a HEIC picture") for brand in (b"heic", b"heix", b"mif1", b"msf1")),
+)
 ORIENTATION: Final = 0x0112  # of EXIF
 
 
@@ -72,7 +92,8 @@ def plain_mask(argument: str, picture: "Image", name: str = "") -> "Image":
     """As `plain`, of mode L or F. A mask is black and white: ArgumentError where it is transparent or coloured."""
     allowed = "a picture of black (kept), white (made anew) and gray"
     upright = _upright(argument, picture, name)
-    if upright.mode in ALPHA and _darkest(upright.getchannel("A")) < WHITE:
+    hides = _is_deep(picture) and bool(np.any(np.asarray(picture) == _key(picture)))
+    if hides or (upright.mode in ALPHA and _darkest(upright.getchannel("A")) < WHITE):
         raise ArgumentError(argument, f"{name}transparent pixels", f"{allowed}; nothing says what transparent means")
     mask = _on_white(upright)
     if mask.mode == "RGB":
@@ -122,19 +143,21 @@ def pixels(picture: "Image") -> NDArray[np.uint8]:
 def _opened(argument: str, path: Path, max_side: int | None) -> "Iterator[Image]":
     from PIL import Image, UnidentifiedImageError
 
-    allowed = f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels"
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise ArgumentError(argument, str(path), f"{allowed}; it is not a file")
+        raise ArgumentError(argument, str(path), f"{ALLOWED}; it is not a file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound of `_upright` is tighter
             picture = Image.open(path, formats=FORMATS)
     except FileNotFoundError:
-        raise ArgumentError(argument, str(path), f"{allowed}; there is no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise ArgumentError(argument, str(path), allowed) from None
+        raise ArgumentError(argument, str(path), f"{ALLOWED}; there is no such file") from None
+    except Image.DecompressionBombError:
+        raise ArgumentError(argument, str(path), ALLOWED) from None
+    except UnidentifiedImageError:
+        what = _instead(path)
+        raise ArgumentError(argument, str(path), f"{ALLOWED}; it is {what}" if what else ALLOWED) from None
     except Exception as error:  # whatever PIL meets in a damaged file
-        raise ArgumentError(argument, str(path), f"{allowed}; {_reason(error)}") from None
+        raise ArgumentError(argument, str(path), f"{ALLOWED}; {_reason(error)}") from None
     with picture:
         if max_side is not None and max(picture.size) > max_side:
             bound = f"at most {max_side} a side, or --size to scale larger ones"
@@ -142,21 +165,36 @@ def _opened(argument: str, path: Path, max_side: int | None) -> "Iterator[Image]
         yield picture
 
 
+def _instead(path: Path) -> str | None:
+    """What a file is in which PIL finds no PNG, JPEG or WebP picture; None where its beginning says nothing.
+
+    By its first bytes alone: PIL's readers of other formats are kept from a file that may be hostile.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return None
+    found = (what for at, beginning, what in BEGINNINGS if head[at:].startswith(beginning))
+    return next(found, None) or mistaken(head)
+
+
 def _upright(argument: str, picture: "Image", name: str) -> "Image":
     """Of mode L, LA, RGB or RGBA, or F in 0 to 255."""
     if picture.width * picture.height > MAX_PIXELS:
-        found = f"{name}{picture.width}x{picture.height} pixels"
-        raise ArgumentError(argument, found, f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels")
+        raise ArgumentError(argument, f"{name}{picture.width}x{picture.height} pixels", ALLOWED)
+    if not picture.width * picture.height:
+        raise ArgumentError(argument, f"{name}{picture.width}x{picture.height} pixels", "a picture of at least one")
+    bits = _bits(picture)
     try:
         frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what PIL thinks of broken EXIF
             picture.load()
             orientation = picture.getexif().get(ORIENTATION)
-        straight = _converted(picture)
+        straight = _converted(picture, _key(picture, bits))
     except Exception as error:  # whatever PIL meets in a damaged file
-        allowed = f"a PNG, JPEG or WebP file of at most {MAX_PIXELS} pixels"
-        raise ArgumentError(argument, name.removesuffix(": ") or "a picture", f"{allowed}; {_reason(error)}") from None
+        raise ArgumentError(argument, name.removesuffix(": ") or "a picture", f"{ALLOWED}; {_reason(error)}") from None
     if frames > 1:
         raise ArgumentError(argument, f"{name}an animation of {frames} frames", "one picture, such as a copy of one")
     if straight is None:
@@ -181,11 +219,53 @@ def _turned(picture: "Image", orientation: object) -> "Image":
     return picture if turn is None else picture.transpose(turn)
 
 
-def _converted(picture: "Image") -> "Image | None":
+def _is_deep(picture: "Image") -> bool:
+    """Whether it is gray of 16 bits."""
+    return picture.mode in SIXTEEN_BITS or (picture.mode == "I" and picture.format == "PNG")  # as PIL before 11.3
+
+
+def _bits(picture: "Image") -> str | None:
+    """How a PNG's file stores its pixels, in PIL's words; None once they are loaded, and for any other picture."""
+    tile = getattr(picture, "tile", None) if picture.format == "PNG" else None
+    return str(tile[0][3]) if tile else None
+
+
+def _key(picture: "Image", bits: str | None = None) -> Any:
+    """The one shade or colour that is transparent, as the picture's loaded pixels have it; None where there is none.
+
+    PIL gives it in the bits of the file, and the pixels in 8, or 16 of gray. Of 16 bits a channel of RGB it keeps the
+    upper 8, so all are transparent that 8 bits do not tell from the key.
+    """
+    key: Any = picture.info.get("transparency")
+    if picture.mode == "1" and isinstance(key, int):
+        return WHITE if key else 0
+    if picture.mode == "RGB" and isinstance(key, tuple):
+        return tuple(part >> 8 for part in key) if bits == "RGB;16B" or max(key) > WHITE else key
+    if picture.mode != "L" or picture.format != "PNG" or not isinstance(key, int):
+        return key
+    if bits is not None:
+        return key * SCALES.get(bits, 1)
+    # Of a PNG that its owner has loaded its shades tell: none is the key, and all are of so many bits.
+    shades = np.unique(np.asarray(picture))
+    fitting = (scale for scale in SCALES.values() if key * scale <= WHITE and not (shades % scale).any())
+    return key if key in shades else key * next(fitting, 1)
+
+
+def _with_alpha(picture: "Image", mode: str, key: Any) -> "Image":
+    """A picture of mode L or RGB with that one shade or colour transparent, of mode LA or RGBA."""
+    from PIL import Image
+
+    plain = picture.convert(mode)
+    same = np.asarray(plain) == np.asarray(key)
+    alpha = np.where(same.all(axis=2) if mode == "RGB" else same, 0, WHITE).astype(np.uint8)
+    return Image.merge(f"{mode}A", [*plain.split(), Image.fromarray(alpha)])
+
+
+def _converted(picture: "Image", key: Any) -> "Image | None":
     """None for a mode that means no colours."""
     mode, transparent = picture.mode, "transparency" in picture.info
-    if mode in SIXTEEN_BITS or (mode == "I" and picture.format == "PNG"):  # as PIL had 16-bit PNGs before 11.3
-        return _of_16_bits(picture)
+    if _is_deep(picture):
+        return _of_16_bits(picture, key)
     if mode == "P":
         return _as_gray(picture.convert("RGBA" if transparent else "RGB"))
     if mode in ALPHA:
@@ -193,16 +273,15 @@ def _converted(picture: "Image") -> "Image | None":
     if mode not in PLAIN:
         return None
     if transparent and mode in ("1", "L", "RGB"):
-        return picture.convert("RGBA" if mode == "RGB" else "LA")
+        return _with_alpha(picture, PLAIN[mode], key)
     return picture.convert(PLAIN[mode])
 
 
-def _of_16_bits(picture: "Image") -> "Image":
+def _of_16_bits(picture: "Image", key: Any) -> "Image":
     from PIL import Image
 
     raw = np.asarray(picture)
     shades = np.multiply(raw, np.float32(WHITE / 65535), dtype=np.float32)
-    key: Any = picture.info.get("transparency")
     if isinstance(key, int):
         shades[raw == key] = WHITE
     return Image.fromarray(shades)

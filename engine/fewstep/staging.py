@@ -5,16 +5,19 @@
 .fewstep-<hex>.placing/      all are complete and are renamed into place; what is left here was cut off in between
     new/a-001.png            not yet in place
     old/a.png                what a.png was
-.fewstep-<hex>.kept/         files that could not be put back when placing failed; nobody removes them
+    was.json                 {"a.png": [[inode, size, mtime in ns]]}: what there may be for a new file to replace
+.fewstep-<hex>.kept/         files that could not be put back when placing failed, or placed over what somebody has
+                             written since; nobody removes them
 """
 
+import json
 import os
 import re
 import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -23,6 +26,7 @@ from fewstep.errors import UnfinishedWriteWarning
 
 NAME: Final = re.compile(r"\.fewstep-[0-9a-f]{4,32}\.(tmp|placing)")
 WRITING, PLACING, KEPT = ".tmp", ".placing", ".kept"
+WAS: Final = "was.json"
 PATIENCE: Final = 10.0  # seconds to wait for who holds a folder's lock; renaming takes milliseconds
 
 
@@ -41,6 +45,7 @@ class Staging:
                 break
             self._unlock()
         self.new, self.old = self.path / "new", self.path / "old"
+        self._was: dict[str, list[tuple[int, int, int]]] = {}
         try:
             self.new.mkdir()
             self.old.mkdir()
@@ -63,9 +68,12 @@ class Staging:
                 os.link(target, old)
             except OSError:
                 shutil.copy2(target, old)
+            # A copy comes into the place of its original when it is put back.
+            self._was[name] = [(seen.st_ino, seen.st_size, seen.st_mtime_ns) for seen in (target.stat(), old.stat())]
 
     def mark(self) -> None:
         """From here on the files are placed, if not by this process then by the next that writes into the folder."""
+        (self.path / WAS).write_text(json.dumps(self._was))
         self._move(PLACING)
 
     def place(self, name: str) -> None:
@@ -115,6 +123,47 @@ def alone_in(folder: Path) -> Iterator[bool]:
             os.close(lock)
 
 
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Within it no other process holds the file `path`, which is there so long; gives False where one does.
+
+    Where files have no locks it gives True. OSError where the file cannot be made.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        free = _try_lock(descriptor)
+        if not free or _is_at(path, descriptor):
+            break
+        os.close(descriptor)  # who held it has removed it since it was opened
+    try:
+        yield free
+    finally:
+        if free:
+            with suppress(OSError):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file, where files have locks; False where another process has it."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
 def mend(folder: Path) -> None:
     """Remove what dead processes left in a folder; finish where one was killed between two renames, and warn of it.
 
@@ -130,7 +179,7 @@ def mend(folder: Path) -> None:
                 continue
             try:
                 # In a folder that others may write into, theirs would put what they like in the place of our files.
-                if os.fstat(lock).st_uid != os.geteuid():
+                if not is_own(path):
                     continue
                 if path.suffix == PLACING:
                     _finish(path)
@@ -140,27 +189,44 @@ def mend(folder: Path) -> None:
                 os.close(lock)
 
 
-def cut_off(folder: Path) -> list[str]:
-    """The files of a folder whose writer was killed between two renames; they may not belong to those beside them."""
-    found: list[str] = []
+def cut_off(folder: Path) -> dict[str, Path]:
+    """The files of a folder whose writer was killed between two renames, and the leftover that holds the new ones.
+
+    They may not belong to those beside them.
+    """
+    found: dict[str, Path] = {}
     for path in _left(folder):
         lock = _lock(path) if path.suffix == PLACING else None
         if lock is not None:
             os.close(lock)
-            found += _names(path / "new")
+            found |= dict.fromkeys(_names(path / "new"), path)
     return found
+
+
+def is_own(path: Path) -> bool:
+    """Whether a leftover is this user's, so that `mend` sees to it."""
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _finish(path: Path) -> None:
     """Place what is left, unless somebody has written those files since: then theirs stay."""
     folder, names = path.parent, _names(path / "new")
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    changed, shown = _changed(path, names), _shown(names)
     said = f"{folder}: a process was killed while it put files into place"
     if not names:
         _remove(path)
-    elif any(_changed(path, name) for name in names):
-        _remove(path)
-        warnings.warn(f"{said}; {shown} changed since then and stay as they are", UnfinishedWriteWarning, stacklevel=2)
+    elif changed:
+        kept = path.with_suffix(KEPT)
+        try:
+            path.rename(kept)
+        except OSError:
+            kept = path
+        stay = f"{_shown(changed)} changed since then and stay{'s' * (len(changed) == 1)}"
+        left = f"{stay}; what was not in place yet, {shown}, lies in {kept / 'new'}"
+        warnings.warn(f"{said}; {left}", UnfinishedWriteWarning, stacklevel=2)
     else:
         try:
             for name in names:
@@ -173,17 +239,30 @@ def _finish(path: Path) -> None:
         warnings.warn(f"{said}; {shown} followed now, so all are the new ones", UnfinishedWriteWarning, stacklevel=2)
 
 
-def _changed(path: Path, name: str) -> bool:
-    """Whether what is in the place of a file is no longer what it was to replace."""
-    target, new, old = path.parent / name, path / "new" / name, path / "old" / name
-    if not target.exists():
-        return False
-    if not old.exists():
-        return True
-    now, then = target.stat(), old.stat()
-    # The old one may be a second link to the same file, whose changes it then shares.
-    later = now.st_mtime_ns > new.stat().st_mtime_ns
-    return later or (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns)
+def _changed(path: Path, names: Sequence[str]) -> list[str]:
+    """Those in whose place there is something else than what they were to replace.
+
+    By what was noted: the old file may be a second link to the one in place, whose changes it then shares, and nothing
+    keeps the clock from having been turned since a file was written.
+    """
+    try:
+        was = json.loads((path / WAS).read_text())
+    except (OSError, ValueError):  # cut short by a machine that went down
+        was = None
+    changed = []
+    for name in names:
+        try:
+            now = (path.parent / name).stat()
+        except OSError:
+            continue
+        noted = was.get(name) if isinstance(was, dict) else None
+        if not isinstance(noted, list) or [now.st_ino, now.st_size, now.st_mtime_ns] not in noted:
+            changed.append(name)
+    return changed
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _left(folder: Path) -> list[Path]:

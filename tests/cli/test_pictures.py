@@ -1,5 +1,7 @@
 """A picture means the same to `train`, `fewstep.Image` and `--image`: the table of `fewstep.pictures`, by value."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fewstep import pictures
 from fewstep.cli.pictures import read_mask, read_picture
 from fewstep.errors import ArgumentError
 from fewstep.request.images import as_images, as_mask
@@ -96,6 +99,90 @@ def test_a_png_means_the_same_everywhere(tmp_path: Path, mode: str, orientation:
         rounding = 0.51 / 127.5 if entry == "train" and mode.startswith("I;16") else 1e-5
         right = torch.from_numpy(turned.copy()).permute(2, 0, 1) / 127.5 - 1
         torch.testing.assert_close(value.double(), right, atol=rounding, rtol=0, msg=f"{entry} of {mode}")
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes, key: bytes) -> bytes:
+    """A PNG of such bits and colour type, whose rows each begin with a byte 0, with a transparent colour."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": key, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+
+
+# Bits, colour type, one row, the key, and what it means in 0 to 255.
+KEYED: dict[str, tuple[int, int, bytes, bytes, list[Any]]] = {
+    "gray of 1 bit": (1, 0, b"\x50", b"\0\0", [255, 255, 255, 255]),
+    "gray of 2 bits": (2, 0, b"\x1b", b"\0\1", [0, 255, 170, 255]),
+    "gray of 4 bits": (4, 0, b"\x01\x5f", b"\0\5", [0, 17, 255, 255]),
+    "gray of 8 bits": (8, 0, b"\x00\x01\x55\xff", b"\0\1", [0, 255, 85, 255]),
+    "gray of 8 bits, none of the key": (8, 0, b"\x00\x02\x55\xff", b"\0\1", [0, 2, 85, 255]),
+    "gray of 16 bits": (16, 0, struct.pack(">4H", 0, 257, 60000, 65535), b"\1\1", [0, 255, 60000 / 257, 255]),
+    "RGB of 8 bits": (8, 2, bytes(range(12)), b"\0\3\0\4\0\5", [[0, 1, 2], [255] * 3, [6, 7, 8], [9, 10, 11]]),
+    "RGB of 16 bits": (
+        16,
+        2,
+        struct.pack(">12H", 30000, 60000, 5, *(256 * part for part in range(9))),
+        struct.pack(">3H", 30000, 60000, 5),
+        [[255] * 3, [0, 1, 2], [3, 4, 5], [6, 7, 8]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEYED)
+@pytest.mark.parametrize("loaded", [False, True], ids=["as it is opened", "loaded before"])
+def test_a_transparent_colour_is_white_whatever_the_bits(tmp_path: Path, name: str, loaded: bool) -> None:
+    bits, colour, row, key, expected = KEYED[name]
+    path = tmp_path / "a.png"
+    path.write_bytes(png(4, 1, bits, colour, b"\0" + row, key))
+    picture = Image.open(path)
+    if loaded:
+        picture.load()
+    right = np.asarray(expected, dtype=np.float32).reshape(1, 4, -1)
+    for found in (pictures.plain("image", picture), pictures.read_picture("image", path)):
+        np.testing.assert_allclose(pictures.values(found, right.shape[2]), right, rtol=1e-6)
+    if right.shape[2] == 1 and "none of" not in name:
+        for asked in (lambda: pictures.plain_mask("mask", picture), lambda: pictures.read_mask("mask", path)):
+            with pytest.raises(ArgumentError, match=r"^mask: got .*transparent pixels; allowed"):
+                asked()
+
+
+def test_a_16_bit_mask_whose_transparent_shade_does_not_occur_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(4, 1, 16, 0, b"\0" + struct.pack(">4H", 0, 65535, 60000, 1), b"\0\7"))
+    assert np.asarray(pictures.read_mask("mask", path))[0].tolist() == pytest.approx([0, 255, 60000 / 257, 1 / 257])
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
+def test_a_picture_of_no_pixels_is_refused(size: tuple[int, int]) -> None:
+    said = rf"got {size[0]}x{size[1]} pixels; allowed: a picture of at least one"
+    with pytest.raises(ArgumentError, match=f"^image: {said}"):
+        as_images("image", Image.new("L", size), 1, (1, 8, 8))
+    with pytest.raises(ArgumentError, match=f"^mask: {said}"):
+        as_mask("mask", Image.new("L", size), 1, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty: a download or a copy was not finished"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself"),
+        (b"<!DOCTYPE html><html>", "an HTML page, not the file itself"),
+        (b"BM" + bytes(60), "a BMP picture"),
+        (b"GIF89a" + bytes(60), "a GIF picture"),
+        (b"\0\0\0\x18ftypheic" + bytes(60), "a HEIC picture"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "a damaged PNG"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_picture_is_told_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(ArgumentError, match=rf"^data: got '{path}'; allowed: a PNG, JPEG .* pixels; it is {said}"):
+        load_data(str(tmp_path))
+    with pytest.raises(ArgumentError, match=rf"^image: got '{path}'; allowed: .*; it is {said}"):
+        read_picture("image", path, (1, 8, 8))
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

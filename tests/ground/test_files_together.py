@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shutil
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +120,17 @@ def test_two_folders_are_put_back_together(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_a_kill_between_two_renames_is_told_and_mended_by_the_next_write(tmp_path: Path, at: int) -> None:
     killed_while_writing(holding(tmp_path), NAMES, "replace", at)
-    assert cut_off(tmp_path) == sorted(NAMES[at - 1 :])
+    assert list(cut_off(tmp_path)) == sorted(NAMES[at - 1 :])
     with pytest.warns(UnfinishedWriteWarning, match="killed while it put files into place"):
         check_writable(tmp_path / "b.png")
     assert everything(tmp_path) == NEW
-    assert cut_off(tmp_path) == []
+    assert not cut_off(tmp_path)
 
 
 @pytest.mark.parametrize(("method", "at"), [("fsync", 2), ("link", 3), ("rename", 1)])
 def test_a_kill_before_the_renames_leaves_the_old_files_and_is_swept(tmp_path: Path, method: str, at: int) -> None:
     killed_while_writing(holding(tmp_path), NAMES, method, at)
-    assert cut_off(tmp_path) == []
+    assert not cut_off(tmp_path)
     assert len(everything(tmp_path)) > len(OLD)
     check_writable(tmp_path / "b.png")
     assert everything(tmp_path) == OLD
@@ -137,10 +139,60 @@ def test_a_kill_before_the_renames_leaves_the_old_files_and_is_swept(tmp_path: P
 def test_what_somebody_wrote_after_a_kill_stays(tmp_path: Path) -> None:
     killed_while_writing(holding(tmp_path), NAMES, "replace", 3)
     (tmp_path / "a-001.png").write_bytes(b"mine, since")
-    with pytest.warns(UnfinishedWriteWarning, match=r"a-001\.png, a-002\.png changed since then and stay"):
+    said = r"a-001\.png changed since then and stays; what .* place yet, a-001\.png, a-002\.png, lies in .*\.kept/new"
+    with pytest.warns(UnfinishedWriteWarning, match=said):
         check_writable(tmp_path / "b.png")
     rest = {name: NEW[name] for name in NAMES[:2]}
+    (kept,) = tmp_path.glob(".fewstep-*.kept")
+    assert {path.name: path.read_bytes() for path in (kept / "new").iterdir()} == {
+        name: NEW[name] for name in NAMES[2:]
+    }
+    shutil.rmtree(kept)
     assert everything(tmp_path) == rest | {"a-001.png": b"mine, since"}
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_what_was_written_by_another_clock_has_not_changed(tmp_path: Path, hours: int) -> None:
+    holding(tmp_path)
+    then = time.time() + 3600 * hours
+    for name in OLD:
+        os.utime(tmp_path / name, (then, then))
+    killed_while_writing(tmp_path, NAMES, "replace", 2)
+    with pytest.warns(UnfinishedWriteWarning, match="all are the new ones"):
+        check_writable(tmp_path / "b.png")
+    assert everything(tmp_path) == NEW
+
+
+@pytest.mark.parametrize("how", ["in place", "another file", "a new file"])
+def test_a_change_is_seen_whatever_time_it_says(tmp_path: Path, how: str) -> None:
+    """As `cp -p` and `rsync -t` keep it."""
+    name = "a-002.png" if how == "a new file" else "a-001.png"
+    killed_while_writing(holding(tmp_path), NAMES, "replace", 2)
+    mine = b"mine, of another size" if how == "in place" else OLD["a-001.png"]
+    before = (tmp_path / "a-001.png").stat()
+    if how == "another file":
+        (tmp_path / "copy").write_bytes(mine)
+        (tmp_path / "copy").rename(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(mine)
+    os.utime(tmp_path / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.warns(UnfinishedWriteWarning, match=f"{name} changed since then and stays"):
+        check_writable(tmp_path / "b.png")
+    assert (tmp_path / name).read_bytes() == mine
+    assert list(tmp_path.glob(".fewstep-*.kept/new/a-000.png"))
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"a-000.png": 1}', None], ids=["cut short", "list", "odd", "none"])
+def test_without_its_note_a_leftover_is_kept(tmp_path: Path, content: bytes | None) -> None:
+    killed_while_writing(holding(tmp_path), NAMES, "replace", 2)
+    (note,) = tmp_path.glob(".fewstep-*.placing/was.json")
+    if content is None:
+        note.unlink()
+    else:
+        note.write_bytes(content)
+    with pytest.warns(UnfinishedWriteWarning, match=r"a-000\.png, a-001\.png changed since then and stay; "):
+        check_writable(tmp_path / "b.png")
+    assert list(tmp_path.glob(".fewstep-*.kept/new/a-000.png"))
 
 
 def test_what_cannot_be_finished_is_told_each_time_and_lost_never(

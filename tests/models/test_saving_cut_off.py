@@ -1,5 +1,7 @@
 """A model folder whose writer was killed: never read as a mixture, never in the way of the next save."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,22 @@ def test_what_a_killed_writer_left_does_not_make_a_folder_full(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
     with pytest.raises(OutputError, match="exists already"):
         save_model(tmp_path, UNet(CONFIG), SPEC)
+
+
+def test_what_another_user_left_is_named_to_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path, UNet(CONFIG), SPEC)
+    killed_while_writing(tmp_path, NAMES, "replace", 2)
+    (left,) = tmp_path.glob(".fewstep-*.placing")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    save_model(tmp_path, UNet(CONFIG), SPEC, overwrite=True)
+    said = f"save the model again, and remove {left.name} there, which another user left"
+    assert refusal(lambda: load_model(tmp_path)).endswith(said)
+    shutil.rmtree(left)
+    load_model(tmp_path)
+
+
+def test_pictures_that_were_cut_off_do_not_hold_up_the_model_beside_them(tmp_path: Path) -> None:
+    save_model(tmp_path, UNet(CONFIG), SPEC)
+    killed_while_writing(tmp_path, ("a.png", "a-001.png"), "replace", 2)
+    assert list(tmp_path.glob(".fewstep-*.placing/new/a-001.png"))
+    load_model(tmp_path)

@@ -138,7 +138,7 @@ IMAGES = np.zeros((4, 8, 8), np.uint8)
         ({"images": IMAGES, "labels": np.zeros(3, int)}, "3 labels; allowed: 4, one an image"),
         ({"images": IMAGES, "labels": np.zeros(4)}, r"labels float64 \[4\]; allowed: integers"),
         ({"images": IMAGES, "labels": np.arange(4) - 1}, "labels from -1 to 2; allowed: classes from 0"),
-        ({"pictures": IMAGES}, "no array `images`; allowed"),
+        ({"pictures": IMAGES}, "no array `images`; it holds pictures; allowed"),
     ],
     ids=[
         "floats",
@@ -193,6 +193,23 @@ def test_a_source_that_is_nothing_is_named(tmp_path: Path) -> None:
         load_data(str(tmp_path / "no.npz"))
     with pytest.raises(ArgumentError, match="size: got 28; allowed: 32 for the digits"):
         load_data("digits", size=28)
+
+
+@pytest.mark.parametrize("size", [0, -1, "8", 2.0, 2049, 1 << 40, True])
+def test_a_size_that_is_none_is_named(tmp_path: Path, size: Any) -> None:
+    picture(tmp_path / "a.png")
+    for source in (str(tmp_path), "digits", str(tmp_path / "no.npz")):
+        with pytest.raises(ArgumentError, match=r"^size: got .*; allowed: an integer from 1 to 2048"):
+            load_data(source, size=size)
+
+
+@pytest.mark.parametrize("source", ["", None, 3, "a\0b", "\ud800"])
+def test_no_source_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Any) -> None:
+    picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgumentError, match=r"^data: got .*; allowed: 'digits', an \.npz file, or a folder"):
+        load_data(source)
+    assert len(load_data(".")) == 1
 
 
 def test_pngs_that_are_wrong_are_named(tmp_path: Path) -> None:

@@ -134,9 +134,21 @@ def test_links_are_followed_one_folder_deep(tmp_path: Path) -> None:
     (tmp_path / "real" / "circle" / "y.png").symlink_to(tmp_path / "elsewhere" / "x.png")
     data = load_data(str(tmp_path / "real"))
     assert data.counts() == {"7": 1, "circle": 2, "linked": 1, "red, round": 1}
-    (tmp_path / "real" / "circle" / "round").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "circle" / "round").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArgumentError, match="two folders down"):
         load_data(str(tmp_path / "real"))
+
+
+def test_a_link_to_a_folder_above_is_left_out_by_name(tmp_path: Path) -> None:
+    classes(tmp_path, 1)
+    for name, target in (("circle/self", "."), ("7/up", ".."), ("all", "."), ("root", "/")):
+        (tmp_path / name).symlink_to(target)
+    data = load_data(str(tmp_path))
+    assert data.counts() == dict.fromkeys(sorted(KINDS), 1)
+    assert data.left_out == ("left out: 4 links to a folder above: all, root, 7/up, circle/self",)
+    picture(tmp_path / "flat" / "x.png")
+    (tmp_path / "flat" / "self").symlink_to(".")
+    assert load_data(str(tmp_path / "flat")).summary() == "1 image, no classes"
 
 
 def test_a_class_that_has_no_name_in_text_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from fewstep.models.safe_load import DTYPES, Renamed, fill, inside
 from fewstep.models.saving import checked_spec, checked_weights, own_unet
 from fewstep.models.spec import ModelSpec
 from fewstep.models.weights import Weights
-from fewstep.staging import cut_off, mend
+from fewstep.staging import cut_off, is_own, mend
 
 SHOWN: Final = 5  # folders in a hint
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -70,9 +70,12 @@ def open_folder(
     if variant is not None and not isinstance(variant, str):
         raise ArgumentError("variant", variant, "a text such as 'fp16', or None")
     path = model_folder(folder if isinstance(folder, str) else Path(folder))
-    if left := cut_off(path):
+    left = {name: place for name, place in cut_off(path).items() if name in (SPEC_FILE, WEIGHTS_FILE)}
+    if left:
         said = f"{path}: its writer was killed before {' and '.join(left)} came into place beside the rest"
-        raise ModelError(f"{said}; save the model again")
+        others = {place.name: None for place in left.values() if not is_own(place)}
+        rest = f", and remove {', '.join(others)} there, which another user left" if others else ""
+        raise ModelError(f"{said}; save the model again{rest}")
     for name, read in ((SPEC_FILE, _own), ("model_index.json", open_pipeline), ("config.json", open_unet)):
         if (path / name).exists():
             return read(path, given, variant)

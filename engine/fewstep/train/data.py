@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fewstep.checks import integer
 from fewstep.errors import ArgumentError
 from fewstep.train.draws import permutation
-from fewstep.train.images import read_npz
+from fewstep.train.images import MAX_SIDE, read_npz
 from fewstep.train.picture_folder import read_folder
 
 DIGITS: Final = "digits"
@@ -103,24 +104,27 @@ def load_data(source: str, size: int | None = None) -> Dataset:
     Raises:
         ArgumentError: naming the file, what is wrong with it and what is allowed.
     """
+    size = None if size is None else integer("size", size, 1, MAX_SIDE)
     if source == DIGITS:
         if size not in (None, DIGITS_SIZE):
             raise ArgumentError("size", size, f"{DIGITS_SIZE} for the digits")
         return digits()[0]
+    if not isinstance(source, str | os.PathLike) or not str(source):  # Path("") would be the current folder
+        raise ArgumentError("data", source, f"{DIGITS!r}, an .npz file, or a folder of pictures")
     path = Path(source)
-    found = None
+    names: tuple[str, ...] = ()
     if os.path.isdir(path):
         images, labels, found = read_folder(path, size)
+        names, left_out = found.names, found.left_out
     elif path.suffix == ".npz":
-        images, labels = read_npz(path)
+        images, labels, left_out = read_npz(path)
         if size is not None and images.shape[1:3] != (size, size):
             raise ArgumentError("size", size, f"the size of the images in {path}, {images.shape[2]}x{images.shape[1]}")
     else:
         raise ArgumentError("data", source, f"{DIGITS!r}, an .npz file, or a folder of pictures")
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     kinds = None if labels is None else torch.from_numpy(labels)
-    data = Dataset(pixels, kinds, path.resolve().name)
-    return data if found is None else replace(data, names=found.names, left_out=found.left_out)
+    return Dataset(pixels, kinds, path.resolve().name, names=names, left_out=left_out)
 
 
 def load_like(source: str, size: int | None, shape: tuple[int, int, int]) -> Dataset:
@@ -155,7 +159,7 @@ def digits(path: Path = BUNDLED) -> tuple[Dataset, Dataset]:
 
     Whatever the seed of a run, the split is the same, and each part has its share of every class.
     """
-    images, labels = read_npz(path)
+    images, labels, _ = read_npz(path)
     if labels is None:
         raise ArgumentError("digits", str(path), "a file with labels")
     margin = (DIGITS_SIZE - images.shape[1]) // 2

@@ -1,7 +1,8 @@
 """What a run keeps in its folder beside its checkpoints: sheets of samples, the picture of its loss, the model."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -11,15 +12,16 @@ from torch import nn
 
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError, OutputError, shown
-from fewstep.files import atomic_write, check_writable
+from fewstep.files import atomic_write, check_writable, output_error
 from fewstep.models.model import Model
 from fewstep.models.spec import ModelSpec
-from fewstep.staging import mend
+from fewstep.staging import held, mend
 from fewstep.train.checkpoint import Checkpoint
 from fewstep.train.config import FitConfig
 from fewstep.train.fit import CHECKPOINTS, LOSS_FILE, last_checkpoint
 from fewstep.train.log import LossLog, plot_losses
 
+LOCK_FILE: Final = ".fewstep-run"  # there while a run writes into a folder
 PLOT_FILE: Final = "loss.png"
 SHEETS: Final = "samples"
 PER_CLASS, MAX_ROWS, UNLABELLED = 8, 10, 64  # of a sheet
@@ -29,15 +31,40 @@ def check_place(out: Path, resume: bool) -> None:
     """OutputError unless a run can write into a folder, and it is not somebody else's."""
     mend(out)
     check_writable(out / CHECKPOINTS / "probe")
-    if not resume and out.exists() and any(out.iterdir()):
+    if not resume and out.exists() and any(path.name != LOCK_FILE for path in out.iterdir()):
         raise OutputError(f"{out}: holds files already; allowed: a new or empty folder, or --resume")
+
+
+@contextmanager
+def alone_in_run(out: Path, resume: bool) -> Iterator[None]:
+    """Within it no other run writes into a folder as `check_place` allows it, which is made where it is not there.
+
+    Raises:
+        OutputError: as `check_place`, or another run writes there now.
+    """
+    check_place(out, resume)
+    missing = [path for path in (out, *out.parents) if not path.exists()]
+    try:
+        with ExitStack() as stack:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                alone = stack.enter_context(held(out / LOCK_FILE))
+            except OSError as error:
+                raise output_error(out / LOCK_FILE, error) from error
+            if not alone:
+                raise OutputError(f"{out}: another run writes into it; allowed: a folder of its own for each run")
+            check_place(out, resume)  # another run may have ended since
+            yield
+    finally:
+        for path in missing:  # where nothing came of the run
+            with suppress(OSError):
+                path.rmdir()
 
 
 def begin(
     out: Path, resume: bool, say: Callable[[str], None], check: Callable[[Checkpoint], None]
 ) -> Checkpoint | None:
-    """The checkpoint to go on from, in a folder as `check_place` allows it; `check` is that of `latest_checkpoint`."""
-    check_place(out, resume)
+    """The checkpoint to go on from, in a folder that `alone_in_run` holds; `check` is that of `latest_checkpoint`."""
     if resume:
         checkpoint = last_checkpoint(out, say, check)
         if checkpoint is None:

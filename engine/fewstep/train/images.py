@@ -1,5 +1,7 @@
 """Reading images that a user brings: bounds are checked on headers, before memory is taken."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fewstep.archives import Archive, BadArchiveError
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, printable
 from fewstep.memory import check_memory
+from fewstep.mistaken import HEAD, mistaken
 from fewstep.models.net.config import MAX_CLASSES
 
 Pixels = npt.NDArray[np.uint8]  # [N, H, W, C]
@@ -17,14 +20,25 @@ Labels = npt.NDArray[np.int64]  # [N]
 MAX_IMAGES: Final = 10_000_000
 MAX_SIDE: Final = 2048
 MAX_BYTES: Final = 8 << 30  # of pixels
+ARRAYS: Final = ("images", "labels")  # that are read
+SHOWN: Final = 5  # names in a line
 
 
-def read_npz(path: Path) -> tuple[Pixels, Labels | None]:
-    """`images` [N, H, W, C] and `labels` [N] of an .npz file. ArgumentError names the file, the array and the bound."""
+def read_npz(path: Path) -> tuple[Pixels, Labels | None, tuple[str, ...]]:
+    """`images` [N, H, W, C] and `labels` [N] of an .npz file, and the lines that name what else it holds.
+
+    Raises:
+        ArgumentError: naming the file, the array and the bound. Where there are no `labels` and an array is called
+            almost so, such as `label`, it is refused: the images would lose their classes.
+    """
     try:
         with Archive(path) as archive:
             if "images.npy" not in archive:
-                raise _wrong(path, "no array `images`", "an .npz with `images` and perhaps `labels`")
+                holds = f"; it holds {_listed(archive.names)}" if archive.names else ""
+                raise _wrong(path, f"no array `images`{holds}", "an .npz with `images` and perhaps `labels`")
+            others = [name for name in archive.names if name.removesuffix(".npy") not in ARRAYS]
+            if "labels.npy" not in archive:
+                _check_near(path, others)
             stored = archive.array("images")
             _check_images(path, stored.shape, stored.dtype)
             stored_labels = archive.array("labels") if "labels.npy" in archive else None
@@ -33,8 +47,37 @@ def read_npz(path: Path) -> tuple[Pixels, Labels | None]:
             images = stored.read()
             labels = None if stored_labels is None else _classes(path, stored_labels.read())
     except BadArchiveError as error:
-        raise _wrong(path, f"it cannot be read: {error}", "an .npz file that can be read") from None
-    return np.ascontiguousarray(images[..., None] if images.ndim == 3 else images), labels
+        why = _instead(path) or str(error)
+        raise _wrong(path, f"it cannot be read: {why}", "an .npz file that can be read") from None
+    plural = "s" * (len(others) > 1)
+    left_out = (f"left out: {len(others):,} array{plural} not named images or labels: {_listed(others)}",)
+    whole = np.ascontiguousarray(images[..., None] if images.ndim == 3 else images)
+    return whole, labels, left_out if others else ()
+
+
+def _check_near(path: Path, others: Sequence[str]) -> None:
+    """ArgumentError for a name that is almost `labels`."""
+    for name in others:
+        if get_close_matches(name.removesuffix(".npy").lower(), ["labels"]):
+            raise _wrong(path, f"an array {_listed([name])} and no `labels`", "the classes under the name `labels`")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(printable(name.removesuffix(".npy")[:80]) for name in names[:SHOWN]) + more
+
+
+def _instead(path: Path) -> str | None:
+    """What a file is that is no zip archive, in words; None where that cannot be told."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except (OSError, ValueError):
+        return None
+    what = None if head.startswith(b"PK") else mistaken(head)
+    return f"it is {what}" if what else None
 
 
 def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -65,8 +108,3 @@ def _classes(path: Path, labels: npt.NDArray[Any]) -> Labels:
 
 def _wrong(path: Path, found: str, allowed: str) -> ArgumentError:
     return ArgumentError("data", f"{path}: {found}", allowed)
-
-
-def _reason(error: BaseException) -> str:
-    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).split("\n", 1)[0]
-    return "it cannot be read: " + " ".join(text.split())[:120]

@@ -42,6 +42,7 @@ class _Listing:
     pictures: list[Path]
     folders: list[Path]
     others: list[Path]
+    circles: list[Path]  # links to a folder that they lie in
 
 
 def read_folder(folder: Path, size: int | None = None) -> tuple[Pixels, Labels | None, Found]:
@@ -96,9 +97,11 @@ def survey(folder: Path) -> Found:
     taken = {each for each, _ in classes}
     empty = [each for each, _ in filled if each not in taken]
     empty += [each for _, inside in classes for each in inside.folders]
+    circles = [*top.circles, *(path for _, inside in filled for path in inside.circles)]
     left_out = (
         *_line(folder, others, "not named PNG, JPEG or WebP"),
         *_line(folder, empty, "without pictures", "folder"),
+        *_line(folder, circles, "to a folder above", "link"),
     )
     if not 1 <= len(files) <= MAX_IMAGES:
         said = "; ".join([f"{len(files)} pictures", *left_out])
@@ -108,7 +111,7 @@ def survey(folder: Path) -> Found:
 
 def _listed(folder: Path) -> _Listing:
     """Of a folder, in the order of names. ArgumentError for a picture that is a link to nothing, or no file."""
-    listing = _Listing([], [], [])
+    listing = _Listing([], [], [], [])
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -116,7 +119,9 @@ def _listed(folder: Path) -> _Listing:
     for path in paths:
         if path.name.startswith(".") or path.name.lower() in QUIET:
             continue
-        if path.is_dir():
+        if path.is_symlink() and Path(os.path.realpath(path)) in _above(path):
+            listing.circles.append(path)
+        elif path.is_dir():
             listing.folders.append(path)
         elif path.suffix.lower() not in SUFFIXES:
             listing.others.append(path)
@@ -127,8 +132,14 @@ def _listed(folder: Path) -> _Listing:
     return listing
 
 
+def _above(path: Path) -> list[Path]:
+    """The folders that a path lies in."""
+    folder = Path(os.path.realpath(path.parent))
+    return [folder, *folder.parents]
+
+
 def _below(folders: Sequence[Path]) -> Iterator[Path]:
-    """The pictures in some folders and all below them; links to folders are not followed there."""
+    """The pictures in some folders, which may be links, and all below them, where links to folders are not followed."""
     for folder in folders:
         for place, inner, names in os.walk(folder):
             inner[:] = sorted(name for name in inner if not name.startswith(".") and name.lower() not in QUIET)

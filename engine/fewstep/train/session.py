@@ -18,7 +18,7 @@ from fewstep.train.checkpoint import MAX_COMMANDS, Checkpoint
 from fewstep.train.config import FitConfig
 from fewstep.train.data import Dataset
 from fewstep.train.fit import Fitted, Listeners, Loss, check_fits, fit, ignore, last_checkpoint
-from fewstep.train.folder import Sheets, begin, compare, draw_losses, same_run
+from fewstep.train.folder import Sheets, alone_in_run, begin, compare, draw_losses, same_run
 
 Config = TypeVar("Config", bound=FitConfig)
 
@@ -73,9 +73,15 @@ def carry_out(
     task: Task, config: FitConfig, out: Path, *, resume: bool, device: torch.device, listeners: Listeners
 ) -> Trained:
     """Fit the task's module to its loss, and write it into `out` as the model of its spec."""
-    module, data, command = task.module, task.data, task.command
+    _check_memory(task.module, task.data.shape, config, device)
+    with alone_in_run(out, resume):
+        return _carried_out(task, config, out, resume, device, listeners)
 
-    _check_memory(module, data.shape, config, device)
+
+def _carried_out(
+    task: Task, config: FitConfig, out: Path, resume: bool, device: torch.device, listeners: Listeners
+) -> Trained:
+    module, data, command = task.module, task.data, task.command
 
     def check(found: Checkpoint) -> None:
         # Of other settings it holds another model by right; `compare` names the setting.
