@@ -198,6 +198,16 @@ def test_what_a_session_was_not_opened_for_is_refused_with_the_reason(
         assert session.accepts(*engine.samples(labels=[1], steps=4))
 
 
+def test_a_null_condition_of_another_dtype_is_refused() -> None:
+    engine = small_engine(device="cpu")
+    (sample,) = engine.samples(labels=[1], seeds=0, guidance_scale=2.0)
+    with engine.session(2) as session:
+        whole = replace(sample, null={"labels": torch.tensor(9.5)})
+        with pytest.raises(ArgumentError, match="sample: got a null condition of another shape or dtype"):
+            session.admit(whole)
+        assert session.accepts(sample)
+
+
 def test_a_session_is_full_when_its_slots_or_its_lanes_are() -> None:
     engine = small_engine(device="cpu")
     plain, guided = engine.samples(labels=[1]), engine.samples(labels=[1], guidance_scale=2.0)
