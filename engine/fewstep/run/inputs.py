@@ -19,12 +19,14 @@ class Inputs:
         names: the others, which are given by name.
         required: those of them that have no default.
         others: it takes any further name as well, or its signature cannot be read.
+        taken: what x and t are called, and the module itself: names that cannot be given once more.
     """
 
     callable: bool = True
     names: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     others: bool = True
+    taken: tuple[str, ...] = ("self",)
 
     @classmethod
     def of(cls, module: nn.Module) -> "Inputs":
@@ -51,6 +53,7 @@ class Inputs:
             names=tuple(each.name for each in named),
             required=tuple(each.name for each in named if each.default is each.empty),
             others=inspect.Parameter.VAR_KEYWORD in kinds,
+            taken=("self", *(each.name for each in positional[:2] if each.kind == each.POSITIONAL_OR_KEYWORD)),
         )
 
     @property
@@ -60,7 +63,7 @@ class Inputs:
 
     def takes(self, name: object) -> bool:
         """Whether an argument of this name can be given."""
-        return isinstance(name, str) and (self.others or name in self.names)
+        return isinstance(name, str) and (name in self.names or (self.others and name not in self.taken))
 
     def __str__(self) -> str:
         return ", ".join(self.names) or "nothing"

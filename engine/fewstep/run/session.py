@@ -93,6 +93,9 @@ class Session:
 
     def why_not(self, *samples: Sample) -> str | None:
         """Why these samples cannot be admitted now; None where they can."""
+        for sample in samples:
+            if not isinstance(sample, Sample):
+                raise ArgumentError("sample", sample, "what Engine.samples makes, one argument for each")
         lanes = sum(sample.lanes for sample in samples)
         if len(samples) > len(self._free_slots):
             return f"{len(samples)} samples and {len(self._free_slots)} free slots"
