@@ -5,7 +5,7 @@ A number is Python's, numpy's or torch's, one that has no axis. True and text ar
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,12 +25,15 @@ def plain(value: Any) -> Any:
 
 
 def entries(value: Any) -> list[Any] | None:
-    """What a sequence, an iterator, or an array or tensor with axes holds, each `plain`; None where it is one thing."""
+    """What a sequence, an iterator, a view of a dict, or an array or tensor with axes holds, each `plain`.
+
+    None where it is one thing, or has no order, as a set.
+    """
     if isinstance(value, str | bytes | Mapping):
         return None
     if isinstance(value, Tensor):
         return None if value.ndim == 0 else value.tolist()
-    if isinstance(value, Sequence | Iterator):
+    if isinstance(value, Sequence | Iterator | KeysView | ValuesView | ItemsView):
         return [plain(each) for each in value]
     if not hasattr(value, "__array__"):
         return None
@@ -45,11 +48,17 @@ def said(value: Any) -> Any:
 
 
 def as_tensor(value: Any) -> Any:
-    """An array of numbers as a tensor; anything else as it is."""
+    """An array of numbers as a tensor, whatever its byte order and strides; anything else as it is.
+
+    Floats of more than 64 bits, which torch lacks, are rounded to 64.
+    """
     if isinstance(value, Tensor) or not hasattr(value, "__array__"):
         return value
     array = np.asarray(value)
-    return torch.from_numpy(np.array(array)) if array.dtype.kind in "biuf" else value
+    if array.dtype.kind not in "biuf":
+        return value
+    wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    return torch.from_numpy(np.array(array, dtype=np.float64 if wide else array.dtype.newbyteorder("=")))
 
 
 def whole(value: object) -> int | None:
@@ -113,11 +122,21 @@ def flag(name: str, value: object) -> bool:
     return found
 
 
+def one_of(value: object, allowed: Iterable[str]) -> bool:
+    """Whether a value is one of some words; an array, which compares entry by entry, is none."""
+    return isinstance(value, str) and value in tuple(allowed)
+
+
+def nearest(allowed: Iterable[str], name: object) -> str | None:
+    """The allowed name that a name may have been meant for."""
+    return next(iter(get_close_matches(str(name).lower(), list(allowed), n=1)), None)
+
+
 def named(allowed: Iterable[str], name: object) -> str:
     """The allowed names in words, and the one that a name may have been meant for."""
     names = list(allowed)
-    near = get_close_matches(str(name).lower(), names, n=1)
-    return ", ".join(names) + (f"; did you mean {near[0]!r}?" if near else "")
+    near = nearest(names, name)
+    return ", ".join(names) + ("" if near is None else f"; did you mean {near!r}?")
 
 
 def only(name: str, given: Iterable[str], allowed: Iterable[str]) -> None:

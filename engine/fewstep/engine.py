@@ -22,6 +22,7 @@ from fewstep.models.model import FIELDS, Model
 from fewstep.request import manifest
 from fewstep.request.asked import MAX_SAMPLES, Asked
 from fewstep.request.conditions import Labels
+from fewstep.request.conditions.labels import name_of
 from fewstep.request.noise import Noise
 from fewstep.request.request import Request, build_request, folded
 from fewstep.request.seen import Seen
@@ -88,7 +89,7 @@ class Engine:
         self._inputs = Inputs.of(self.module)
         self._runner = runner_for(runner, self.device)
         self._shape = folded(model.shape)
-        self._bounds = Bounds(self.module, self._shape, self.dtype, self.device, max_batch, batch_invariant)
+        self._bounds = Bounds(self.module, self._shape, self.dtype, self.device, lanes, self.batch_invariant)
         self._decoder = Decoder.of(model.decoder, self._shape, self.device, self._state_dtype)
         self._seen = Seen()
         self._lock = threading.RLock()
@@ -415,7 +416,7 @@ class Engine:
             finite=() if images.finite is None else images.finite.tolist(),
             parameters=[{"model": self.model.name, **request.parameters(place)} for place in range(len(request))],
             guidance_scales=request.scales,
-            label_names=[] if request.labels is None or not names else [names[int(label)] for label in request.labels],
+            label_names=[name_of(label, names) for label in request.labels or ()] if names else [],
         )
 
 

@@ -45,7 +45,7 @@ class Samples:
         seeds: one per sample.
         plan: one for all, or one per sample; `plans` always is one per sample.
         labels: one per sample, in numbers; None where none were asked for.
-        label_names: the names of those classes, one per sample; empty where they have none.
+        label_names: the names of those classes, one per sample, None for a label without; empty where they have none.
         model_calls: of the network, over all batches.
         seconds: the request took, from its first batch to its last.
         cancelled: whether a sample was stopped early, so that its image is unfinished, or NaN; empty for none.
@@ -64,7 +64,7 @@ class Samples:
     parameters: Mapping[str, object] | Sequence[Mapping[str, object]] = field(default_factory=dict)
     finite: Sequence[bool] = ()
     guidance_scales: Sequence[float] | None = None
-    label_names: Sequence[str] = ()
+    label_names: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -266,7 +266,8 @@ class Samples:
     def _label(self, index: int) -> str:
         """A sample's label as `fewstep generate --labels` takes it: the name of its class, or a number."""
         assert self.labels is not None
-        return label_word(self.label_names[index]) if self.label_names else label_text(self.labels[index])
+        name = self.label_names[index] if self.label_names else None
+        return label_text(self.labels[index]) if name is None else label_word(name)
 
     def _more(self, index: int) -> Mapping[str, object]:
         return self.parameters if isinstance(self.parameters, Mapping) else self.parameters[index]

@@ -28,7 +28,7 @@ def note(seen: Seen, asked: Asked, signature: Signature, samples: Sequence[Sampl
     flags = {"callback": watched, "inpaint": signature.known, "noise": asked.noise is not None}
 
     def words() -> dict[str, Any] | None:
-        said = words_of(asked.plain(), plans, **flags)
+        said = words_of(asked, plans, **flags)
         pixels = output is not None and output.dtype == torch.uint8
         return said | {"output": "uint8"} if said is not None and pixels else said
 
@@ -70,6 +70,8 @@ def _check_session(words: Mapping[str, Any]) -> None:
     for name in words:
         if name not in allowed:
             raise ArgumentError(f"session.{name}", words[name], f"one of {named(allowed, name)}")
+    if "slots" not in words:
+        raise ArgumentError("session", dict(words), "a mapping that has slots")
 
 
 def _arguments(engine: "Engine", words: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from support.plan_interpreter import run_plan
 
 LINEAR = schedules.linear()
 ZERO_SNR = LINEAR.rescale_zero_terminal_snr()
+WORDS: Any = np.array(["eps", "first"])  # compared entry by entry, so it is no word
 
 
 def schedule_for(sampler: str) -> Schedule:
@@ -344,6 +345,12 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.Monkey
             lambda: make_plan("ddim", LINEAR, 4, spacing="even"),
             "spacing: got 'even'; allowed: leading, trailing, linspace",
         ),
+        (lambda: make_plan("ddim", "linear", 4), "schedule: got 'linear'; allowed: a Schedule, such as"),  # type: ignore[arg-type]
+        (lambda: make_plan("ddim", LINEAR, 4, prediction=WORDS), "prediction: got array"),
+        (lambda: make_plan("ddim", LINEAR, 4, final=WORDS), "final: got array"),
+        (lambda: make_plan("euler", LINEAR, 4, spacing="karras", final=WORDS), "final: got array"),
+        (lambda: make_plan("ddpm", LINEAR, 4, variance=WORDS), "variance: got array"),
+        (lambda: ddim(Levels.spaced(LINEAR, 4, "trailing"), prediction=WORDS), "prediction: got array"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

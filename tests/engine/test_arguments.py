@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewstep import ArgumentError, ClassifierFree, Engine, Resume, Sample, Step
+from fewstep import ArgumentError, Classes, ClassifierFree, Engine, Resume, Sample, Step
 from fewstep.run.modules import own_module
 from support.small import SHAPE, SmallNet, StyledNet, small_engine, small_model
 
@@ -37,6 +38,33 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"n": 2, "seeds": 0, "noise": [np.ones(SHAPE, np.float64)] * 2},
         {"n": 2, "seeds": 0, "noise": torch.ones(2, *SHAPE)},
     ),
+    "noise of another byte order": (
+        {"seeds": 0, "noise": np.ones((1, *SHAPE), np.dtype("f8").newbyteorder())},
+        {"seeds": 0, "noise": torch.ones(1, *SHAPE, dtype=torch.float64)},
+    ),
+    "noise of longer floats, backwards": (
+        {"seeds": 0, "noise": np.arange(192, dtype=np.longdouble).reshape(1, *SHAPE)[:, ::-1] / 192},
+        {"seeds": 0, "noise": torch.arange(192, dtype=torch.float64).reshape(1, *SHAPE).flip(1) / 192},
+    ),
+    "a condition of other byte orders and longer floats": (
+        {
+            "seeds": 0,
+            "condition": {
+                "style": (np.full((1, 3), 0.7, np.dtype("f4").newbyteorder()), np.zeros((1, 3), np.longdouble))
+            },
+            "guidance_scale": 2.0,
+        },
+        {"seeds": 0, "condition": {"style": (torch.full((1, 3), 0.7), torch.zeros(1, 3))}, "guidance_scale": 2.0},
+    ),
+    "labels of 16 bits in a condition": (
+        {"seeds": 0, "condition": {"labels": np.array([3], np.uint16)}},
+        {"seeds": 0, "condition": {"labels": torch.tensor([3])}},
+    ),
+    "labels of 64 bits in a condition": (
+        {"seeds": 0, "condition": {"labels": np.array([3], np.uint64)}},
+        {"seeds": 0, "condition": {"labels": torch.tensor([3])}},
+    ),
+    "labels of a dict": ({"labels": {"one": 3, "other": 4}.values(), "seeds": 0}, {"labels": [3, 4], "seeds": 0}),
     "a condition of numpy": (
         {"seeds": 0, "condition": {"style": (np.ones((1, 3)), np.zeros((1, 3)))}, "guidance_scale": 2.0},
         {"seeds": 0, "condition": {"style": (torch.ones(1, 3), torch.zeros(1, 3))}, "guidance_scale": 2.0},
@@ -76,6 +104,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two shapes": (
         {"labels": [1], "condition": {"ctx": (torch.ones(1, 3), torch.ones(1, 2))}, "guidance_scale": 2.0},
         r"condition\['ctx'\]: got shapes \(1, 3\) and \(1, 2\)",
+    ),
+    "two dtypes": (
+        {"labels": [1], "condition": {"style": (np.ones((1, 3), int), np.full((1, 3), 0.7))}, "guidance_scale": 2.0},
+        r"condition\['style'\]: got torch.int64 and torch.float32; allowed: two tensors of one dtype, or two of floats",
+    ),
+    "integers beyond int64": (
+        {"condition": {"labels": np.array([2**64 - 1], np.uint64)}},
+        r"condition\['labels'\]: got integers of 2\^63 or more; allowed: integers below 2\^63",
+    ),
+    "a rescale of false": (
+        {"labels": [1], "guidance_rescale": False},
+        "guidance_rescale: got False; allowed: a number",
     ),
     "a schedule": ({"labels": [1], "schedule": "linear"}, "schedule: got 'linear'; allowed: nothing"),
     "a prediction": ({"labels": [1], "prediction": "v"}, "prediction: got 'v'; allowed: nothing"),
@@ -213,6 +253,49 @@ def test_what_was_exported_runs_in_the_mode_it_was_made_in() -> None:
     assert torch.equal(own_module(exported, torch.device("cpu"))(x), plain(x))
 
 
+@pytest.mark.parametrize(
+    ("scales", "taken"),
+    [(lambda: iter([1.0, 1.0]), [1.0, 1.0]), (lambda: [None, None], [1.5, 1.5]), (lambda: [None, 1.0], [1.5, 1.0])],
+    ids=["one by one", "none", "one"],
+)
+def test_scales_that_change_nothing_are_read_once_and_cost_no_images(
+    scales: Callable[[], Any], taken: list[float]
+) -> None:
+    engine = small_engine(device="cpu")
+    wanted = engine.sample(labels=[1, 2], seeds=0).images
+    assert torch.equal(engine.sample(labels=[1, 2], seeds=0, guidance_scale=scales()).images, wanted)
+    student = small_engine(StyledNet(), device="cpu", guidance={"min": 1.0, "max": 4.0, "default": 1.5})
+    assert student.sample(labels=[1, 2], seeds=0, guidance_scale=scales()).guidance_scales == taken
+    json.dumps([engine.manifest(), student.manifest()])
+
+
+def test_a_kept_label_that_is_no_class_has_no_name(tmp_path: Path) -> None:
+    engine = small_engine(device="cpu", conditions=Classes(10, null=10, names=tuple("abcdefghij")))
+    kept: list[Sample] = []
+    for label in (10, 3):
+        engine.sample(
+            1, seeds=0, condition={"labels": torch.tensor([label])}, callback=lambda step: kept.append(step.state(0))
+        )
+    found = engine.sample(start=Resume([kept[0], kept[4]]))
+    assert (found.labels, found.label_names) == ([10, 3], [None, "d"])
+    assert [found.parameters_of(place)["label"] for place in range(2)] == ["10", "d"]
+    found.save(tmp_path / "both.png")
+
+
+@pytest.mark.parametrize("flags", [{"guidance_rescale": False}, {"guidance_scale": True}], ids=["rescale", "scale"])
+def test_true_and_false_are_no_scales_whatever_was_asked_before(flags: dict[str, Any]) -> None:
+    engine = small_engine(device="cpu")
+    plan = engine.plan(guidance_scale=1.0, guidance_rescale=0.0)
+    engine.sample(2, seeds=0, plan=plan, guidance_scale=1.0, guidance_rescale=0.0)
+    (name,) = flags
+    with pytest.raises(ArgumentError, match=f"{name}: got (True|False)"):
+        engine.plan(**flags)
+    with pytest.raises(ArgumentError, match=f"{name}: got (True|False)"):
+        engine.sample(2, seeds=0, plan=plan, **flags)
+    with pytest.raises(ArgumentError, match="guidance_scale: got True"):
+        engine.sample(2, seeds=0, plan=plan, guidance_scale=[1.0, True])
+
+
 def test_a_pause_within_a_pause_does_not_end_it() -> None:
     engine: Engine = small_engine(device="cpu")
     with engine._seen.paused():
@@ -232,6 +315,21 @@ OF_ANOTHER_KIND: dict[str, tuple[Callable[[Engine], object], str]] = {
     "requests": (lambda engine: engine.warm_up(5), "requests: got 5; allowed: a list of mappings"),
     "a request": (lambda engine: engine.warm_up([5]), r"requests: got \[5\]; allowed: a list of mappings"),
     "a request's count": (lambda engine: engine.warm_up([{"n": "2"}]), r"requests\[0\]: n: got '2'; allowed: 1 to"),
+    "a session to warm up": (
+        lambda engine: engine.warm_up([{"session": 3}]),
+        r"requests\[0\]: session: got 3; allowed",
+    ),
+    "one without slots": (lambda engine: engine.warm_up([{"session": {}}]), r"\[0\]: session: got {}; .* has slots"),
+    "a list of options": (lambda engine: engine.warm_up([{"options": [1]}]), r"\[0\]: options: got \[1\]; allowed"),
+    "no options": (lambda engine: engine.warm_up([{}, {"options": None}]), r"\[1\]: options: got None; allowed"),
+    "a name of a number": (lambda engine: engine.warm_up([{1: 2}]), r"requests: got \[{1: 2}\]; allowed: a list of"),
+    "far too many": (lambda engine: engine.warm_up([{"n": 10**12}]), r"\[0\]: n: got 1000000000000; allowed: 1 to"),
+    "fewer than none": (lambda engine: engine.warm_up([{"n": -1, "noise": True}]), r"\[0\]: n: got -1; allowed: 1 to"),
+    "who is admitted": (lambda engine: engine.session(1).admit("a"), "sample: got 'a'; allowed: what Engine.samples"),
+    "a list of who is": (
+        lambda engine: engine.session(1).admit(engine.samples(1)),
+        r"sample: got \[Sample.*one argument",
+    ),
     "a column": (lambda engine: engine.plan().column("kx"), "column: got 'kx'; .*did you mean 'k_x'"),
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,10 @@ BAD_CALLS: dict[str, tuple[Callable[[Engine], object], str]] = {
     "label too large": (lambda e: e.sample(labels=[10]), "labels: got 10; allowed: integers from 0 to 9"),
     "label a fraction": (lambda e: e.sample(labels=[1.5]), "labels: got 1.5; allowed"),
     "label a word": (lambda e: e.sample(labels=["cat"]), "labels: got 'cat'; allowed: integers from 0 to 9"),  # type: ignore[list-item]
-    "label not a number": (lambda e: e.sample(labels=[float("nan")]), "labels: got nan; allowed: finite numbers"),
+    "label not a number": (lambda e: e.sample(labels=[float("nan")]), "labels: got nan; allowed: integers from 0 to 9"),
+    "label a flag": (lambda e: e.sample(labels=[True]), "labels: got True; allowed: integers from 0 to 9"),
+    "label not there": (lambda e: e.sample(labels=[None]), "labels: got None; allowed: integers from 0 to 9"),  # type: ignore[list-item]
+    "labels without order": (lambda e: e.sample(labels={1}), "labels: got {1}; allowed: integers from 0 to 9"),  # type: ignore[arg-type]
     "no samples": (lambda e: e.sample(n=0), "n: got 0; allowed"),
     "two counts": (
         lambda e: e.sample(labels=[1, 2], seeds=[1]),
@@ -147,13 +151,25 @@ def test_constructor_names_its_arguments() -> None:
         ({"shape": (3, 0, 8)}, "shape"),
         ({"max_batch": 0}, "max_batch"),
         ({"conditions": {"kind": "words"}}, "labels.kind"),
+        ({"conditions": {"kind": ["classes"]}}, r"labels.kind: got \['classes'\]; allowed: classes, continuous"),
         ({"prediction": "noise"}, "prediction"),
+        ({"prediction": np.array(["eps", "v"])}, "prediction: got array"),
+        ({"time": np.array(["unit", "edm"])}, "time: got array"),
+        ({"runner": np.array(["eager", "auto"])}, "runner: got array"),
         ({"defaults": {"sampler": "dimm"}}, "sampler"),
         ({"device": "gpu"}, "device"),
         ({"runner": "fast"}, "runner"),
     ):
         with pytest.raises(ArgumentError, match=message):
             small_engine(**options)
+
+
+def test_names_of_classes_are_texts_in_order() -> None:
+    for names in (3, None, "ab", {"a", "b"}, {"a": 1, "b": 2}, ["a", 1], iter("a")):
+        with pytest.raises(ArgumentError, match=r"classes\.names: got .*; allowed: 2 names, no two alike"):
+            Classes(2, names=names)  # type: ignore[arg-type]
+    for listed in (["a", "b"], iter("ab"), {"a": 1, "b": 2}.keys(), np.array(["a", "b"])):
+        assert Classes(2, names=listed).names == ("a", "b")  # type: ignore[arg-type]
 
 
 def test_a_module_alone_is_no_model() -> None:

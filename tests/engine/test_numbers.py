@@ -233,5 +233,6 @@ def test_one_bad_entry_is_enough(argument: str, bad: Any) -> None:
 def test_a_number_too_large_for_a_float_is_refused() -> None:
     with pytest.raises(ArgumentError, match="guidance_scale: got 1000"):
         ENGINE.plan(guidance_scale=10**400)
-    engine = Engine(small_model(SmallNet()), device="cpu")
+    engine = Engine(small_model(SmallNet()), device="cpu", max_batch=np.int64(4))  # type: ignore[arg-type]
+    assert type(engine._bounds.max_batch) is int
     assert engine.sample(seeds=np.uint64(2**64 - 1)).seeds == [2**64 - 1]

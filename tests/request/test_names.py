@@ -113,6 +113,12 @@ def test_a_network_that_takes_any_name_gets_any() -> None:
     assert engine.sample(1, condition={"ctx": full(0.5), "other": full(1.0)}).images.flatten().tolist() == [0.5] * 4
 
 
+@pytest.mark.parametrize("name", ["x", "t", "self"])
+def test_x_and_t_are_given_once_to_a_network_that_takes_any_name(name: str) -> None:
+    with pytest.raises(ArgumentError, match=f"condition: got '{name}'; allowed: .* beside x and t: any other name"):
+        engine_of(Open()).sample(1, condition={"ctx": full(0.5), name: full(1.0)})
+
+
 def test_labels_go_by_either_name_and_once() -> None:
     engine = engine_of(Labelled(), conditions=None)
     for name in ("labels", "class_labels"):
@@ -228,6 +234,8 @@ ENGINE = small_engine(device="cpu")
 MISSPELT: dict[str, tuple[Callable[[], object], str]] = {
     "an argument of sample": (lambda: ENGINE.sample(seed=0), "seeds"),
     "another": (lambda: ENGINE.sample(1, guidence_scale=3.0), "guidance_scale"),
+    "a strength": (lambda: ENGINE.sample(1, strenght=0.5), "strength"),
+    "a mask": (lambda: ENGINE.sample(1, masks=0.5), "mask"),
     "labels": (lambda: ENGINE.sample(label=[3]), "labels"),
     "beside a plan": (lambda: ENGINE.sample(plan=ENGINE.plan(2), seed=0), "seeds"),
     "of samples": (lambda: ENGINE.samples(1, seed=0), "seeds"),
@@ -258,6 +266,17 @@ def test_a_misspelt_name_is_told_the_one_that_is_meant(call: Callable[[], object
     with pytest.raises((ArgumentError, ModelError), match=rf"did you mean '?{meant}'?\?") as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_far_from_all_is_told_each_once_and_what_is_said_elsewhere_says_where() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        ENGINE.sample(1, foo=0.5)
+    names = caught.value.allowed.removeprefix("nothing, since there is no such argument or option, but ").split(", ")
+    assert len(names) == len(set(names))
+    assert {"steps", "guidance_scale", "eta"} <= set(names)
+    assert "strength" not in names
+    with pytest.raises(ArgumentError, match=r"'strength'\? It is said by start=fewstep\.Image\(x, strength\)"):
+        ENGINE.sample(1, strenght=0.5)
 
 
 def test_a_misspelt_name_in_a_manifest_is_told_too(tmp_path: Path) -> None:

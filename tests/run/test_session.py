@@ -198,6 +198,16 @@ def test_what_a_session_was_not_opened_for_is_refused_with_the_reason(
         assert session.accepts(*engine.samples(labels=[1], steps=4))
 
 
+def test_a_null_condition_of_another_dtype_is_refused() -> None:
+    engine = small_engine(device="cpu")
+    (sample,) = engine.samples(labels=[1], seeds=0, guidance_scale=2.0)
+    with engine.session(2) as session:
+        whole = replace(sample, null={"labels": torch.tensor(9.5)})
+        with pytest.raises(ArgumentError, match="sample: got a null condition of another shape or dtype"):
+            session.admit(whole)
+        assert session.accepts(sample)
+
+
 def test_a_session_is_full_when_its_slots_or_its_lanes_are() -> None:
     engine = small_engine(device="cpu")
     plain, guided = engine.samples(labels=[1]), engine.samples(labels=[1], guidance_scale=2.0)
@@ -274,3 +284,18 @@ def test_what_a_network_prepares_is_prepared_once_a_sample(w: float) -> None:
         assert len(net.prepared) == (2 if w == 1 else 4)
         found = torch.cat([session.take(slot).values for slot in slots])
     torch.testing.assert_close(found, plain.sample(**wish).images)
+
+
+class Uneven(Prepared):
+    """One that prepares whole numbers for one label and floats for the others."""
+
+    def prepare_condition(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+        shift = super().prepare_condition(condition, times)["shift"]
+        return {"shift": shift.to(torch.int64) if condition["labels"] == 3 else shift}
+
+
+def test_what_is_prepared_of_another_dtype_is_refused_and_not_rounded() -> None:
+    engine = small_engine(Uneven(), device="cpu")
+    assert torch.isfinite(engine.sample(labels=[3], seeds=0).images).all()
+    with pytest.raises(ArgumentError, match=r"prepare_condition: got .*torch\.float32.*; allowed: .*torch\.int64"):
+        engine.sample(labels=[3], seeds=0, guidance_scale=3.0)

@@ -18,7 +18,7 @@ from fewstep.models.model import Model
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
 from fewstep.request.conditions import Unconditional
-from fewstep.run.denoiser import label_argument_of
+from fewstep.run.inputs import Inputs
 
 SEED = 0  # of the random weights
 
@@ -70,7 +70,7 @@ class Subject:
         model, device = self.engine.model, self.engine.device
         labels = model.conditions.rows(self.labels(batch), batch)
         given = model.guidance.condition([None] * batch, {} if labels is None else {"labels": labels})
-        called = {"labels": label_argument_of(self.engine.module)}
+        called = {"labels": Inputs.of(self.engine.module).labels}
         return {called.get(name, name): rows.to(device) for name, rows in given.items()}
 
 

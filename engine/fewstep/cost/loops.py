@@ -13,7 +13,8 @@ from fewstep.cost.subjects import Opaque, Subject, unet_2d
 from fewstep.diffusion.plan import Plan
 from fewstep.models.layouts.diffusers_scheduler import PREDICTION_TYPES
 from fewstep.run.buffers import Signature, StaticBuffers, table_capacity
-from fewstep.run.denoiser import ModuleDenoiser, label_argument_of
+from fewstep.run.denoiser import ModuleDenoiser
+from fewstep.run.inputs import Inputs
 from fewstep.run.loop import sample_loop
 
 BETWEEN, NETWORK = "between", "network"
@@ -75,7 +76,7 @@ def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
             with counter.at(NETWORK, step):
                 return super().predict(x_in, t, prepared)
 
-    denoiser = Counting(subject.network, label_argument_of(subject.network), (subject.channels,))
+    denoiser = Counting(subject.network, Inputs.of(subject.network).labels, (subject.channels,))
     with counter:
         for step in range(len(plan)):
             with counter.at(BETWEEN, step):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fewstep_kernels
+from fewstep.checks import one_of
 from fewstep.diffusion.ladders import MAX_SIGMA
 from fewstep.diffusion.schedules import Array, Schedule
 from fewstep.errors import ArgumentError
@@ -33,6 +34,7 @@ def x_0_coefficients(prediction: str, signal: Scale, noise: Scale) -> tuple[Scal
     eps and score say nothing about x_0 where no signal is left (zero terminal SNR, or sigma beyond MAX_SIGMA, where it
     is below the rounding of x): ArgumentError.
     """
+    _check(prediction)
     if prediction in ("eps", "score") and bool((signal * MAX_SIGMA < noise).any()):
         allowed = "x_0, v or flow where no signal is left (zero terminal SNR), or levels that start later"
         raise ArgumentError("prediction", prediction, allowed)
@@ -44,9 +46,7 @@ def x_0_coefficients(prediction: str, signal: Scale, noise: Scale) -> tuple[Scal
         return signal / (signal**2 + noise**2), -noise / (signal**2 + noise**2)
     if prediction == "flow":
         return 1 / (signal + noise), -noise / (signal + noise)
-    if prediction == "score":
-        return 1 / signal, noise**2 / signal
-    raise ArgumentError("prediction", prediction, ", ".join(PREDICTIONS))
+    return 1 / signal, noise**2 / signal
 
 
 def eps_coefficients(prediction: str, signal: Scale, noise: Scale) -> tuple[Scale, Scale]:
@@ -58,6 +58,7 @@ def eps_coefficients(prediction: str, signal: Scale, noise: Scale) -> tuple[Scal
     flow    eps = (x_t + signal m) / (signal + noise)
     score   eps = -noise m
     """
+    _check(prediction)
     if prediction == "eps":
         return 0 * signal, 0 * signal + 1
     if prediction == "x_0":
@@ -66,9 +67,12 @@ def eps_coefficients(prediction: str, signal: Scale, noise: Scale) -> tuple[Scal
         return noise / (signal**2 + noise**2), signal / (signal**2 + noise**2)
     if prediction == "flow":
         return 1 / (signal + noise), signal / (signal + noise)
-    if prediction == "score":
-        return 0 * signal, -noise
-    raise ArgumentError("prediction", prediction, ", ".join(PREDICTIONS))
+    return 0 * signal, -noise
+
+
+def _check(prediction: object) -> None:
+    if not one_of(prediction, PREDICTIONS):
+        raise ArgumentError("prediction", prediction, ", ".join(PREDICTIONS))
 
 
 def transition(signal: Scale, noise: Scale, signal_prev: Scale, noise_prev: Scale) -> tuple[Scale, Scale]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fewstep.checks import entries, exact, integer, number, numbers, said, whole
+from fewstep.checks import entries, exact, integer, number, numbers, one_of, said, whole
 from fewstep.diffusion.ladders import MAX_SIGMA, MAX_TIMESTEPS, Array, exponential_sigmas, karras_sigmas
 from fewstep.diffusion.schedules import Kind, Schedule, read_only
 from fewstep.diffusion.times import time_of_sigma
@@ -190,7 +190,7 @@ class Levels:
     @classmethod
     def _at_sigmas(cls, sigmas: Array, time: str | Schedule, spacing: str, final: Final) -> "Levels":
         if not isinstance(time, Schedule):
-            if final != "clean":
+            if not one_of(final, ("clean",)):
                 raise ArgumentError("final", final, "'clean', or a schedule as `time`")
             t, signal_scale = time_of_sigma(sigmas, time), np.ones(len(sigmas) + 1)
             return cls(t, signal_scale, np.append(sigmas, 0.0), "ve", spacing, time)
@@ -353,11 +353,9 @@ def _budget(steps: int, limit: int, strength: float) -> int:
 
 
 def _final_level(schedule: Schedule, final: str) -> tuple[float, float]:
-    if final == "clean":
-        return 1.0, 0.0
-    if final == "first":
-        return float(schedule.signal_scale[0]), float(schedule.noise_scale[0])
-    raise ArgumentError("final", final, "'clean' or 'first'")
+    if not one_of(final, ("clean", "first")):
+        raise ArgumentError("final", final, "'clean' or 'first'")
+    return (1.0, 0.0) if final == "clean" else (float(schedule.signal_scale[0]), float(schedule.noise_scale[0]))
 
 
 def _scales(kind: Kind, sigmas: Array) -> tuple[Array, Array]:

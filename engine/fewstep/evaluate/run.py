@@ -19,7 +19,8 @@ from fewstep.evaluate.scores import Judge, Scores, check_count
 from fewstep.evaluate.sheets import PAIRS, Chosen, sheet, side_by_side
 from fewstep.request.conditions import Classes
 from fewstep.results import Samples
-from fewstep.run.denoiser import ModuleDenoiser, label_argument_of
+from fewstep.run.denoiser import ModuleDenoiser
+from fewstep.run.inputs import Inputs
 
 if TYPE_CHECKING:
     from fewstep.diffusion.plan import Plan
@@ -224,7 +225,7 @@ def model_bound(
     part = first_of_each(real.held_out, count)
     labels = part.labels if takes_labels(engine) else None
     channels = engine.model.shape[0]
-    label_argument, index = label_argument_of(engine.module), engine.model.time == "index"
+    label_argument, index = Inputs.of(engine.module).labels, engine.model.time == "index"
     denoiser = ModuleDenoiser(engine.module, label_argument, (channels, 2 * channels), index=index)
 
     @torch.inference_mode()

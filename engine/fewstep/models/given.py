@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from fewstep.checks import said, whole
+from fewstep.checks import one_of, said, whole
 from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES
@@ -104,13 +104,13 @@ def _schedule(value: Any) -> dict[str, Any]:
 
 
 def _prediction(value: Any) -> str:
-    if value not in PREDICTED:
+    if not one_of(value, PREDICTED):
         raise ArgumentError("prediction", value, ", ".join(PREDICTED))
     return str(value)
 
 
 def _time(value: Any) -> str | None:
-    if value is not None and value not in TIMES:
+    if value is not None and not one_of(value, TIMES):
         raise ArgumentError("time", value, ", ".join(TIMES))
     return None if value is None else str(value)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from fewstep.checks import entries, named, only, whole
+from fewstep.checks import entries, named, one_of, only, whole
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES, Time
 from fewstep.diffusion.trained import Trained, trained_from_config
@@ -210,7 +210,7 @@ def _told(schedule: Schedule, time: str | None, prediction: str) -> Schedule:
 
 
 def _check_choice(argument: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
+    if not one_of(value, allowed):
         raise ArgumentError(argument, value, named(allowed, value))
 
 

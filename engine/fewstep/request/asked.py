@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from fewstep.checks import said, whole
@@ -14,7 +14,10 @@ MAX_SAMPLES: Final = 100_000
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A field for each argument of `Engine.sample` that says what is sampled. A sequence has one entry per sample."""
+    """A field for each argument of `Engine.sample` that says what is sampled. A sequence has one entry per sample.
+
+    Arrays, tensors and iterators, which are read once, become lists, and numbers of numpy and torch become Python's.
+    """
 
     n: int | None = None
     labels: Any = None
@@ -28,11 +31,10 @@ class Asked:
     condition: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)  # of the sampler, and guidance_rescale
 
-    def plain(self) -> "Asked":
-        """The same with arrays, tensors and generators as lists, and numbers of numpy and torch as Python's."""
-        names = ("n", "labels", "steps", "sampler", "guidance_scale", "seeds")
-        options = {name: said(value) for name, value in self.options.items()}
-        return replace(self, **{name: said(getattr(self, name)) for name in names}, options=options)
+    def __post_init__(self) -> None:
+        for name in ("n", "labels", "steps", "sampler", "guidance_scale", "seeds"):
+            object.__setattr__(self, name, said(getattr(self, name)))
+        object.__setattr__(self, "options", {name: said(value) for name, value in self.options.items()})
 
     def count(self) -> int:
         """How many samples are asked for: `n`, or as many as its first per-sample argument has.

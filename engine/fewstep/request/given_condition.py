@@ -38,16 +38,15 @@ def given_condition(
         called = "labels" if name == inputs.labels else name
         if called in condition:
             raise ArgumentError(f"condition[{name!r}]", "a tensor", "labels once, under either name")
-        rows = _pair(f"condition[{name!r}]", value, count, guided)
-        rows = [each.to(dtype) if each.is_floating_point() else each for each in rows]
+        rows = _pair(f"condition[{name!r}]", value, count, dtype, guided)
         condition[called] = rows[0]
         if len(rows) == 2:
             null[called] = rows[1]
     return condition, null
 
 
-def _pair(argument: str, value: object, count: int, guided: bool) -> Sequence[Tensor]:
-    """A tensor alone, or the two of a pair."""
+def _pair(argument: str, value: object, count: int, dtype: torch.dtype, guided: bool) -> Sequence[Tensor]:
+    """A tensor alone, or the two of a pair, as a network of this dtype gets them."""
     pair: Sequence[Any] = [as_tensor(each) for each in (value if isinstance(value, tuple) else (value,))]
     for rows in pair:
         if not isinstance(rows, Tensor) or rows.ndim == 0 or rows.shape[0] != count or len(pair) > 2:
@@ -59,10 +58,26 @@ def _pair(argument: str, value: object, count: int, guided: bool) -> Sequence[Te
     if pair[0].shape != pair[-1].shape:
         shown = f"shapes {tuple(pair[0].shape)} and {tuple(pair[-1].shape)}"
         raise ArgumentError(argument, shown, "two tensors of one shape")
+    pair = [_carried(argument, rows, dtype) for rows in pair]
+    if pair[0].dtype != pair[-1].dtype:
+        shown = f"{pair[0].dtype} and {pair[-1].dtype}"
+        raise ArgumentError(argument, shown, "two tensors of one dtype, or two of floats")
     if guided and len(pair) == 1:
         allowed = "a pair: (tensor, what stands for none), or (tensor, tensor) if both halves are to get it"
         raise ArgumentError(argument, "one tensor, beside a guidance_scale that is not 1", allowed)
     return pair
+
+
+def _carried(argument: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floats in the network's dtype; unsigned integers of more than 8 bits, with which torch does little, as int64."""
+    if rows.is_floating_point():
+        return rows.to(dtype)
+    if rows.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+        return rows
+    wide = rows.to(torch.int64)
+    if bool((wide < 0).any()):
+        raise ArgumentError(argument, "integers of 2^63 or more", "integers below 2^63")
+    return wide
 
 
 def check_names(condition: Iterable[str], inputs: Inputs) -> None:
@@ -75,11 +90,9 @@ def check_names(condition: Iterable[str], inputs: Inputs) -> None:
     given = [inputs.labels if name == "labels" else name for name in condition]
     for name in given:
         if not inputs.takes(name):
-            names = ", ".join(inputs.names)
-            allowed = (
-                f"what the network's call takes beside x and t: {named(inputs.names, name) if names else 'nothing'}"
-            )
-            raise ArgumentError("condition", name, allowed)
+            others = "any other name" if inputs.others else "nothing"
+            taken = named(inputs.names, name) if inputs.names else others
+            raise ArgumentError("condition", name, f"what the network's call takes beside x and t: {taken}")
     for name in inputs.required:
         if name not in given:
             instead = f"condition={{{name!r}: tensor}}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep import pictures
+from fewstep.checks import as_tensor
 from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -139,10 +140,7 @@ def _tensor(argument: str, value: Any, shape: tuple[int, int, int], allowed: str
     if isinstance(value, Tensor):
         given, last = value.detach().cpu(), False
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        # Torch lacks other byte orders, negative strides and 80-bit floats.
-        wide = value.dtype.kind == "f" and value.dtype.itemsize > 8
-        given = torch.from_numpy(np.array(value, dtype=np.float64 if wide else value.dtype.newbyteorder("=")))
-        last = value.dtype.kind != "f"
+        given, last = as_tensor(value), value.dtype.kind != "f"
     else:
         what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
         raise ArgumentError(argument, what, allowed)

@@ -64,8 +64,13 @@ def named(requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> lis
         where, listed = f"{requests}: ", read(requests)
     else:
         where, listed = "", requests
-    if not isinstance(listed, Sequence) or not all(isinstance(each, Mapping) for each in listed):
+    if not isinstance(listed, Sequence) or not all(map(_by_name, listed)):
         raise ArgumentError("requests", requests, "a list of mappings, or the path of a manifest")
+    for index, request in enumerate(listed):
+        for name in ("session", "options"):
+            if name in request and not _by_name(request[name]):
+                argument = f"{where}requests[{index}]: {name}"
+                raise ArgumentError(argument, request[name], "a mapping from names to values")
     return [(f"{where}requests[{index}]", request) for index, request in enumerate(listed)]
 
 
@@ -75,7 +80,8 @@ def sample_arguments(request: Mapping[str, Any], shape: tuple[int, ...], conditi
     `guidance_per_call` is left to the caller, who has the plan that it belongs to.
     """
     arguments = dict(request)
-    count = whole(arguments.get("n", 1)) or 1  # what is none is refused with the rest
+    asked = whole(arguments.get("n", 1))
+    count = asked if asked is not None and 1 <= asked <= MAX_SAMPLES else 1  # any other is refused with the rest
     if arguments.get("callback") is True:
         arguments["callback"] = lambda step: None
     if arguments.pop("inpaint", False) is True:
@@ -85,6 +91,10 @@ def sample_arguments(request: Mapping[str, Any], shape: tuple[int, ...], conditi
     if conditions.example is not None:
         arguments.setdefault("labels", [conditions.example] * count)
     return arguments
+
+
+def _by_name(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
 def _request(read: Fields, version: int) -> dict[str, Any]:

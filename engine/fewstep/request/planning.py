@@ -2,9 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from fewstep.checks import exact, named, plain, said
+from fewstep.checks import exact, named, nearest, number, plain, said
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import build_plan, option_names
 from fewstep.diffusion.schedules import Schedule
@@ -60,7 +61,8 @@ class Planner:
         settings.pop("sampler", None)
         settings |= {"steps": plain(wanted if steps is None else steps), "strength": plain(strength)}
         # Guidance is the model's and not its sampler's, so another sampler keeps it.
-        return self._made(chosen, settings, self.guidance.scale(guidance_scale), plain(guidance_rescale))
+        rescale = number("guidance_rescale", guidance_rescale, 0, 1)
+        return self._made(chosen, settings, self.guidance.scale(guidance_scale), rescale)
 
     def _made(self, sampler: str, settings: Mapping[str, Any], scale: float, rescale: float) -> Plan:
         # With their types, since 1, 1.0 and True are equal.
@@ -93,8 +95,9 @@ class Planner:
                 raise ArgumentError("plan", each, "a Plan, such as Engine.plan makes, or one per sample")
             self.check(each, "plan")
         made: dict[object, Plan] = {}
-        found = []
-        for plan, scale in zip(plans, map(plain, scales), strict=True):
+        found, rescale = [], number("guidance_rescale", rescale, 0, 1)
+        for plan, asked in zip(plans, scales, strict=True):
+            scale = None if asked is None else self.guidance.scale(asked)
             key = id(plan), scale
             if key not in made:
                 made[key] = self.guidance.given(plan, scale, rescale)
@@ -145,15 +148,24 @@ class Planner:
                 self.trained.warn(self.name, plan, None if own_levels else self.plan, stacklevel + 1)
 
 
-def check_options(options: Mapping[str, Any], arguments: Sequence[str]) -> None:
+def check_options(
+    options: Mapping[str, Any], arguments: Sequence[str], elsewhere: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """ArgumentError for an option that no sampler has, as a misspelt argument would be one.
 
     Args:
         options: what was given beside the arguments.
         arguments: of the call, which may be what was meant.
+        elsewhere: what is said by others of them, and how.
     """
-    known = option_names()
+    names = tuple(dict.fromkeys(name for name in (*arguments, *option_names()) if name not in elsewhere))
     for name, value in options.items():
-        if name not in (*known, *OF_THE_MODEL, *arguments):
-            allowed = f"nothing, since there is no such argument or option, but {named((*arguments, *known), name)}"
-            raise ArgumentError(name, value, allowed)
+        if name in elsewhere:
+            raise ArgumentError(name, value, f"nothing: it is said by {elsewhere[name]}")
+        if name in (*names, *OF_THE_MODEL):
+            continue
+        meant = nearest((*names, *elsewhere), name)
+        if meant is not None and meant in elsewhere:
+            raise ArgumentError(name, value, f"nothing; did you mean {meant!r}? It is said by {elsewhere[meant]}")
+        allowed = f"nothing, since there is no such argument or option, but {named(names, name)}"
+        raise ArgumentError(name, value, allowed)

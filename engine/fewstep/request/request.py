@@ -132,7 +132,6 @@ def build_request(
     Raises:
         ArgumentError: naming the argument, its value and what is allowed.
     """
-    asked = asked.plain()
     count = asked.count()
     if isinstance(asked.start, Resume):
         return _resumed(asked, asked.start.samples, planner, inputs, shape)
@@ -158,10 +157,7 @@ def build_request(
 
 def _plans(asked: Asked, planner: Planner, starts: Sequence[Beginning]) -> list[Plan]:
     count, options = len(starts), dict(asked.options)
-    for name, instead in MOVED.items():
-        if name in options:
-            raise ArgumentError(name, options[name], f"nothing: it is said by {instead}")
-    check_options(options, (*ARGUMENTS, *PLANNED))
+    check_options(options, (*ARGUMENTS, *PLANNED), MOVED)
     scales, rescale = each(asked.guidance_scale, count), options.pop("guidance_rescale", 0.0)
     if asked.plan is not None:
         beside = {"steps": asked.steps, "sampler": asked.sampler, **options}

@@ -83,9 +83,9 @@ def words_of(asked: Asked, plans: Sequence[Plan], **flags: bool) -> dict[str, An
     return said | {name: value for name, value in words.items() if value is not None}
 
 
-def _first(scale: Any) -> float:
-    """A scale for all, or the first of one per sample: a graph serves them all alike."""
-    return float(scale[0] if isinstance(scale, Sequence) else scale)
+def _first(scale: Any) -> float | None:
+    """A scale for all, or the first that one per sample names, if any: a graph serves them all alike."""
+    return next((float(each) for each in (scale if isinstance(scale, list) else [scale]) if each is not None), None)
 
 
 def _gives(key_of: Callable[[Mapping[str, Any]], GraphKey], words: Mapping[str, Any], key: GraphKey) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from fewstep.checks import number
+from fewstep.checks import number, one_of
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
 from fewstep.request.images import as_images, as_mask
@@ -52,7 +52,7 @@ class Inpaint:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strength", _strength(self.strength))
-        if self.renoise not in get_args(Renoise):
+        if not one_of(self.renoise, get_args(Renoise)):
             raise ArgumentError("renoise", self.renoise, " or ".join(get_args(Renoise)))
 
 

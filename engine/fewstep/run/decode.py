@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fewstep.checks import one_of
 from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Output, StaticBuffers
 from fewstep.run.denoiser import parameter_dtype
@@ -81,7 +82,7 @@ class Decoder:
         Raises:
             ArgumentError: another kind.
         """
-        if kind not in OUTPUTS:
+        if not one_of(kind, OUTPUTS):
             raise ArgumentError("output", kind, " or ".join(OUTPUTS))
         if kind == "uint8":
             return Output(self.shape, torch.uint8, each)

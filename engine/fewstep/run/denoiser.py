@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError
-from fewstep.run.inputs import Inputs
 
 
 class Denoiser(Protocol):
@@ -48,7 +47,7 @@ class ModuleDenoiser:
 
     Attributes:
         module: the network.
-        label_argument: what its forward calls the labels; see `label_argument_of`.
+        label_argument: what its forward calls the labels; see `Inputs.labels`.
         channels: how many channels its answer may have.
         sizes: of a sample beside its channels, where they are not the two of x_in: x_in is viewed so.
         index: the network takes its time as int64: t, which is whole then, in another dtype.
@@ -92,11 +91,6 @@ class ModuleDenoiser:
 
     def _told(self, t: Tensor) -> Tensor:
         return t.to(torch.int64) if self.index else t
-
-
-def label_argument_of(module: nn.Module) -> str:
-    """The name under which a module's forward takes labels: `labels`, `class_labels` or `y`."""
-    return Inputs.of(module).labels
 
 
 def parameter_dtype(module: nn.Module) -> torch.dtype:

@@ -98,7 +98,7 @@ def unlike(signature: Signature, sample: Sample) -> str | None:
         sample.noise is not None and not signature.given_noise,
         sample.mask is not None and not signature.known,
         condition != signature.condition,
-        any(rows.shape != sample.condition[name].shape for name, rows in null.items()),
+        schema(null) != schema({name: sample.condition[name] for name in null}),
     )
     if not any(lacking):
         return None
@@ -112,7 +112,7 @@ def unlike(signature: Signature, sample: Sample) -> str | None:
         "noise of its own",
         "a known region",
         f"the conditions {condition}",
-        "a null condition of another shape than the condition",
+        "a null condition of another shape or dtype than the condition",
     )
     return f"{needs[lacking.index(True)]}, which this session was not opened for"
 

@@ -26,6 +26,7 @@ class Inputs:
     names: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     others: bool = True
+    taken: tuple[str, ...] = ("self",)
 
     @classmethod
     def of(cls, module: nn.Module) -> "Inputs":
@@ -50,7 +51,7 @@ class Inputs:
 
     def takes(self, name: object) -> bool:
         """Whether an argument of this name can be given."""
-        return isinstance(name, str) and (self.others or name in self.names)
+        return isinstance(name, str) and (name in self.names or (self.others and name not in self.taken))
 
     def __str__(self) -> str:
         return ", ".join(self.names) or "nothing"
@@ -79,6 +80,7 @@ def _of_function(function: Callable[..., object]) -> Inputs:
         names=tuple(each.name for each in named),
         required=tuple(each.name for each in named if each.default is each.empty),
         others=inspect.Parameter.VAR_KEYWORD in kinds,
+        taken=("self", *(each.name for each in positional[:2] if each.kind == each.POSITIONAL_OR_KEYWORD)),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from fewstep.checks import named
+from fewstep.checks import named, one_of
 from fewstep.errors import ArgumentError
 from fewstep.run.graphs import CudaCapturer, GraphRunner
 from fewstep.run.runners import EagerRunner, Runner
@@ -21,7 +21,7 @@ def runner_for(runner: str | Runner, device: torch.device) -> Runner:
     """
     if not isinstance(runner, str) and callable(getattr(runner, "prepare", None)):
         return runner
-    if runner not in ("auto", "eager", "graph"):
+    if not one_of(runner, ("auto", "eager", "graph")):
         raise ArgumentError("runner", runner, named(("auto", "eager", "graph", "a Runner"), runner))
     if runner == "eager" or (runner == "auto" and device.type != "cuda"):
         return EagerRunner()

@@ -15,7 +15,7 @@ from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Place, Signature
 from fewstep.run.decode import Decoder, Images, taken, taken_alone
 from fewstep.run.denoiser import Denoiser
-from fewstep.run.features import Prepared, prepare, unlike
+from fewstep.run.features import Prepared, prepare, schema, unlike
 from fewstep.run.lanes import assign_lanes
 from fewstep.run.noise import noise_tables
 from fewstep.run.runners import Runner
@@ -96,6 +96,9 @@ class Session:
 
     def why_not(self, *samples: Sample) -> str | None:
         """Why these samples cannot be admitted now; None where they can."""
+        for sample in samples:
+            if not isinstance(sample, Sample):
+                raise ArgumentError("sample", sample, "what Engine.samples makes, one argument for each")
         lanes = sum(sample.lanes for sample in samples)
         if len(samples) > len(self._free_slots):
             return f"{len(samples)} samples and {len(self._free_slots)} free slots"
@@ -126,6 +129,10 @@ class Session:
         if prepared is None:
             with self._lock:
                 prepared = [prepare(self._denoiser, sample, self.signature) for sample in samples]
+        for lane in (lane for ready in prepared for lane in ready):
+            if schema(lane) != self.signature.conditioning:
+                allowed = f"{self.signature.conditioning}, as for the samples that the session was opened for"
+                raise ArgumentError("prepare_condition", schema(lane), allowed)
         slots = self._free_slots[: len(samples)]
         lanes = assign_lanes([sample.plan for sample in samples], self._free_lanes)
         tables = self._noise(samples)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fewstep.checks import named, only
+from fewstep.checks import named, one_of, only
 from fewstep.diffusion.forward import PREDICTIONS
 from fewstep.diffusion.levels import LEVEL_OPTIONS, make_levels
 from fewstep.diffusion.plan import Plan
@@ -107,14 +107,16 @@ def build_plan(
     **options: Any,
 ) -> Plan:
     """As `make_plan`, without its warning: for who says that of all plans at once, or runs none."""
-    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+    if not one_of(sampler, SAMPLERS):
         raise ArgumentError("sampler", sampler, named(SAMPLERS, sampler))
     chosen = SAMPLERS[sampler]
+    if not isinstance(schedule, Schedule):
+        raise ArgumentError("schedule", schedule, "a Schedule, such as fewstep.schedules.linear(1000)")
     if schedule.kind not in chosen.kinds:
         allowed = f"for {sampler}, a schedule of kind " + " or ".join(chosen.kinds)
         raise ArgumentError("schedule", f"{schedule.name} of kind {schedule.kind!r}", allowed)
     prediction = chosen.predictions[0] if prediction is None else prediction
-    if prediction not in chosen.predictions:
+    if not one_of(prediction, chosen.predictions):
         raise ArgumentError("prediction", prediction, f"for {sampler}, " + ", ".join(chosen.predictions))
 
     spacing = chosen.spacing if spacing is None else spacing

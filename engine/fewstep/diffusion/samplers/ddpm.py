@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fewstep.checks import one_of
 from fewstep.diffusion.forward import posterior_coefficients, transition, x_0_coefficients
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
@@ -23,7 +24,7 @@ def ddpm(levels: Levels, prediction: str = "eps", variance: str = "fixed_small",
 
     The last row draws no noise.
     """
-    if variance not in VARIANCES:
+    if not one_of(variance, VARIANCES):
         raise ArgumentError("variance", variance, ", ".join(VARIANCES))
     scales = levels.signal_scale[:-1], levels.noise_scale[:-1], levels.signal_scale[1:], levels.noise_scale[1:]
     k_x, k_m = x_0_coefficients(prediction, *scales[:2])

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fewstep.checks import named, only
+from fewstep.checks import named, one_of, only
 from fewstep.errors import ArgumentError
 from fewstep.request.conditions.classes import Classes
 from fewstep.request.conditions.labels import Labels
@@ -69,7 +69,7 @@ def condition_from_config(config: object) -> Condition:
     if not isinstance(config, Mapping):
         raise ArgumentError("conditions", config, allowed)
     given: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}
-    if config.get("kind") not in KINDS:
+    if not one_of(config.get("kind"), KINDS):
         raise ArgumentError("labels.kind", config.get("kind"), named(KINDS, config.get("kind")))
     kind = KINDS[str(config["kind"])]
     only("labels", given, ("kind", *(field.name for field in dataclasses.fields(kind))))

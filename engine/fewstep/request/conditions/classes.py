@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.checks import integer
+from fewstep.checks import entries, integer
 from fewstep.errors import ArgumentError
 from fewstep.request.conditions.labels import Labels, as_list, listed
 
@@ -24,7 +24,8 @@ class Classes:
 
     Attributes:
         count: how many there are.
-        null: the class that stands for no condition; None where the model has none.
+        null: the class that stands for no condition; None where the model has none. Samples that are guided by a pair
+            in `condition` then have their label in both halves.
         names: of the classes, in order, where they have names: then a label may be a name. A string is always a name
             and a number always a number, also where a class is called "3".
     """
@@ -37,10 +38,10 @@ class Classes:
         object.__setattr__(self, "count", integer("classes.count", self.count, 1, MAX_CLASSES))
         if self.null is not None:
             object.__setattr__(self, "null", integer("classes.null", self.null, 0, MAX_CLASSES))
-        named = not isinstance(self.names, str) and all(isinstance(name, str) for name in self.names)
-        if not named:
+        names = entries(self.names)
+        if names is None or not all(isinstance(name, str) for name in names):
             raise ArgumentError("classes.names", self.names, f"{self.count} names, no two alike")
-        object.__setattr__(self, "names", tuple(unicodedata.normalize("NFC", name) for name in self.names))
+        object.__setattr__(self, "names", tuple(unicodedata.normalize("NFC", name) for name in names))
         for name in self.names:
             if (problem := check_name(name)) is not None:
                 raise ArgumentError("classes.names", ascii(name), f"printable text, and this is {problem}")

@@ -12,17 +12,17 @@ Labels = float | str | Sequence[float | str] | Tensor
 """One per sample, or one for all."""
 
 
-def as_list(labels: Sequence[float | str], allowed: str = "finite numbers") -> list[float]:
+def as_list(labels: Sequence[float | str], allowed: str) -> list[float]:
     """Labels as Python's numbers, integers as such.
 
     Raises:
-        ArgumentError: one that is no finite number.
+        ArgumentError: one that is no finite number, with what is `allowed`.
     """
     values: list[float] = []
     for value in labels:
         number = checks.real(value)
         if number is None or not math.isfinite(number):
-            raise ArgumentError("labels", value, allowed if isinstance(value, str) else "finite numbers")
+            raise ArgumentError("labels", value, allowed)
         integer = checks.whole(value)
         values.append(number if integer is None else integer)
     return values
@@ -32,6 +32,11 @@ def listed(labels: Labels, samples: int) -> list[float | str]:
     """One label per sample."""
     values = checks.entries(labels)
     return [checks.plain(labels)] * samples if values is None else values
+
+
+def name_of(label: float, names: Sequence[str]) -> str | None:
+    """The name of a class; None for a label that is none of those with names, such as the one for no condition."""
+    return names[label] if isinstance(label, int) and 0 <= label < len(names) else None
 
 
 def plain(value: float) -> float | int:

@@ -53,7 +53,7 @@ class Numbers:
         """The labels as the model takes them, float64 [samples]; a request rounds them to the dtype of its state."""
         if labels is None:
             raise ArgumentError("labels", None, f"one per sample, {self.allowed}")
-        values = as_list(listed(labels, samples))
+        values = as_list(listed(labels, samples), self.allowed)
         for value in values:
             if not np.float32(self.min) <= np.float32(value) <= np.float32(self.max):  # as the network is given it
                 raise ArgumentError("labels", plain(value), self.allowed)
