@@ -237,7 +237,7 @@ def test_the_names_of_classes_reach_the_model_and_its_pictures(
     [
         ("cirle", "labels: got 'cirle'; allowed: numbers like 3,7 or a range .*, or names: 7, circle, \"red, round\""),
         ("circle,sqare", "labels: got 'sqare'; allowed"),
-        ("9", 'labels: got 9; allowed: integers from 0 to 2, or names: 7, circle, "red, round"'),
+        ("9", "labels: got 9; allowed: integers from 0 to 2, or names: 7, circle, red, round"),
     ],
 )
 def test_a_name_that_no_class_has_is_told_with_those_there_are(
