@@ -158,6 +158,8 @@ def check_options(
         arguments: of the call, which may be what was meant.
         elsewhere: what is said by others of them, and how.
     """
+    if not options:
+        return
     names = tuple(dict.fromkeys(name for name in (*arguments, *option_names()) if name not in elsewhere))
     for name, value in options.items():
         if name in elsewhere:

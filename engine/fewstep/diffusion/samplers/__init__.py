@@ -1,8 +1,10 @@
 """The native samplers: pure functions from levels to a plan, and `make_plan`, which finds the levels too."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 from fewstep.checks import named, one_of, only
@@ -33,11 +35,12 @@ class Sampler:
     fractional: bool = False  # linspace timesteps stay unrounded
     boundary: bool = False  # its model's function is x itself at the schedule's first level: no call belongs there
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Its own options and their defaults."""
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """Its own options and their defaults; read once, since every request is checked for misspelt ones."""
         parameters = inspect.signature(self.build).parameters.values()
-        return {p.name: p.default for p in parameters if p.name not in ("levels", "prediction")}
+        own = {p.name: p.default for p in parameters if p.name not in ("levels", "prediction")}
+        return MappingProxyType(own)
 
 
 SAMPLERS: dict[str, Sampler] = {
