@@ -50,14 +50,14 @@ def denoise_step(operands: StepOperands) -> None:
     """
     o, samples, at = operands, len(operands.x), operands.step.tolist()
     rows = o.row.tolist()
-    zeros, absent = _zeros(rows)
+    zeros, absent = _zeros([values[UPDATE] for values in rows], UPDATE_COLUMNS)
     given = o.noise if at == at[:1] * samples else None
     z = None if given is None else given[min(at[0] + 1, len(given) - 1)]
     plain = o.history is None and o.statistics is None and o.gradient is None and o.known is None
     alone = o.x.shape == o.x_in.shape == o.model_output.shape and _in_order(o.cond_lane, samples)
     draws = o.stochastic and "s" not in absent
     if not plain or not alone or (draws and z is None):
-        reference.denoise_step(operands, Columns.of(o.row, zeros, absent))
+        reference.denoise_step(operands, Columns.of(o.row, *_zeros(rows, COLUMNS)))
         return
     views = o.row[:, UPDATE].view(samples, -1, 1, 1, 1).unbind(1)
     columns = Columns(dict(zip(UPDATE_COLUMNS, views, strict=True)), zeros, absent)
@@ -74,9 +74,9 @@ def denoise_step(operands: StepOperands) -> None:
     torch.mul(columns.masked("c_in_next", x), columns["c_in_next"], out=o.x_in)
 
 
-def _zeros(rows: list[list[float]]) -> tuple[set[str], set[str]]:
-    """The columns that are 0 in some row, and those that are in all."""
-    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+def _zeros(rows: list[list[float]], names: tuple[str, ...]) -> tuple[set[str], set[str]]:
+    """The columns of these names that are 0 in some row, and those that are in all."""
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
     zeros = {name for name, values in columns.items() if 0 in values}
     return zeros, {name for name in zeros if not any(columns[name])}
 
