@@ -147,7 +147,7 @@ def _opened(argument: str, path: Path, max_side: int | None) -> "Iterator[Image]
         raise ArgumentError(argument, str(path), f"{ALLOWED}; it is not a file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound of `_upright` is tighter
+            warnings.simplefilter("ignore")  # the bound of `_upright` is tighter
             picture = Image.open(path, formats=FORMATS)
     except FileNotFoundError:
         raise ArgumentError(argument, str(path), f"{ALLOWED}; there is no such file") from None

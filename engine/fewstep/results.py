@@ -301,7 +301,7 @@ def read_parameters(path: str | os.PathLike[str]) -> dict[str, str]:
         raise FewstepError(f"{path}: cannot be read as a PNG: it is not a file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing of the picture is decoded
+            warnings.simplefilter("ignore")  # nothing of the picture is decoded, so PIL's advice on that is of no use
             with Image.open(path, formats=["PNG"]) as picture:
                 found = {key: value for key, value in picture.info.items() if isinstance(value, str)}
     except OSError as error:

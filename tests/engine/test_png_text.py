@@ -2,6 +2,7 @@
 
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from fewstep.cli import main
 from fewstep.errors import FewstepError
+from fewstep.pictures import pixels, read_picture
 from fewstep.results import MAX_PARAMETERS, Samples, read_parameters
 from support.small import small_engine
 
@@ -80,3 +83,15 @@ def test_names_that_are_no_text_are_saved_and_printed(tmp_path: Path, capsys: py
     assert main(["info", str(odd)]) == 0
     assert r"odd\udcff.png" in capsys.readouterr().out.splitlines()[0]
     assert torch.isfinite(made.images).all()
+
+
+def test_a_broken_animation_is_no_reason_for_advice(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (4, 4)).save(path)
+    data, body = path.read_bytes(), b"acTL" + bytes(8)  # an animation of no pictures
+    broken = len(body[4:]).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    path.write_bytes(data[:33] + broken + data[33:])  # behind the header
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_parameters(path) == {}
+        assert pixels(read_picture("image", path)).shape[:2] == (4, 4)
