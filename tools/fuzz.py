@@ -1,14 +1,14 @@
 """Spoilt model folders, checkpoints, data, pictures and manifests, read under limits: each ends in one line.
 
-    .venv/bin/python tools/fuzz.py [--cases 2000] [--seed 0] [--only NAME] [--keep FOLDER]
+    .venv/bin/python tools/fuzz.py [--cases 2000] [--seed 0] [--first N] [--only NAME] [--keep FOLDER]
     .venv/bin/python tools/fuzz.py --replay FOLDER/123
 
 A case is a sound set of files of which one or a few are spoilt: as bytes, within their format with lengths and
 checksums made right again, or as a place in the folder (a pipe, a link, nothing). It is a function of the seed and its
 number. What reads it runs in a process of its own, with 5 s of CPU time, and with 256 MB and twice what the files say
 they hold when decoded. Right are a result, and a FewstepError in one printable line that names a file or its folder.
-All else is a finding, which is printed, and kept with its files where --keep says, to be replayed. The exit code is 1
-where there is one.
+All else is a finding, which is printed, and kept with its files where --keep says, to be looked at; --replay makes it
+anew from its number. The exit code is 1 where there is one.
 """
 
 import argparse
@@ -192,12 +192,12 @@ def cases(
 
 
 def replayed(folder: Path, every: Sequence[Target]) -> Outcome:
-    """A case that was kept, on a copy of it: readers set aside what they cannot read."""
-    target = next(each for each in every if each.name == json.loads((folder / "case.json").read_text())["target"])
+    """A case that was kept, made anew from its seed and number: readers set aside what they cannot read."""
+    about = json.loads((folder / "case.json").read_text())
+    target = next(each for each in every if each.name == about["target"])
     with tempfile.TemporaryDirectory(prefix="fewstep-fuzz-") as place:
         copy = Path(place) / "case"
         copy.mkdir()
-        about = json.loads((folder / "case.json").read_text())
         write(copy, target, about["seed"], int(folder.name))
         return run(target, copy)
 

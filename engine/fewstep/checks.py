@@ -16,7 +16,7 @@ from torch import Tensor
 from fewstep.errors import ArgumentError
 
 
-def plain(value: Any) -> Any:
+def _scalar(value: Any) -> Any:
     """A scalar of numpy or torch as Python's own; anything else as it is."""
     if isinstance(value, Tensor | np.ndarray):
         return value.item() if value.ndim == 0 else value
@@ -25,7 +25,7 @@ def plain(value: Any) -> Any:
 
 
 def entries(value: Any) -> list[Any] | None:
-    """What a sequence, an iterator, a view of a dict, or an array or tensor with axes holds, each `plain`.
+    """What a sequence, an iterator, a view of a dict, or an array or tensor with axes holds, each as Python's own.
 
     None where it is one thing, or has no order, as a set.
     """
@@ -34,17 +34,17 @@ def entries(value: Any) -> list[Any] | None:
     if isinstance(value, Tensor):
         return None if value.ndim == 0 else value.tolist()
     if isinstance(value, Sequence | Iterator | KeysView | ValuesView | ItemsView):
-        return [plain(each) for each in value]
+        return [_scalar(each) for each in value]
     if not hasattr(value, "__array__"):
         return None
     array = np.asarray(value)  # also of pandas and others
-    return None if array.ndim == 0 else [plain(each) for each in array.tolist()]
+    return None if array.ndim == 0 else [_scalar(each) for each in array.tolist()]
 
 
-def said(value: Any) -> Any:
-    """`entries` as a list, or what is `plain`."""
+def as_python(value: Any) -> Any:
+    """A number of numpy or torch as Python's own, and several, also those of an iterator, as a list of such."""
     listed = entries(value)
-    return plain(value) if listed is None else listed
+    return _scalar(value) if listed is None else listed
 
 
 def as_tensor(value: Any) -> Any:
@@ -63,13 +63,13 @@ def as_tensor(value: Any) -> Any:
 
 def whole(value: object) -> int | None:
     """The integer that a value is; None where it is none."""
-    value = plain(value)
+    value = _scalar(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def real(value: object) -> float | None:
     """The float that a number is, which may not be finite; None where it is none."""
-    value = plain(value)
+    value = _scalar(value)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
@@ -116,7 +116,7 @@ def numbers(name: str, values: object, allowed: str) -> list[float]:
 
 def flag(name: str, value: object) -> bool:
     """`value` if it is True or False; else ArgumentError."""
-    found = plain(value)
+    found = _scalar(value)
     if not isinstance(found, bool):
         raise ArgumentError(name, value, "true or false")
     return found

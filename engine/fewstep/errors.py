@@ -1,4 +1,4 @@
-"""The errors a user can cause, and two warnings. Each is one line: the argument, the value and what is allowed."""
+"""The errors and warnings of fewstep, each one printable line, and how a value is shown in one."""
 
 import errno
 import re

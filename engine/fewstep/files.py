@@ -20,10 +20,10 @@ class AtomicFiles:
             files.open("out/b.png").write(...)
 
     Each is written in a hidden folder beside its place and flushed to the disk; only when all are complete are they
-    renamed into place, one writer at a time. Where one rename fails the earlier files are put back. A process that is
-    killed in between leaves what the next one finishes, with a warning: see `staging`. That holds for each folder by
-    itself; what is put back after an error is put back in all of them. Missing folders are made, and removed again on
-    failure. An operating-system error becomes an OutputError naming the path.
+    renamed into place, one writer at a time where files have locks. Where one rename fails the earlier files are put
+    back. A process that is killed in between leaves what the next one finishes, with a warning: see `staging`. That
+    holds for each folder by itself; what is put back after an error is put back in all of them. Missing folders are
+    made, and removed again on failure. An operating-system error becomes an OutputError naming the path.
     """
 
     def __init__(self) -> None:
@@ -78,6 +78,7 @@ class AtomicFiles:
             handle.close()
         with ExitStack() as stack:
             for folder in sorted(self._stagings):
+                # Where no lock is to be had, as on some network file systems, it goes on without.
                 stack.enter_context(alone_in(folder))
             # One rename is all or nothing by itself.
             if len(self._pending) > 1:

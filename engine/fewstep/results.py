@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewstep.checks import said, whole
+from fewstep.checks import as_python, whole
 from fewstep.errors import ArgumentError, FewstepError, NonFiniteWarning, printable, shown
 from fewstep.files import AtomicFiles
 from fewstep.run.decode import finite_samples, to_pixels
@@ -342,7 +342,7 @@ def _number(value: Any) -> str:
 
 
 def _as_text(parameters: Mapping[str, object]) -> dict[str, str]:
-    given = {key: said(value) for key, value in parameters.items()}
+    given = {key: as_python(value) for key, value in parameters.items()}
     return {
         key: _number(value) if isinstance(value, float) else str(value)
         for key, value in given.items()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fewstep.cli.shared import numbers
 from fewstep.errors import ArgumentError
 from fewstep.request.asked import MAX_SAMPLES
+from fewstep.results import label_word
 
 SHOWN = 12
 
@@ -33,11 +34,6 @@ def read_labels(text: str, names: Sequence[str]) -> list[float | str]:
     return values
 
 
-def typed(name: str) -> str:
-    """A name of a class as `read_labels` takes it."""
-    return '"' + name.replace('"', '""') + '"' if any(sign in name for sign in ',"') or name != name.strip() else name
-
-
 def _numbers(part: str, names: Sequence[str]) -> list[float]:
     try:
         return numbers("labels", part)
@@ -45,5 +41,5 @@ def _numbers(part: str, names: Sequence[str]) -> list[float]:
         if not names:
             raise
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        allowed = f"{error.allowed}, or names: {', '.join(map(typed, names[:SHOWN]))}{more}"
+        allowed = f"{error.allowed}, or names: {', '.join(map(label_word, names[:SHOWN]))}{more}"
         raise ArgumentError("labels", part.strip(), allowed) from None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fewstep.checks import entries, exact, integer, number, numbers, one_of, said, whole
+from fewstep.checks import as_python, entries, exact, integer, number, numbers, one_of, whole
 from fewstep.diffusion.ladders import MAX_SIGMA, MAX_TIMESTEPS, Array, exponential_sigmas, karras_sigmas
 from fewstep.diffusion.schedules import Kind, Schedule, read_only
 from fewstep.diffusion.times import time_of_sigma
@@ -118,7 +118,7 @@ class Levels:
     def explicit(cls, schedule: Schedule, timesteps: Timesteps, final: Final = "clean") -> "Levels":
         """The given timesteps (indices into the schedule), noisiest first."""
         allowed = f"whole timesteps from {len(schedule) - 1} down to 0, each smaller than the one before"
-        timesteps = said(timesteps)
+        timesteps = as_python(timesteps)
         index = np.array(numbers("timesteps", timesteps, allowed))
         inside = len(index) > 0 and bool(((index >= 0) & (index < len(schedule))).all())
         if not inside or (index != np.round(index)).any() or not (np.diff(index) < 0).all():
@@ -313,7 +313,7 @@ def make_levels(
         return Levels.explicit(schedule, listed, **options)
     if spacing == "lcm":
         return Levels.lcm(schedule, steps, strength=strength, **options)
-    if spacing in ("karras", "exponential"):
+    if spacing in LADDERS:
         limit = _reach(schedule, strength)
         steps = integer("steps", steps, 1, MAX_TIMESTEPS)
         ends = {"sigma_min": schedule.lowest, "sigma_max": schedule.sigmas[limit - 1]} | options

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from fewstep.checks import one_of, said, whole
+from fewstep.checks import as_python, named, one_of, whole
 from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES
@@ -28,7 +28,7 @@ def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ArgumentError: an override that is not what the attribute takes.
     """
-    return {FIELDS[name][0]: FIELDS[name][1](overrides[name]) for name in FIELDS if name in overrides}
+    return {IN_SPEC[name][0]: IN_SPEC[name][1](overrides[name]) for name in IN_SPEC if name in overrides}
 
 
 def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def arguments_of(given: Mapping[str, Any]) -> dict[str, str]:
     """The fields of a spec that are given, and by which argument each."""
-    return {field: argument for argument, (field, _) in FIELDS.items() if field in given}
+    return {field: argument for argument, (field, _) in IN_SPEC.items() if field in given}
 
 
 def _check_trained(trained: Any, plan: Mapping[str, Any], said: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ def fitting_steps(steps: int, length: int, offset: int) -> int:
 def _plan(defaults: Any) -> dict[str, Any]:
     if defaults is not None and not isinstance(defaults, Mapping):
         raise ArgumentError("defaults", defaults, "a dict such as {'sampler': 'ddim', 'steps': 4}")
-    return {option: said(value) for option, value in (defaults or {}).items()}
+    return {option: as_python(value) for option, value in (defaults or {}).items()}
 
 
 def _schedule(value: Any) -> dict[str, Any]:
@@ -105,13 +105,13 @@ def _schedule(value: Any) -> dict[str, Any]:
 
 def _prediction(value: Any) -> str:
     if not one_of(value, PREDICTED):
-        raise ArgumentError("prediction", value, ", ".join(PREDICTED))
+        raise ArgumentError("prediction", value, named(PREDICTED, value))
     return str(value)
 
 
 def _time(value: Any) -> str | None:
     if value is not None and not one_of(value, TIMES):
-        raise ArgumentError("time", value, ", ".join(TIMES))
+        raise ArgumentError("time", value, named(TIMES, value))
     return None if value is None else str(value)
 
 
@@ -135,7 +135,7 @@ def _name(value: Any) -> str:
 
 
 # Attribute of a model -> field of a spec, and its form there.
-FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
+IN_SPEC: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "schedule": ("schedule", _schedule),
     "prediction": ("prediction", _prediction),
     "time": ("time", _time),
@@ -143,6 +143,6 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "conditions": ("labels", _labels),
     "guidance": ("guidance", _guidance),
     "trained": ("trained", _trained),
-    "shape": ("shape", said),
+    "shape": ("shape", as_python),
     "name": ("name", _name),
 }

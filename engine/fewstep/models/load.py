@@ -16,14 +16,13 @@ from fewstep.models.bundled import SPEC_FILE, model_folder
 from fewstep.models.given import arguments_of, merged
 from fewstep.models.layouts import adm
 from fewstep.models.layouts.diffusers_folder import open_pipeline, open_unet
-from fewstep.models.layouts.diffusers_scheduler import NOTHING
 from fewstep.models.layouts.keys import own_keys
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet, empty_unet
 from fewstep.models.prefixes import unwrapped
 from fewstep.models.safe_load import DTYPES, Renamed, fill, inside
 from fewstep.models.saving import checked_spec, checked_weights, own_unet
-from fewstep.models.spec import ModelSpec
+from fewstep.models.spec import NOTHING, ModelSpec
 from fewstep.models.weights import Weights
 from fewstep.staging import cut_off, is_own, mend
 
@@ -57,7 +56,7 @@ def load_model(
     Raises:
         ModelError: a file that is missing, damaged, hostile or not supported, in one line naming the file and
             the reason; nothing is allocated for what the checks refuse.
-        ArgumentError: a dtype that weights cannot have.
+        ArgumentError: a dtype that weights cannot have, or a variant that is no text.
     """
     weights, spec = open_folder(folder, variant, given)
     return _built(weights, dtype, allow_pickle).to(device), spec

@@ -57,8 +57,8 @@ def unwrapped(source: TensorSource, names: Collection[str]) -> TensorSource:
         raise ModelError(f"{source.path}: holds parts of networks as {_listed(prefixes)}; allowed: a whole one")
     chosen = whole or prefixes
     if not chosen:
-        begins = shown(next(iter(source.shapes), None))
-        raise ModelError(f"{source.path}: tensor {shown(first)} is missing; the file's first is {begins}")
+        holds = f"the file's first is {shown(next(iter(source.shapes)))}" if source.shapes else "the file holds none"
+        raise ModelError(f"{source.path}: tensor {shown(first)} is missing; {holds}")
     return Beneath(source, chosen[0])
 
 

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final
 
-from fewstep.checks import said
+from fewstep.checks import as_python
 from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.diffusion.schedules import from_config
 from fewstep.diffusion.trained import MAX_STEPS, trained_from_config
@@ -23,7 +23,7 @@ FAMILIES: Final = ("ddpm", "adm")
 PREDICTED: Final = tuple(dict.fromkeys(each for sampler in SAMPLERS.values() for each in sampler.predictions))
 MAX_SIZE: Final = 16_384
 MAX_TEXT: Final = 10_000  # characters of what is written of a model
-NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def _json(value: Any) -> Any:
     """A field's value in the types that JSON has: no array, no tuple, no number of numpy."""
     if isinstance(value, Mapping):
         return {name: _inner(part) for name, part in value.items()}
-    return said(value)
+    return as_python(value)
 
 
 def _inner(value: Any) -> Any:
     if isinstance(value, Mapping):  # such as clip={"limit": 1.5, "ratio": 0.99}, and nothing deeper
-        return {name: said(part) for name, part in value.items()}
-    return said(value)
+        return {name: as_python(part) for name, part in value.items()}
+    return as_python(value)
 
 
 def _checked(read: Fields) -> dict[str, Any]:

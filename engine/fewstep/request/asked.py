@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from fewstep.checks import said, whole
+from fewstep.checks import as_python, whole
 from fewstep.errors import ArgumentError
 from fewstep.request.start import Resume
 
@@ -33,8 +33,8 @@ class Asked:
 
     def __post_init__(self) -> None:
         for name in ("n", "labels", "steps", "sampler", "guidance_scale", "seeds"):
-            object.__setattr__(self, name, said(getattr(self, name)))
-        object.__setattr__(self, "options", {name: said(value) for name, value in self.options.items()})
+            object.__setattr__(self, name, as_python(getattr(self, name)))
+        object.__setattr__(self, "options", {name: as_python(value) for name, value in self.options.items()})
 
     def count(self) -> int:
         """How many samples are asked for: `n`, or as many as its first per-sample argument has.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from fewstep.checks import exact, named, nearest, number, plain, said
+from fewstep.checks import as_python, exact, named, nearest, number
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import build_plan, option_names
 from fewstep.diffusion.schedules import Schedule
@@ -56,10 +56,10 @@ class Planner:
         check_options(options or {}, PLANNED)
         chosen = self.defaults["sampler"] if sampler is None else sampler
         settings = dict(self.defaults) if chosen == self.defaults["sampler"] else {"steps": self.defaults["steps"]}
-        settings |= {name: said(value) for name, value in (options or {}).items()}
+        settings |= {name: as_python(value) for name, value in (options or {}).items()}
         wanted = settings.pop("steps")
         settings.pop("sampler", None)
-        settings |= {"steps": plain(wanted if steps is None else steps), "strength": plain(strength)}
+        settings |= {"steps": as_python(wanted if steps is None else steps), "strength": as_python(strength)}
         # Guidance is the model's and not its sampler's, so another sampler keeps it.
         rescale = number("guidance_rescale", guidance_rescale, 0, 1)
         return self._made(chosen, settings, self.guidance.scale(guidance_scale), rescale)

@@ -20,6 +20,7 @@ class Inputs:
         names: the others, which are given by name.
         required: those of them that have no default.
         others: it takes any further name as well, or its signature cannot be read or is not all that the call is.
+        taken: what x and t are called, and the module itself: names that cannot be given once more.
     """
 
     callable: bool = True

@@ -81,7 +81,7 @@ def make_plan(
         sampler: a key of SAMPLERS.
         steps: the budget of model calls.
         prediction: what the model predicts, "eps" by default; "consistency" models are a kind of their own.
-        spacing: a key of `fewstep.levels.LEVEL_OPTIONS` or a list of timesteps; the sampler's own by default.
+        spacing: a key of `fewstep.diffusion.levels.LEVEL_OPTIONS` or a list of timesteps; the sampler's own by default.
         strength: in (0, 1]: the run starts from an image noised to this share of the schedule.
         guidance_scale, guidance_rescale: as in `Plan.with_guidance`.
         options: the sampler's own (`SAMPLERS[name].options`) and its spacing's (`LEVEL_OPTIONS`).
@@ -123,12 +123,12 @@ def build_plan(
         raise ArgumentError("prediction", prediction, f"for {sampler}, " + ", ".join(chosen.predictions))
 
     spacing = chosen.spacing if spacing is None else spacing
-    path_names = LEVEL_OPTIONS.get(spacing, ()) if isinstance(spacing, str) else ("final",)
-    if "sigma_min" in options and "sigma_min" not in path_names and chosen.build is consistency:
+    level_names = LEVEL_OPTIONS.get(spacing, ()) if isinstance(spacing, str) else ("final",)
+    if "sigma_min" in options and "sigma_min" not in level_names and chosen.build is consistency:
         allowed = "with spacing karras or exponential, whose end it is; the model's boundary is sigma_boundary"
         raise ArgumentError("sigma_min", options["sigma_min"], allowed)
-    only(f"option of {sampler}", options, dict.fromkeys([*chosen.options, *path_names]))
-    of_levels = {name: value for name, value in options.items() if name in path_names}
+    only(f"option of {sampler}", options, dict.fromkeys([*chosen.options, *level_names]))
+    of_levels = {name: value for name, value in options.items() if name in level_names}
     levels = make_levels(schedule, steps, spacing, strength, chosen.fractional, chosen.boundary, **of_levels)
 
     own = {name: value for name, value in options.items() if name in chosen.options}

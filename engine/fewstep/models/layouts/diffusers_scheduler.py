@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Final
 
 from fewstep.diffusion.samplers import make_plan
@@ -10,6 +9,7 @@ from fewstep.diffusion.schedules import MAX_SIGMA, MAX_TIMESTEPS, from_config
 from fewstep.errors import ArgumentError, ModelError, NoSamplerError
 from fewstep.fields import Fields, shown
 from fewstep.models.given import fitting_steps
+from fewstep.models.spec import NOTHING
 
 PREDICTION_TYPES: Final = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 BETA_SCHEDULES: Final = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
@@ -28,7 +28,6 @@ OF_A_FLOW: Final = (
     "or say the schedule: from_pretrained(folder, schedule=fewstep.schedules.flow(1000), prediction='flow', "
     "defaults={'sampler': 'euler', 'steps': 50})"
 )
-NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

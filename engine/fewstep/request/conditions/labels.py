@@ -31,14 +31,9 @@ def as_list(labels: Sequence[float | str], allowed: str) -> list[float]:
 def listed(labels: Labels, samples: int) -> list[float | str]:
     """One label per sample."""
     values = checks.entries(labels)
-    return [checks.plain(labels)] * samples if values is None else values
+    return [checks.as_python(labels)] * samples if values is None else values
 
 
 def name_of(label: float, names: Sequence[str]) -> str | None:
     """The name of a class; None for a label that is none of those with names, such as the one for no condition."""
     return names[label] if isinstance(label, int) and 0 <= label < len(names) else None
-
-
-def plain(value: float) -> float | int:
-    """A whole number without its point, for a message."""
-    return int(value) if value == int(value) else value

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewstep.checks import exact, number
 from fewstep.errors import ArgumentError
-from fewstep.request.conditions.labels import Labels, as_list, listed, plain
+from fewstep.request.conditions.labels import Labels, as_list, listed
 
 MAX_NUMBER = 1e9
 
@@ -56,7 +56,7 @@ class Numbers:
         values = as_list(listed(labels, samples), self.allowed)
         for value in values:
             if not np.float32(self.min) <= np.float32(value) <= np.float32(self.max):  # as the network is given it
-                raise ArgumentError("labels", plain(value), self.allowed)
+                raise ArgumentError("labels", value, self.allowed)
         return torch.tensor(values, dtype=torch.float64)
 
     def null_rows(self, samples: int) -> Tensor | None:
