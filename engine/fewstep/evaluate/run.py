@@ -84,9 +84,8 @@ def evaluate(
     """
     check_request(engine, real, settings, teacher)
     judge = Judge(classifier, real, settings.n)
-    asked = _Asked(settings, judge.labels, real, advance, settings.n * sum(settings.steps))
-    if not takes_labels(engine):  # nor is its teacher told any
-        asked.labels = None
+    labels = judge.labels if takes_labels(engine) else None  # nor is its teacher told any
+    asked = _Asked(settings, labels, real, advance, settings.n * sum(settings.steps))
     taught = None
     if teacher is not None:
         plan, scale = teacher_plan(teacher, engine, settings)
