@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fewstep.engine import Engine
     from fewstep.evaluate.bound import Bound
-    from fewstep.evaluate.choice import Chosen
+    from fewstep.evaluate.choice import ChosenClassifier
     from fewstep.evaluate.real import Real
     from fewstep.evaluate.report import Curve, Report
     from fewstep.evaluate.run import Settings
@@ -139,7 +139,9 @@ def _engine(model: str, device: str | None, dtype: str, batch: int) -> "Engine":
     return Engine.from_pretrained(model, device=device, dtype=dtype_of(dtype), max_batch=batch)
 
 
-def _classifier(real: "Real", given: Path | None, out: Path | None, *, quiet: bool) -> "tuple[Chosen, list[Path]]":
+def _classifier(
+    real: "Real", given: Path | None, out: Path | None, *, quiet: bool
+) -> "tuple[ChosenClassifier, list[Path]]":
     """The classifier, and its files: a new one is kept in `out` at once, so that the next run has it whatever comes."""
     from fewstep.evaluate.choice import choose
 
@@ -148,7 +150,7 @@ def _classifier(real: "Real", given: Path | None, out: Path | None, *, quiet: bo
     return chosen, [] if chosen.made is None or out is None else chosen.made.save(out)
 
 
-def _about(engine: "Engine", settings: "Settings", chosen: "Chosen", batch: int) -> dict[str, object]:
+def _about(engine: "Engine", settings: "Settings", chosen: "ChosenClassifier", batch: int) -> dict[str, object]:
     """The settings as the report has them."""
     scale = settings.guidance_scale
     if scale is None and engine.model.guidance.default != 1:
@@ -162,7 +164,7 @@ def _about(engine: "Engine", settings: "Settings", chosen: "Chosen", batch: int)
 def _report(
     engine: "Engine",
     teacher: "Engine | None",
-    chosen: "Chosen",
+    chosen: "ChosenClassifier",
     real: "Real",
     settings: "Settings",
     about: dict[str, object],
