@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from fewstep.checks import integer
 from fewstep.cli import evaluate_options, options
 from fewstep.cli.evaluate_options import MAX_N
 from fewstep.cli.evaluate_view import page
 from fewstep.cli.machine import check_device, dtype_of, set_threads
 from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, plain, progress, say, whole_numbers, write_out
+from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ArgumentError, OutputError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ EXAMPLES = examples(
     "  fewstep evaluate digits/teacher --steps 50 --n 500 --bpd",
 )
 MIN_N = 10
-MAX_STEPS, MAX_BATCH, MAX_BOUND = 100_000, 1024, 2000
+MAX_BATCH, MAX_BOUND = 1024, 2000
 
 
 def evaluate(
@@ -87,12 +89,12 @@ def evaluate(
         ("teacher_steps", teacher_steps, 1, MAX_STEPS),
     ):
         if value is not None:
-            _checked(name, value, least, most)
+            integer(name, value, least, most)
     if teacher_steps is not None and teacher is None:
         raise ArgumentError("teacher_steps", teacher_steps, "nothing without --teacher")
     counts = None
     if steps is not None:
-        counts = [_checked("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
+        counts = [integer("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
 
     from fewstep.evaluate.report import Curve
     from fewstep.evaluate.run import Settings, check_bound, check_request, usual_steps
@@ -115,7 +117,7 @@ def evaluate(
     if bpd:
         check_bound(engine)
         held = len(real.held_out)
-        bound_images = min(64, held) if bpd_images is None else _checked("bpd_images", bpd_images, 2, held)
+        bound_images = min(64, held) if bpd_images is None else integer("bpd_images", bpd_images, 2, held)
     chosen, kept = _classifier(real, classifier, out, quiet=silent)
     about = _about(engine, settings, chosen, batch)
     curves = [Curve.read(path, about) for path in beside or []]
@@ -233,7 +235,7 @@ def _train(
         raise ArgumentError("model", model, "nothing beside --train-classifier")
     if out is None:
         raise ArgumentError("out", None, "a folder for the classifier")
-    _checked("seed", seed, 0, MAX_SEED)
+    integer("seed", seed, 0, MAX_SEED)
     for name in (train_classifier.WEIGHTS_FILE, train_classifier.CARD_FILE):
         check_writable(out / name)
     real = load_real(DIGITS if data is None else data, size)
@@ -267,9 +269,3 @@ def _pictures(report: "Report", beside: "list[Curve]") -> dict[str, bytes]:
         return {}
     pictures = {PLOT_FILE: quality_picture(report, beside)}
     return pictures | ({BOUND_FILE: bound_picture(report.bounds)} if report.bounds else {})
-
-
-def _checked(argument: str, value: int, least: int, most: int) -> int:
-    if not least <= value <= most:
-        raise ArgumentError(argument, value, f"an integer from {least} to {most}")
-    return value
