@@ -158,6 +158,16 @@ def test_images_and_models_without_classes(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_bound_may_be_asked_of_all_that_are_held_out(run: Run, tmp_path: Path) -> None:
+    plain = tiny_model(tmp_path / "plain", replace(COLOUR, num_classes=None), **ABOUT)
+    source = shapes_file(tmp_path, 60, labelled=False)
+    unseen = shapes_file(tmp_path, 2100, labelled=False, seed=1)
+    words = ("evaluate", plain, "--data", source, "--held-out", unseen, "--steps", 1, *QUICK, "--bpd")
+    asked = run(*words, "--bpd-images", 2101).error
+    assert asked == "--bpd-images: got 2101; allowed: an integer from 2 to 2100"
+
+
+@pytest.mark.slow
 def test_more_images_have_a_frechet_distance(run: Run, teacher: Path, tmp_path: Path) -> None:
     source = shapes_file(tmp_path, 140)
     done = run("evaluate", teacher, "--data", source, "--steps", 1, "--threads", 1, "--out", tmp_path / "out")

@@ -36,7 +36,7 @@ EXAMPLES = examples(
     "  fewstep evaluate digits/teacher --steps 50 --n 500 --bpd",
 )
 MIN_N = 10
-MAX_BATCH, MAX_BOUND = 1024, 2000
+MAX_BATCH = 1024
 
 
 def evaluate(
@@ -85,13 +85,14 @@ def evaluate(
         ("n", n, MIN_N, MAX_N),
         ("seed", seed, 0, MAX_SEED - MAX_N),
         ("batch", batch, 1, MAX_BATCH),
-        ("bpd_images", bpd_images, 2, MAX_BOUND),
         ("teacher_steps", teacher_steps, 1, MAX_STEPS),
     ):
         if value is not None:
             integer(name, value, least, most)
     if teacher_steps is not None and teacher is None:
         raise ArgumentError("teacher_steps", teacher_steps, "nothing without --teacher")
+    if bpd_images is not None and not bpd:
+        raise ArgumentError("bpd_images", bpd_images, "nothing without --bpd")
     counts = None
     if steps is not None:
         counts = [integer("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
