@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fewstep import Engine
 from fewstep.errors import OutputError
-from fewstep.evaluate import train_classifier
+from fewstep.evaluate import plots, train_classifier
 from fewstep.evaluate.report import Report
 from support.cli_case import CONFIG, Run, names, tiny_model
 from support.shapes_case import shapes_file, shapes_folder
@@ -232,6 +232,41 @@ def test_scores_are_not_lost_where_they_cannot_be_written(
         assert result["error"]["message"].endswith("no space left on device")
     else:
         assert "precision" in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failure", "code", "line"),
+    [
+        (ValueError("no room for a legend"), 1, "unexpected ValueError: no room for a legend; "),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=["an error", "Ctrl-C"],
+)
+def test_scores_are_not_lost_where_they_cannot_be_drawn(
+    run: Run,
+    teacher: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    code: int,
+    line: str,
+) -> None:
+    def draw(*_: object) -> bytes:
+        raise failure
+
+    monkeypatch.setattr(plots, "quality_picture", draw)
+    out = tmp_path / "out"
+    words = ("evaluate", teacher, "--data", data, "--n", 10, "--steps", 1, "--threads", 1, "--out", out, "--json")
+    done = run(*words)
+    assert done.code == code
+    assert done.err.startswith(f"error: {line}")
+    result = strict(done.out)
+    assert result["rows"][0]["precision"] is not None
+    assert (result["error"]["type"], result["error"]["exit_code"]) == (type(failure).__name__, code)
+    assert [Path(path).name for path in result["files"]] == ["classifier.safetensors", "classifier.json"]
+    assert names(out) == ["classifier.json", "classifier.safetensors"]
 
 
 @pytest.mark.slow

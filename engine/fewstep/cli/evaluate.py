@@ -1,19 +1,19 @@
 """`fewstep evaluate`: how good a model's samples are, at each number of steps, and what distilling cost."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from fewstep.checks import integer
 from fewstep.cli import evaluate_options, options
 from fewstep.cli.evaluate_options import MAX_N
 from fewstep.cli.evaluate_view import page
+from fewstep.cli.failures import keep
 from fewstep.cli.machine import check_device, dtype_of, set_threads
-from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, plain, progress, say, whole_numbers, write_out
+from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, progress, whole_numbers, write_out
 from fewstep.diffusion.trained import MAX_STEPS
-from fewstep.errors import ArgumentError, OutputError
+from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +123,15 @@ def evaluate(
     about = _about(engine, settings, chosen, batch)
     curves = [Curve.read(path, about) for path in beside or []]
     report = _report(engine, taught, chosen, real, settings, about, bound_images, quiet=silent)
-    _show(report, out, curves, kept, as_json=as_json)
+
+    def show(paths: list[Path], more: Mapping[str, Any]) -> None:
+        paths = [*paths, *kept]
+        if as_json:
+            emit({**report.to_dict(), "files": paths, **more})
+        else:
+            write_out(page(report, paths))
+
+    keep(lambda: [] if out is None else report.save(out, _pictures(report, curves)), show)
 
 
 def _real(model: str, data: str | None, size: int | None, held_out: str | None) -> "Real":
@@ -201,27 +209,6 @@ def _report(
     return Report(
         about_model, machine, about, found.floor, found.rows, bounds, found.sheets, real.to_dict(), beside, found.notes
     )
-
-
-def _show(report: "Report", out: Path | None, curves: "list[Curve]", kept: list[Path], *, as_json: bool) -> None:
-    """Write what was asked for and print the scores, which are printed too where the files cannot be written."""
-    paths, failure = kept, None
-    try:
-        paths = kept if out is None else [*report.save(out, _pictures(report, curves)), *kept]
-    except OutputError as error:
-        failure = error
-    if not as_json:
-        write_out(page(report, paths))
-        if failure is not None:
-            raise failure
-        return
-    result = {**report.to_dict(), "files": paths}
-    if failure is not None:
-        result["error"] = {"type": type(failure).__name__, "message": plain(failure), "exit_code": 2}
-        say("error", "bold red", str(failure))
-    emit(result)
-    if failure is not None:
-        raise typer.Exit(2)
 
 
 def _train(
