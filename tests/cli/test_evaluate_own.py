@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fewstep import Engine
 from fewstep.errors import OutputError
-from fewstep.evaluate import train_classifier
+from fewstep.evaluate import plots, train_classifier
 from fewstep.evaluate.report import Report
 from support.cli_case import CONFIG, Run, names, tiny_model
 from support.shapes_case import shapes_file, shapes_folder
@@ -158,6 +158,16 @@ def test_images_and_models_without_classes(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_bound_may_be_asked_of_all_that_are_held_out(run: Run, tmp_path: Path) -> None:
+    plain = tiny_model(tmp_path / "plain", replace(COLOUR, num_classes=None), **ABOUT)
+    source = shapes_file(tmp_path, 60, labelled=False)
+    unseen = shapes_file(tmp_path, 2100, labelled=False, seed=1)
+    words = ("evaluate", plain, "--data", source, "--held-out", unseen, "--steps", 1, *QUICK, "--bpd")
+    asked = run(*words, "--bpd-images", 2101).error
+    assert asked == "--bpd-images: got 2101; allowed: an integer from 2 to 2100"
+
+
+@pytest.mark.slow
 def test_more_images_have_a_frechet_distance(run: Run, teacher: Path, tmp_path: Path) -> None:
     source = shapes_file(tmp_path, 140)
     done = run("evaluate", teacher, "--data", source, "--steps", 1, "--threads", 1, "--out", tmp_path / "out")
@@ -222,6 +232,41 @@ def test_scores_are_not_lost_where_they_cannot_be_written(
         assert result["error"]["message"].endswith("no space left on device")
     else:
         assert "precision" in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failure", "code", "line"),
+    [
+        (ValueError("no room for a legend"), 1, "unexpected ValueError: no room for a legend; "),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=["an error", "Ctrl-C"],
+)
+def test_scores_are_not_lost_where_they_cannot_be_drawn(
+    run: Run,
+    teacher: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    code: int,
+    line: str,
+) -> None:
+    def draw(*_: object) -> bytes:
+        raise failure
+
+    monkeypatch.setattr(plots, "quality_picture", draw)
+    out = tmp_path / "out"
+    words = ("evaluate", teacher, "--data", data, "--n", 10, "--steps", 1, "--threads", 1, "--out", out, "--json")
+    done = run(*words)
+    assert done.code == code
+    assert done.err.startswith(f"error: {line}")
+    result = strict(done.out)
+    assert result["rows"][0]["precision"] is not None
+    assert (result["error"]["type"], result["error"]["exit_code"]) == (type(failure).__name__, code)
+    assert [Path(path).name for path in result["files"]] == ["classifier.safetensors", "classifier.json"]
+    assert names(out) == ["classifier.json", "classifier.safetensors"]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from fewstep.evaluate.features import FEATURES, SHAPE, Classifier, look
 from fewstep.evaluate.neighbours import nearest
 from fewstep.evaluate.real import first_of_each, load_digits, split_halves
 from fewstep.evaluate.scores import check_count
+from fewstep.evaluate.sheets import Chosen, sheet
 from fewstep.evaluate.train_classifier import errors, moved, train_classifier
 from fewstep.models.bundled import BUNDLED
 from fewstep.train.data import DIGITS, DIGITS_RECORD, digits, source_of
@@ -299,6 +300,27 @@ def test_a_card_says_what_a_model_was_trained_on() -> None:
         source_of(None, ["data: digits, 600 images", "time: long"])
     with pytest.raises(ArgumentError, match=r"trained on, as --data has them$"):
         source_of(None, ["time: long"])
+
+
+class Copies(nn.Module):
+    """Takes its input for the image."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x
+
+
+def test_samples_are_counted_to_the_last_and_shown_in_their_order_where_no_labels_are_asked_for(
+    sixty: Real, untrained: Classifier
+) -> None:
+    model = Model(Copies(), schedule=schedules.linear(), shape=(3, 16, 16), prediction="x_0")
+    engine, told = Engine(model, device="cpu", max_batch=8), list[tuple[int, int]]()
+    found = evaluate(
+        engine, untrained, sixty, Settings(n=20, steps=[1, 2]), lambda done, total: told.append((done, total))
+    )
+    samples = engine.sample(20, seeds=0, steps=1)
+    assert found.sheets["samples-1.png"] == sheet(samples, Chosen(range(20), 10))
+    one_step, two_steps = [8, 16, 20], [28, 36, 44, 52, 56, 60]  # batches of 8, 8 and 4
+    assert told == [(done, 60) for done in one_step + two_steps]
 
 
 class Breaks(nn.Module):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewstep.bench.loops import LOOPS
+from fewstep.checks import integer
 from fewstep.cli import options
 from fewstep.cli.bench_view import page
 from fewstep.cli.failures import keep
@@ -66,7 +67,7 @@ def bench(
         steps=_counts("steps", steps, MAX_STEPS),
         batches=_counts("batch", batch, MAX_BATCH),
         samplers=None if sampler is None else [name.strip() for name in sampler.split(",")],
-        repeats=_checked("repeats", repeats, MAX_REPEATS),
+        repeats=integer("repeats", repeats, 1, MAX_REPEATS),
         cold=cold,
     )
     subject = _subject(model, preset, device, threads, max(settings.batches))
@@ -90,7 +91,7 @@ def _subject(model: str | None, preset: str, device: str | None, threads: int | 
     if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ArgumentError("device", device, "cpu" + " or cuda" * torch.cuda.is_available())
     if threads is not None:
-        torch.set_num_threads(_checked("threads", threads, 1024))
+        torch.set_num_threads(integer("threads", threads, 1, 1024))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return preset_subject(preset, where, most) if model is None else model_subject(model, where, most)
 
@@ -103,10 +104,4 @@ def _picture(report: "Report") -> bytes | None:
 
 
 def _counts(argument: str, text: str, most: int) -> list[int]:
-    return [_checked(argument, value, most) for value in dict.fromkeys(whole_numbers(argument, text))]
-
-
-def _checked(argument: str, value: int, most: int) -> int:
-    if not 1 <= value <= most:
-        raise ArgumentError(argument, value, f"an integer from 1 to {most}")
-    return value
+    return [integer(argument, value, 1, most) for value in dict.fromkeys(whole_numbers(argument, text))]

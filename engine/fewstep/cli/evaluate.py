@@ -1,24 +1,26 @@
 """`fewstep evaluate`: how good a model's samples are, at each number of steps, and what distilling cost."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from fewstep.checks import integer
 from fewstep.cli import evaluate_options, options
 from fewstep.cli.evaluate_options import MAX_N
 from fewstep.cli.evaluate_view import page
+from fewstep.cli.failures import keep
 from fewstep.cli.machine import check_device, dtype_of, set_threads
-from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, plain, progress, say, whole_numbers, write_out
-from fewstep.errors import ArgumentError, OutputError
+from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, progress, whole_numbers, write_out
+from fewstep.diffusion.trained import MAX_STEPS
+from fewstep.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fewstep.engine import Engine
     from fewstep.evaluate.bound import Bound
-    from fewstep.evaluate.choice import Chosen
+    from fewstep.evaluate.choice import ChosenClassifier
     from fewstep.evaluate.real import Real
     from fewstep.evaluate.report import Curve, Report
     from fewstep.evaluate.run import Settings
@@ -34,7 +36,7 @@ EXAMPLES = examples(
     "  fewstep evaluate digits/teacher --steps 50 --n 500 --bpd",
 )
 MIN_N = 10
-MAX_STEPS, MAX_BATCH, MAX_BOUND = 100_000, 1024, 2000
+MAX_BATCH = 1024
 
 
 def evaluate(
@@ -83,16 +85,17 @@ def evaluate(
         ("n", n, MIN_N, MAX_N),
         ("seed", seed, 0, MAX_SEED - MAX_N),
         ("batch", batch, 1, MAX_BATCH),
-        ("bpd_images", bpd_images, 2, MAX_BOUND),
         ("teacher_steps", teacher_steps, 1, MAX_STEPS),
     ):
         if value is not None:
-            _checked(name, value, least, most)
+            integer(name, value, least, most)
     if teacher_steps is not None and teacher is None:
         raise ArgumentError("teacher_steps", teacher_steps, "nothing without --teacher")
+    if bpd_images is not None and not bpd:
+        raise ArgumentError("bpd_images", bpd_images, "nothing without --bpd")
     counts = None
     if steps is not None:
-        counts = [_checked("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
+        counts = [integer("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
 
     from fewstep.evaluate.report import Curve
     from fewstep.evaluate.run import Settings, check_bound, check_request, usual_steps
@@ -115,12 +118,20 @@ def evaluate(
     if bpd:
         check_bound(engine)
         held = len(real.held_out)
-        bound_images = min(64, held) if bpd_images is None else _checked("bpd_images", bpd_images, 2, held)
+        bound_images = min(64, held) if bpd_images is None else integer("bpd_images", bpd_images, 2, held)
     chosen, kept = _classifier(real, classifier, out, quiet=silent)
     about = _about(engine, settings, chosen, batch)
     curves = [Curve.read(path, about) for path in beside or []]
     report = _report(engine, taught, chosen, real, settings, about, bound_images, quiet=silent)
-    _show(report, out, curves, kept, as_json=as_json)
+
+    def show(paths: list[Path], more: Mapping[str, Any]) -> None:
+        paths = [*paths, *kept]
+        if as_json:
+            emit({**report.to_dict(), "files": paths, **more})
+        else:
+            write_out(page(report, paths))
+
+    keep(lambda: [] if out is None else report.save(out, _pictures(report, curves)), show)
 
 
 def _real(model: str, data: str | None, size: int | None, held_out: str | None) -> "Real":
@@ -139,7 +150,9 @@ def _engine(model: str, device: str | None, dtype: str, batch: int) -> "Engine":
     return Engine.from_pretrained(model, device=device, dtype=dtype_of(dtype), max_batch=batch)
 
 
-def _classifier(real: "Real", given: Path | None, out: Path | None, *, quiet: bool) -> "tuple[Chosen, list[Path]]":
+def _classifier(
+    real: "Real", given: Path | None, out: Path | None, *, quiet: bool
+) -> "tuple[ChosenClassifier, list[Path]]":
     """The classifier, and its files: a new one is kept in `out` at once, so that the next run has it whatever comes."""
     from fewstep.evaluate.choice import choose
 
@@ -148,7 +161,7 @@ def _classifier(real: "Real", given: Path | None, out: Path | None, *, quiet: bo
     return chosen, [] if chosen.made is None or out is None else chosen.made.save(out)
 
 
-def _about(engine: "Engine", settings: "Settings", chosen: "Chosen", batch: int) -> dict[str, object]:
+def _about(engine: "Engine", settings: "Settings", chosen: "ChosenClassifier", batch: int) -> dict[str, object]:
     """The settings as the report has them."""
     scale = settings.guidance_scale
     if scale is None and engine.model.guidance.default != 1:
@@ -162,7 +175,7 @@ def _about(engine: "Engine", settings: "Settings", chosen: "Chosen", batch: int)
 def _report(
     engine: "Engine",
     teacher: "Engine | None",
-    chosen: "Chosen",
+    chosen: "ChosenClassifier",
     real: "Real",
     settings: "Settings",
     about: dict[str, object],
@@ -198,27 +211,6 @@ def _report(
     )
 
 
-def _show(report: "Report", out: Path | None, curves: "list[Curve]", kept: list[Path], *, as_json: bool) -> None:
-    """Write what was asked for and print the scores, which are printed too where the files cannot be written."""
-    paths, failure = kept, None
-    try:
-        paths = kept if out is None else [*report.save(out, _pictures(report, curves)), *kept]
-    except OutputError as error:
-        failure = error
-    if not as_json:
-        write_out(page(report, paths))
-        if failure is not None:
-            raise failure
-        return
-    result = {**report.to_dict(), "files": paths}
-    if failure is not None:
-        result["error"] = {"type": type(failure).__name__, "message": plain(failure), "exit_code": 2}
-        say("error", "bold red", str(failure))
-    emit(result)
-    if failure is not None:
-        raise typer.Exit(2)
-
-
 def _train(
     model: str | None, data: str | None, size: int | None, out: Path | None, seed: int, *, quiet: bool, as_json: bool
 ) -> None:
@@ -231,7 +223,7 @@ def _train(
         raise ArgumentError("model", model, "nothing beside --train-classifier")
     if out is None:
         raise ArgumentError("out", None, "a folder for the classifier")
-    _checked("seed", seed, 0, MAX_SEED)
+    integer("seed", seed, 0, MAX_SEED)
     for name in (train_classifier.WEIGHTS_FILE, train_classifier.CARD_FILE):
         check_writable(out / name)
     real = load_real(DIGITS if data is None else data, size)
@@ -265,9 +257,3 @@ def _pictures(report: "Report", beside: "list[Curve]") -> dict[str, bytes]:
         return {}
     pictures = {PLOT_FILE: quality_picture(report, beside)}
     return pictures | ({BOUND_FILE: bound_picture(report.bounds)} if report.bounds else {})
-
-
-def _checked(argument: str, value: int, least: int, most: int) -> int:
-    if not least <= value <= most:
-        raise ArgumentError(argument, value, f"an integer from {least} to {most}")
-    return value

@@ -1,6 +1,6 @@
 """`fewstep generate`: from a model folder to pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,11 +19,11 @@ from fewstep.cli.shared import (
 )
 from fewstep.errors import ArgumentError
 from fewstep.request.asked import MAX_SAMPLES
+from fewstep.run.callbacks import counting
 
 if TYPE_CHECKING:
     from fewstep.request.start import Image, Inpaint
     from fewstep.results import Samples
-    from fewstep.run.callbacks import Callback, Step
 
 T = TypeVar("T")
 UNLABELLED = "none"  # --labels of samples of no class
@@ -94,7 +94,7 @@ def generate(
     if image is not None:
         request["start"] = _start(engine.model.shape, image, strength, mask)
     with progress(f"{count} images" if count > 1 else "1 image", quiet=quiet or as_json) as advance:
-        samples = engine.sample(**request, callback=advance and _drawing(advance, count))
+        samples = engine.sample(**request, callback=advance and counting(advance, count))
 
     about: dict[str, object] = {"model": model, "image": image, "mask": mask, "strength": strength}
     about |= {"device": engine.device, "dtype": str(engine.dtype).removeprefix("torch.")}
@@ -117,16 +117,6 @@ def _start(shape: tuple[int, ...], image: Path, strength: float | None, mask: Pa
         return Image(picture, strength)
     known = read_mask("mask", mask, shape, image)
     return Inpaint(picture, known) if strength is None else Inpaint(picture, known, strength)
-
-
-def _drawing(advance: Callable[[int, int], None], count: int) -> "Callback":
-    """Counts the steps of all samples: a large request runs in several batches, one behind the other."""
-
-    def draw(step: "Step") -> None:
-        done = step.samples[0] * step.total + (step.index + 1) * len(step.samples)
-        advance(done, count * step.total)
-
-    return draw
 
 
 def _per_sample(

@@ -12,7 +12,7 @@ from fewstep.fields import read_json
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenClassifier:
     """A classifier, and what it is in words."""
 
     classifier: Classifier
@@ -23,7 +23,7 @@ class Chosen:
 
 def choose(
     real: Real, given: Path | None, kept: Path | None, advance: Callable[[int, int], None] | None = None
-) -> Chosen:
+) -> ChosenClassifier:
     """The classifier of these images.
 
     Args:
@@ -38,15 +38,15 @@ def choose(
         _check_names(given, real)
         return _read(given, real, str(given))
     if real.boxed:
-        return Chosen(load_classifier(), fingerprint(), "in the box")
+        return ChosenClassifier(load_classifier(), fingerprint(), "in the box")
     if kept is not None and _is_of(kept, real):
         return _read(kept / WEIGHTS_FILE, real, str(kept / WEIGHTS_FILE))
     made = train_classifier(real, advance=advance)
-    return Chosen(made.classifier, made.fingerprint, _trained_words(made, real), made)
+    return ChosenClassifier(made.classifier, made.fingerprint, _trained_words(made, real), made)
 
 
-def _read(path: Path, real: Real, words: str) -> Chosen:
-    return Chosen(load_classifier(path, real.shape, real.classes), fingerprint(path), words)
+def _read(path: Path, real: Real, words: str) -> ChosenClassifier:
+    return ChosenClassifier(load_classifier(path, real.shape, real.classes), fingerprint(path), words)
 
 
 def _check_names(given: Path, real: Real) -> None:
@@ -67,11 +67,8 @@ def _is_of(folder: Path, real: Real) -> bool:
         load_classifier(folder / WEIGHTS_FILE, real.shape, real.classes or 1)
     except ModelError:
         return False
-    about = (real.digest, len(real.held_out), real.unseen)
-    return isinstance(card, dict) and tuple(card.get(name) for name in ("train_digest", *PARTS)) == about
-
-
-PARTS = ("held_out", "held_out_from_models")  # of the card: which images of the data it was trained on
+    about = {"train_digest": real.digest, "held_out": len(real.held_out), "held_out_from_models": real.unseen}
+    return all(card.get(name) == value for name, value in about.items())
 
 
 def _trained_words(made: Trained, real: Real) -> str:

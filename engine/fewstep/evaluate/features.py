@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ModelError
+from fewstep.fields import unreadable
 from fewstep.models.layouts.keys import Keys, Piece
 from fewstep.models.net.config import MAX_CLASSES
 from fewstep.models.safe_load import fill, open_weights
@@ -116,7 +117,7 @@ def fingerprint(path: Path = BUNDLED) -> str:
     try:
         return digest(path.read_bytes())
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
 def digest(content: bytes) -> str:

@@ -147,8 +147,7 @@ def _bounded(data: Dataset) -> Dataset:
     most = max(MIN_IMAGES, MAX_ELEMENTS // data.images[0].numel())
     if len(data) <= most:
         return data
-    groups = torch.zeros(len(data), dtype=torch.int64) if data.labels is None else data.labels
-    return data.subset(spread_out(groups, torch.Generator().manual_seed(0))[:most])
+    return data.subset(share_of_each(data.labels, len(data), most))
 
 
 def _words(data: Dataset) -> str:
@@ -191,8 +190,17 @@ def spread_out(groups: Tensor, generator: torch.Generator) -> Tensor:
     return order[place.argsort(stable=True)]
 
 
+def share_of_each(labels: Tensor | None, total: int, count: int) -> Tensor:
+    """Which `count` of `total` images to take, of each class its share: always the same ones.
+
+    Args:
+        labels: [total] int64; None where they have no classes.
+    """
+    groups = torch.zeros(total, dtype=torch.int64) if labels is None else labels
+    return spread_out(groups, torch.Generator().manual_seed(0))[:count]
+
+
 def first_of_each(part: Part, count: int) -> Part:
     """`count` images of a part, of each class its share."""
-    groups = torch.zeros(len(part), dtype=torch.int64) if part.labels is None else part.labels
-    chosen = spread_out(groups, torch.Generator().manual_seed(0))[:count]
+    chosen = share_of_each(part.labels, len(part), count)
     return Part(part.images[chosen], None if part.labels is None else part.labels[chosen])

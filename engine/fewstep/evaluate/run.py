@@ -19,13 +19,13 @@ from fewstep.evaluate.scores import Judge, Scores, check_count
 from fewstep.evaluate.sheets import PAIRS, Chosen, sheet, side_by_side
 from fewstep.request.conditions import Classes
 from fewstep.results import Samples
+from fewstep.run.callbacks import counting
 from fewstep.run.denoiser import ModuleDenoiser
 from fewstep.run.inputs import Inputs
 
 if TYPE_CHECKING:
     from fewstep.diffusion.plan import Plan
     from fewstep.engine import Engine
-    from fewstep.run.callbacks import Callback, Step
 
 STEPS = (1, 2, 4, 8, 50)
 TEACHER_STEPS = 50
@@ -84,9 +84,8 @@ def evaluate(
     """
     check_request(engine, real, settings, teacher)
     judge = Judge(classifier, real, settings.n)
-    asked = _Asked(settings, judge.labels, real, advance, settings.n * sum(settings.steps))
-    if not takes_labels(engine):  # nor is its teacher told any
-        asked.labels = None
+    labels = judge.labels if takes_labels(engine) else None  # nor is its teacher told any
+    asked = _Asked(settings, labels, real, advance, settings.n * sum(settings.steps))
     taught = None
     if teacher is not None:
         plan, scale = teacher_plan(teacher, engine, settings)
@@ -125,8 +124,8 @@ class _Asked:
 
     def draw(self, engine: "Engine", words: str, **how: Any) -> Drawn:
         """n samples. FewstepError, `words` in front, for one that is not finite."""
-        n = self.settings.n
-        callback = None if self.advance is None else _counting(self.advance, self.done, self.total)
+        n, advance = self.settings.n, self.advance
+        callback = advance and counting(lambda done, _: advance(self.done + done, self.total), n)
         samples = engine.sample(n, labels=self.labels_of(engine), seeds=self.settings.seed, callback=callback, **how)
         self.done += n * len(samples.plans[0])
         try:
@@ -266,11 +265,3 @@ def check_model(engine: "Engine", real: Real, whose: str = "the model") -> None:
     if taken.names and real.names and taken.names != real.names:
         found = f"{real.name} with classes {', '.join(real.names)}"
         raise ArgumentError("data", found, f"{whose}'s, {', '.join(taken.names)}")
-
-
-def _counting(advance: Advance, before: int, total: int) -> "Callback":
-    def count(step: "Step") -> None:
-        done = step.samples[0] * step.total + (step.index + 1) * len(step.samples)
-        advance(before + done, total)
-
-    return count

@@ -12,7 +12,7 @@ from fewstep.evaluate.features import FEATURES, Classifier, look
 from fewstep.evaluate.frechet import Moments, frechet_distance
 from fewstep.evaluate.neighbours import FEWEST, Nearness, nearest
 from fewstep.evaluate.precision_recall import Manifold, precision, recall
-from fewstep.evaluate.real import MIN_IMAGES, SPLITS, Real, split_halves, spread_out
+from fewstep.evaluate.real import MIN_IMAGES, SPLITS, Real, share_of_each, split_halves
 from fewstep.evaluate.sliced_wasserstein import sliced_wasserstein
 
 MIN_SAMPLES = MIN_IMAGES // 2
@@ -137,8 +137,7 @@ def _bounded(half: Tensor, labels: Tensor | None) -> Tensor:
     """The half, or MAX_REFERENCE of it, of each class its share."""
     if len(half) <= MAX_REFERENCE:
         return half
-    groups = torch.zeros(len(half), dtype=torch.int64) if labels is None else labels[half]
-    return half[spread_out(groups, torch.Generator().manual_seed(0))[:MAX_REFERENCE]]
+    return half[share_of_each(None if labels is None else labels[half], len(half), MAX_REFERENCE)]
 
 
 def _distances_of_real(real: Real) -> Tensor:

@@ -57,6 +57,19 @@ Callback = Callable[[Step], bool | None]
 """Called after each step; returning False stops the run, leaving its samples unfinished and marked cancelled."""
 
 
+def counting(advance: Callable[[int, int], None], samples: int) -> Callback:
+    """Tells `advance(done, total)` the model calls of single samples, for a request of so many.
+
+    A large request runs in several batches, one behind the other: those before are done.
+    """
+
+    def count(step: Step) -> None:
+        done = step.samples[0] * step.total + (step.index + 1) * len(step.samples)
+        advance(done, samples * step.total)
+
+    return count
+
+
 class Following:
     """How far a request has come, and what its callback has done to it.
 
