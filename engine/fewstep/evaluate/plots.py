@@ -27,7 +27,9 @@ def quality_picture(report: Report, beside: Sequence[Curve] = ()) -> bytes:
     """
     curves = [Curve.of(report), *beside]
     if report.teacher is not None:
-        curves.append(Curve(f"{report.teacher[0]} (teacher)", [report.teacher[1].to_dict()], marker="*"))
+        name, row = report.teacher
+        called = name if name.endswith("teacher") else f"{name} (teacher)"
+        curves.append(Curve(called, [row.to_dict()], marker="*"))
     own = [name for name in (*DRAWN, LIKENESS) if name in TITLES]
     names = [name for name in own if any(row.get(name) is not None for row in curves[0].rows)]
     figure = _figure(9.0, 0.9 + 1.9 * len(names))

@@ -176,7 +176,7 @@ def teacher_plan(teacher: "Engine", student: "Engine", settings: Settings) -> "t
         ArgumentError: steps or a guidance scale that it cannot do.
     """
     model, scale = teacher.model, student.model.guidance.scale(settings.guidance_scale)
-    steps = settings.teacher_steps or usual_teacher_steps(teacher)
+    steps = usual_teacher_steps(teacher) if settings.teacher_steps is None else settings.teacher_steps
     own, options = model.defaults["sampler"], dict[str, Any]()
     if model.trained is not None or model.prediction not in SAMPLERS["ddim"].predictions:
         return teacher.plan(steps, guidance_scale=scale), scale
