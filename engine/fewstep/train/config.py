@@ -80,19 +80,21 @@ class FitConfig:
         """As `from_dict`, from a file; errors start with its name."""
         try:
             status = path.stat()
-            text = None
-            if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TOML_BYTES:
-                text = path.read_text(encoding="utf-8")
-            if text is not None and text.count(".") - len(NUMBER.findall(text)) > MAX_TOML_DOTS:
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+                raise ArgumentError("config", str(path), "a TOML file; it is not a regular file")
+            if status.st_size > MAX_TOML_BYTES:
+                raise ArgumentError("config", str(path), f"a TOML file of at most {MAX_TOML_BYTES:,} bytes")
+            text = path.read_text(encoding="utf-8")
+            if text.count(".") - len(NUMBER.findall(text)) > MAX_TOML_DOTS:
                 raise ValueError(f"it has more than {MAX_TOML_DOTS} dots outside of numbers")
-            values = {} if text is None else tomllib.loads(text)
+            values = tomllib.loads(text)
+        except ArgumentError:  # which is a ValueError
+            raise
         except OSError as error:
             raise ArgumentError("config", str(path), f"a TOML file; {(error.strerror or str(error)).lower()}") from None
         except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number with too many digits
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
             raise ArgumentError("config", str(path), f"a TOML file; {reason}") from None
-        if text is None:
-            raise ArgumentError("config", str(path), f"a TOML file of at most {MAX_TOML_BYTES:,} bytes")
         try:
             return cls.from_dict(values, base)
         except ArgumentError as error:
