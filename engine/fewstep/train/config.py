@@ -15,6 +15,7 @@ from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.errors import ArgumentError, shown
 from fewstep.fields import Fields
 from fewstep.models.net.config import UNetConfig
+from fewstep.train.npz import MAX_SIDE
 
 TRAINED: Final = tuple(each for each in PREDICTIONS if each != "score")  # which is eps, scaled
 DTYPES: Final = ("float32", "bfloat16")
@@ -106,7 +107,7 @@ class TrainConfig(FitConfig):
     """`fewstep train`: what is learnt from what. The defaults are the digits' teacher."""
 
     data: str = "digits"  # or a path: see `fewstep.train.data.load_data`
-    size: int | None = None  # to which PNGs are scaled
+    size: int | None = None  # to which pictures are scaled
     prediction: str = "v"
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine", "num_timesteps": 1000})
     min_snr_gamma: float = 5.0  # 0: every timestep weighs the same in the prediction's own units
@@ -123,7 +124,7 @@ class TrainConfig(FitConfig):
         for name in ("data", "licence"):
             check.text(name)
         if self.size is not None:
-            check.integer("size", 1, 2048)
+            check.integer("size", 1, MAX_SIDE)
         check.choice("prediction", TRAINED)
         check.number("min_snr_gamma", 0, 1e6)
         check.flag("learned_range")

@@ -15,7 +15,7 @@ from torch.nn import functional
 from fewstep.checks import integer
 from fewstep.errors import ArgumentError
 from fewstep.train.draws import permutation
-from fewstep.train.images import MAX_SIDE, read_npz
+from fewstep.train.npz import MAX_SIDE, read_npz
 from fewstep.train.picture_folder import read_folder
 
 DIGITS: Final = "digits"
