@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 LONGEST: Final = 600  # characters of a value in words: a file's name, and what is wrong with it
@@ -98,6 +98,18 @@ def shown(value: object, length: int = 80) -> str:
     except (RecursionError, ValueError):
         text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first of some names, `most` at most, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library or the system says is wrong, in a line of at most 120 characters."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:120]
 
 
 def _shown(value: object) -> str:

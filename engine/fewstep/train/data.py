@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewstep.checks import integer
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, some_of
 from fewstep.train.draws import permutation
 from fewstep.train.npz import MAX_SIDE, read_npz
 from fewstep.train.picture_folder import read_folder
@@ -64,9 +64,8 @@ class Dataset:
         counts = self.counts()
         if counts is None:
             return f"{images}, no classes"
-        shown = [f"{name} ({count:,})" for name, count in list(counts.items())[:SHOWN]]
-        more = f" and {len(counts) - SHOWN:,} more" if len(counts) > SHOWN else ""
-        return f"{images}, {len(counts):,} class{'es' * (len(counts) != 1)}: {', '.join(shown)}{more}"
+        shown = some_of([f"{name} ({count:,})" for name, count in counts.items()], SHOWN)
+        return f"{images}, {len(counts):,} class{'es' * (len(counts) != 1)}: {shown}"
 
     def about(self) -> dict[str, object]:
         """The same for a program to read."""

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from fewstep import pictures
-from fewstep.errors import printable
+from fewstep.errors import printable, some_of
 from fewstep.memory import check_memory
 from fewstep.models.net.config import MAX_CLASSES
 from fewstep.request.conditions.classes import check_name
@@ -165,9 +165,8 @@ def _names(folders: Sequence[Path]) -> tuple[str, ...]:
 
 def _line(folder: Path, paths: Sequence[Path], why: str, kind: str = "file") -> Iterator[str]:
     if paths:
-        names = ", ".join(_relative(folder, path) for path in paths[:SHOWN])
-        more = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
-        yield f"left out: {len(paths):,} {kind}{'s' * (len(paths) > 1)} {why}: {names}{more}"
+        names = some_of([_relative(folder, path) for path in paths], SHOWN)
+        yield f"left out: {len(paths):,} {kind}{'s' * (len(paths) > 1)} {why}: {names}"
 
 
 def _relative(folder: Path, path: Path) -> str:
