@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fewstep.archives import Archive, BadArchiveError
-from fewstep.errors import ArgumentError, printable
+from fewstep.errors import ArgumentError, printable, some_of
 from fewstep.memory import check_memory
-from fewstep.mistaken import HEAD, mistaken
+from fewstep.mistaken import head_of, mistaken
 from fewstep.models.net.config import MAX_CLASSES
 
 Pixels = npt.NDArray[np.uint8]  # [N, H, W, C]
@@ -63,20 +63,13 @@ def _check_near(path: Path, others: Sequence[str]) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(printable(name.removesuffix(".npy")[:80]) for name in names[:SHOWN]) + more
+    return some_of([printable(name.removesuffix(".npy")[:80]) for name in names], SHOWN)
 
 
 def _instead(path: Path) -> str | None:
     """What a file is that is no zip archive, in words; None where that cannot be told."""
-    try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-    except (OSError, ValueError):
-        return None
-    what = None if head.startswith(b"PK") else mistaken(head)
+    head = head_of(path)
+    what = None if head is None or head.startswith(b"PK") else mistaken(head)
     return f"it is {what}" if what else None
 
 
