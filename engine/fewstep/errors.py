@@ -17,22 +17,23 @@ class FewstepError(Exception):
     """Base of every error that is the caller's to mend; the CLI prints it as one line and exits with 2.
 
     The message is one printable line whatever it quotes: what is no character of a line stands there as `\\x0a` does.
+    `in_python` ends it with what only a Python caller can do; the command line leaves it out.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+    def __init__(self, message: str, in_python: str = "") -> None:
+        self.in_python = in_python
+        super().__init__(printable(message + in_python))
 
 
 class ArgumentError(FewstepError, ValueError):
     """An argument outside what is allowed.
 
     `ArgumentError("steps", 0, "an integer from 1 to 1000")` reads "steps: got 0; allowed: an integer from 1 to 1000".
-    `in_python` ends the sentence with what only a Python caller can do; the command line leaves it out.
     """
 
     def __init__(self, argument: str, value: object, allowed: str, in_python: str = "") -> None:
-        self.argument, self.value, self.allowed, self.in_python = argument, value, allowed, in_python
-        super().__init__(f"{argument}: got {_shown(value)}; allowed: {allowed}{in_python}")
+        self.argument, self.value, self.allowed = argument, value, allowed
+        super().__init__(f"{argument}: got {_shown(value)}; allowed: {allowed}", in_python)
 
 
 class ModelError(FewstepError):

@@ -160,7 +160,7 @@ def _opened(argument: str, path: Path, max_side: int | None) -> "Iterator[Image]
         raise ArgumentError(argument, str(path), f"{ALLOWED}; {reason_of(error)}") from None
     with picture:
         if max_side is not None and max(picture.size) > max_side:
-            bound = f"at most {max_side} a side, or --size to scale larger ones"
+            bound = f"at most {max_side} a side, or a size to which larger ones are scaled"
             raise ArgumentError(argument, f"{path}: {picture.width}x{picture.height} pixels", bound)
         yield picture
 

@@ -61,7 +61,7 @@ def read_folder(folder: Path, size: int | None = None) -> tuple[Pixels, Labels |
         if images and image.shape[:2] != images[0].shape[:2]:
             first, own = images[0].shape, image.shape
             found_size, allowed = f"{own[1]}x{own[0]} pixels", f"{first[1]}x{first[0]}, as the others"
-            raise wrong(path, found_size, f"{allowed}, or --size to scale them all")
+            raise wrong(path, found_size, f"{allowed}, or a size to which all are scaled")
         if not images:  # they are there twice when they are put together
             numbers = len(found.files) * image.shape[0] * image.shape[1]
             said = f"{folder}: {len(found.files):,} pictures of {image.shape[1]}x{image.shape[0]}"
@@ -83,7 +83,7 @@ def survey(folder: Path) -> Found:
     for each, inside in filled if not top.pictures else []:
         deeper = next(_below(inside.folders), None)
         if deeper is not None:
-            raise wrong(deeper, "a picture two folders down", f"{LAYOUT}: one folder a class, such as --data {each}")
+            raise wrong(deeper, "a picture two folders down", f"{LAYOUT}; {each} may be such a folder")
     if top.pictures:
         stray = next(_below(top.folders), None)
         if stray is not None:
