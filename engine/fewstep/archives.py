@@ -13,6 +13,8 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from fewstep.errors import reason_of
+
 MAX_DIRECTORY_BYTES: Final = 4 << 20  # about 40,000 members
 MAX_NPY_HEADER: Final = 10_000
 CHUNK: Final = 1 << 20
@@ -176,5 +178,4 @@ def _faults(where: str = "") -> Iterator[None]:
         raise
     # They raise eight kinds of error, and another one in the next version.
     except Exception as error:
-        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadArchiveError(where + " ".join(words.split())[:120]) from error
+        raise BadArchiveError(where + reason_of(error)) from error

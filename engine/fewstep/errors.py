@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 LONGEST: Final = 600  # characters of a value in words: a file's name, and what is wrong with it
@@ -17,22 +17,23 @@ class FewstepError(Exception):
     """Base of every error that is the caller's to mend; the CLI prints it as one line and exits with 2.
 
     The message is one printable line whatever it quotes: what is no character of a line stands there as `\\x0a` does.
+    `in_python` ends it with what only a Python caller can do; the command line leaves it out.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+    def __init__(self, message: str, in_python: str = "") -> None:
+        self.in_python = in_python
+        super().__init__(printable(message + in_python))
 
 
 class ArgumentError(FewstepError, ValueError):
     """An argument outside what is allowed.
 
     `ArgumentError("steps", 0, "an integer from 1 to 1000")` reads "steps: got 0; allowed: an integer from 1 to 1000".
-    `in_python` ends the sentence with what only a Python caller can do; the command line leaves it out.
     """
 
     def __init__(self, argument: str, value: object, allowed: str, in_python: str = "") -> None:
-        self.argument, self.value, self.allowed, self.in_python = argument, value, allowed, in_python
-        super().__init__(f"{argument}: got {_shown(value)}; allowed: {allowed}{in_python}")
+        self.argument, self.value, self.allowed = argument, value, allowed
+        super().__init__(f"{argument}: got {_shown(value)}; allowed: {allowed}", in_python)
 
 
 class ModelError(FewstepError):
@@ -98,6 +99,18 @@ def shown(value: object, length: int = 80) -> str:
     except (RecursionError, ValueError):
         text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first of some names, `most` at most, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library or the system says is wrong, in a line of at most 120 characters."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:120]
 
 
 def _shown(value: object) -> str:

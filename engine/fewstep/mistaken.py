@@ -1,5 +1,6 @@
 """What a file is that was taken for another: a web page, a pointer, an archive, by its first bytes."""
 
+from pathlib import Path
 from typing import Final
 
 HEAD: Final = 512  # bytes that are looked at
@@ -25,6 +26,17 @@ _MAGIC: Final = (
     (b"\x89HDF", "an HDF5 file"),
     (b"\x89PNG", "a PNG picture"),
 )
+
+
+def head_of(path: Path) -> bytes | None:
+    """The first HEAD bytes of a file; None where it is no regular file, or cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except (OSError, ValueError):  # a NUL in the name
+        return None
 
 
 def mistaken(head: bytes) -> str | None:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep.errors import ArgumentError
-from fewstep.mistaken import HEAD, mistaken
+from fewstep.errors import ArgumentError, reason_of
+from fewstep.mistaken import head_of, mistaken
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -157,10 +157,10 @@ def _opened(argument: str, path: Path, max_side: int | None) -> "Iterator[Image]
         what = _instead(path)
         raise ArgumentError(argument, str(path), f"{ALLOWED}; it is {what}" if what else ALLOWED) from None
     except Exception as error:  # whatever PIL meets in a damaged file
-        raise ArgumentError(argument, str(path), f"{ALLOWED}; {_reason(error)}") from None
+        raise ArgumentError(argument, str(path), f"{ALLOWED}; {reason_of(error)}") from None
     with picture:
         if max_side is not None and max(picture.size) > max_side:
-            bound = f"at most {max_side} a side, or --size to scale larger ones"
+            bound = f"at most {max_side} a side, or a size to which larger ones are scaled"
             raise ArgumentError(argument, f"{path}: {picture.width}x{picture.height} pixels", bound)
         yield picture
 
@@ -170,10 +170,8 @@ def _instead(path: Path) -> str | None:
 
     By its first bytes alone: PIL's readers of other formats are kept from a file that may be hostile.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-    except OSError:
+    head = head_of(path)
+    if head is None:
         return None
     found = (what for at, beginning, what in BEGINNINGS if head[at:].startswith(beginning))
     return next(found, None) or mistaken(head)
@@ -194,7 +192,8 @@ def _upright(argument: str, picture: "Image", name: str) -> "Image":
             orientation = picture.getexif().get(ORIENTATION)
         straight = _converted(picture, _key(picture, bits))
     except Exception as error:  # whatever PIL meets in a damaged file
-        raise ArgumentError(argument, name.removesuffix(": ") or "a picture", f"{ALLOWED}; {_reason(error)}") from None
+        given = name.removesuffix(": ") or "a picture"
+        raise ArgumentError(argument, given, f"{ALLOWED}; {reason_of(error)}") from None
     if frames > 1:
         raise ArgumentError(argument, f"{name}an animation of {frames} frames", "one picture, such as a copy of one")
     if straight is None:
@@ -310,8 +309,3 @@ def _as_gray(picture: "Image") -> "Image":
 
 def _darkest(channel: "Image") -> int:
     return int(np.asarray(channel).min())
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:120]

@@ -22,11 +22,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from fewstep.errors import UnfinishedWriteWarning
+from fewstep.errors import UnfinishedWriteWarning, some_of
 
 NAME: Final = re.compile(r"\.fewstep-[0-9a-f]{4,32}\.(tmp|placing)")
 WRITING, PLACING, KEPT = ".tmp", ".placing", ".kept"
 WAS: Final = "was.json"
+SHOWN: Final = 3  # names in a warning
 PATIENCE: Final = 10.0  # seconds to wait for who holds a folder's lock; renaming takes milliseconds
 
 
@@ -214,7 +215,7 @@ def is_own(path: Path) -> bool:
 def _finish(path: Path) -> None:
     """Place what is left, unless somebody has written those files since: then theirs stay."""
     folder, names = path.parent, _names(path / "new")
-    changed, shown = _changed(path, names), _shown(names)
+    changed, shown = _changed(path, names), some_of(names, SHOWN)
     said = f"{folder}: a process was killed while it put files into place"
     if not names:
         _remove(path)
@@ -224,7 +225,7 @@ def _finish(path: Path) -> None:
             path.rename(kept)
         except OSError:
             kept = path
-        stay = f"{_shown(changed)} changed since then and stay{'s' * (len(changed) == 1)}"
+        stay = f"{some_of(changed, SHOWN)} changed since then and stay{'s' * (len(changed) == 1)}"
         left = f"{stay}; what was not in place yet, {shown}, lies in {kept / 'new'}"
         warnings.warn(f"{said}; {left}", UnfinishedWriteWarning, stacklevel=2)
     else:
@@ -259,10 +260,6 @@ def _changed(path: Path, names: Sequence[str]) -> list[str]:
         if not isinstance(noted, list) or [now.st_ino, now.st_size, now.st_mtime_ns] not in noted:
             changed.append(name)
     return changed
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _left(folder: Path) -> list[Path]:

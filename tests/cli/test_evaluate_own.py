@@ -182,8 +182,8 @@ def test_more_images_have_a_frechet_distance(run: Run, teacher: Path, tmp_path: 
 def test_what_a_model_is_compared_with_must_be_said(run: Run, teacher: Path, data: Path, tmp_path: Path) -> None:
     missing = run("evaluate", teacher, *QUICK).error
     assert missing == (
-        "data: got None; allowed: the images that the model was trained on, as --data has them; its card says: "
-        "shapes, 60 images"
+        "data: got None; allowed: the images that the model was trained on: 'digits', an .npz file, or a folder of "
+        "pictures; its card says: shapes, 60 images"
     )
     digits = run("evaluate", teacher, "--data", "digits", *QUICK).error
     assert digits == "data: got digits of shape [1, 32, 32]; allowed: the model's [3, 16, 16]"

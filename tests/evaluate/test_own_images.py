@@ -296,9 +296,12 @@ def test_a_card_says_what_a_model_was_trained_on() -> None:
         notes = json.loads((BUNDLED / "digits" / member / "fewstep.json").read_text())["notes"]
         assert source_of(None, notes) == DIGITS
         assert source_of("mine.npz", notes) == "mine.npz"
-    with pytest.raises(ArgumentError, match=r"as --data has them; its card says: digits, 600 images$"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"trained on: 'digits', an \.npz file, or a folder of pictures; its card says: digits, 600 images$",
+    ):
         source_of(None, ["data: digits, 600 images", "time: long"])
-    with pytest.raises(ArgumentError, match=r"trained on, as --data has them$"):
+    with pytest.raises(ArgumentError, match=r"trained on: 'digits', an \.npz file, or a folder of pictures$"):
         source_of(None, ["time: long"])
 
 

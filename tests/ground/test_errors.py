@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.errors import ArgumentError, FewstepError, ModelError, OutputError, is_out_of_memory, printable, shown
+from fewstep.errors import (
+    ArgumentError,
+    FewstepError,
+    ModelError,
+    OutputError,
+    is_out_of_memory,
+    printable,
+    reason_of,
+    shown,
+    some_of,
+)
 
 
 def deep() -> object:
@@ -46,6 +56,23 @@ def test_any_value_can_be_quoted(value: object) -> None:
     message = str(ArgumentError("a", value, "b"))
     assert message.startswith("a: got ")
     assert len(message) < 620
+
+
+def test_names_beyond_the_most_are_counted() -> None:
+    assert [some_of(names, 2) for names in ((), ("a",), ("a", "b"), ("a", "b", "c"))] == [
+        "",
+        "a",
+        "a, b",
+        "a, b and 1 more",
+    ]
+    assert some_of(["a"] * 5000, 1) == "a and 4,999 more"
+
+
+def test_a_reason_is_one_line_and_never_empty() -> None:
+    assert reason_of(OSError(errno.ENOSPC, "No space left")) == "No space left"
+    assert reason_of(ValueError("a\n  b")) == "a b"
+    assert reason_of(ValueError()) == "ValueError"
+    assert len(reason_of(ValueError("x" * 1000))) == 120
 
 
 def test_an_error_survives_a_process(tmp_path: object) -> None:

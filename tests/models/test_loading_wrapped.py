@@ -52,6 +52,9 @@ def test_the_network_twice_or_in_parts_is_refused(model: UNet2DModel, tmp_path: 
     assert refusal(lambda: load_model(tmp_path)) == (
         f"{file}: holds the network 2 times, as 'ema.', 'model.'; allowed: one of them alone"
     )
+    many = {f"{letter}.{name}": tensor.clone() for name, tensor in state.items() for letter in "abcdef"}
+    save_file(many, file)
+    assert "the network 6 times, as 'a.', 'b.', 'c.', 'd.' and 2 more; allowed" in refusal(lambda: load_model(tmp_path))
     del twice["model.conv_in.bias"]
     save_file(twice, file)
     assert same(tmp_path, model)

@@ -159,8 +159,14 @@ def test_values_and_names_are_cut_in_messages(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "own.toml")
-    with pytest.raises(ArgumentError, match="a TOML file of at most"):
+    with pytest.raises(ArgumentError, match=r"own\.toml'; allowed: a TOML file; it is not a regular file$"):
         TrainConfig.from_toml(tmp_path / "own.toml")
+
+
+def test_a_folder_is_no_file_of_settings(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        TrainConfig.from_toml(tmp_path)
+    assert str(caught.value) == f"config: got '{tmp_path}'; allowed: a TOML file; it is not a regular file"
 
 
 def test_the_plan_of_a_model_fits_a_short_schedule() -> None:

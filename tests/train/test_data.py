@@ -215,14 +215,19 @@ def test_no_source_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest
 def test_pngs_that_are_wrong_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     odd = picture(tmp_path / "b.png", size=(9, 8))
-    with pytest.raises(ArgumentError, match=r"b\.png: 9x8 pixels; allowed: 8x8, as the others, or --size"):
+    with pytest.raises(
+        ArgumentError, match=r"b\.png: 9x8 pixels; allowed: 8x8, as the others, or a size to which all are scaled$"
+    ):
         load_data(str(tmp_path))
     assert load_data(str(tmp_path), size=8).shape == (1, 8, 8)
     odd.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     with pytest.raises(ArgumentError, match=r"b\.png'; allowed: a PNG, JPEG or WebP file"):
         load_data(str(tmp_path))
     picture(odd, size=(3000, 1))
-    with pytest.raises(ArgumentError, match=r"b\.png: 3000x1 pixels; allowed: at most 2048 a side, or --size"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"b\.png: 3000x1 pixels; allowed: at most 2048 a side, or a size to which larger ones are scaled$",
+    ):
         load_data(str(tmp_path))
 
 

@@ -245,7 +245,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_good_checkpoint(
     good = out / "checkpoints/step-00000010.safetensors"
     assert the_one_line(capsys) == (
         f"the loss is nan at step 13; the last good checkpoint is {good}: "
-        "--resume with a lower --learning-rate goes on from it"
+        "the run can be resumed from it with a lower --learning-rate"
     )
     found = last_checkpoint(out)
     assert found is not None
@@ -371,7 +371,9 @@ def test_a_folder_in_use_is_not_written_into(tmp_path: Path, case: list[object],
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_bytes(b"kept")
     assert run(*case, "--out", tmp_path / "out") == 2
-    assert the_one_line(capsys).endswith("out: holds files already; allowed: a new or empty folder, or --resume")
+    assert the_one_line(capsys).endswith(
+        "out: holds files already; allowed: a new or empty folder, or to resume the run in it"
+    )
     assert contents(tmp_path / "out") == {"mine": b"kept"}
 
 

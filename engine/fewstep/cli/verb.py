@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from fewstep import errors
 from fewstep.cli.help import show_help
 from fewstep.cli.shared import say
-from fewstep.errors import ArgumentError, FewstepError, UntrainedPlanWarning
+from fewstep.errors import FewstepError, UntrainedPlanWarning
 
 OWN_WARNINGS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Warning)]
 Options = Mapping[str, str]  # of an argument, as it is typed: {"guidance_scale": "--guidance-scale"}
@@ -68,8 +68,7 @@ def in_options(error: FewstepError, options: Options) -> str:
 
     A name of one word, such as labels, reads as well in either, and may be a word like any other.
     """
-    in_python = error.in_python if isinstance(error, ArgumentError) else ""
-    text = str(error).removesuffix(in_python)
+    text = str(error).removesuffix(error.in_python)
     for name, option in options.items():
         if "_" in name:
             text = re.sub(rf"(?<![\w./'\"-]){name}(?![\w./=('\"-])", option, text)

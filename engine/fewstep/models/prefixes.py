@@ -5,7 +5,7 @@ from typing import Final
 
 from torch import Tensor
 
-from fewstep.errors import ModelError
+from fewstep.errors import ModelError, some_of
 from fewstep.fields import shown
 from fewstep.models.safe_load import TensorSource
 
@@ -63,5 +63,4 @@ def unwrapped(source: TensorSource, names: Collection[str]) -> TensorSource:
 
 
 def _listed(prefixes: list[str]) -> str:
-    more = ", ..." if len(prefixes) > MAX_NAMED else ""
-    return ", ".join(shown(prefix) for prefix in prefixes[:MAX_NAMED]) + more
+    return some_of([shown(prefix) for prefix in prefixes], MAX_NAMED)

@@ -66,7 +66,7 @@ def find_weights(folder: Path, place: str, stem: str, variant: str | None = None
             ((only, name),) = there.items()
             return Found(inside(folder, place + name), only)
         if variant is None and there:
-            allowed = f"variant= (--variant of fewstep generate) one of {_names(there)}"
+            allowed = f"a variant, one of {_names(there)}"
             raise ModelError(f"{folder / place}: holds no plain {stem}.{ending}; allowed: {allowed}")
     if variant is not None:
         raise ModelError(f"{folder / place}: has no variant {variant!r} of {stem}; there: {_names(every)}")

@@ -60,7 +60,7 @@ def save_checkpoint(
         "about": json.dumps(about),
         "sha256": _fingerprint(step, about, state),
     }
-    parse_json(Fields(metadata, f"step {step}").text("about", max_length=1 << 20).encode(), f"step {step}: about")
+    parse_json(Fields(metadata, f"step {step}").text("about", max_length=MAX_ABOUT).encode(), f"step {step}: about")
     path = folder / f"step-{step:08d}.safetensors"
     with atomic_write(path) as file:
         file.write(save(state, metadata))

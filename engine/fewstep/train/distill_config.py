@@ -7,6 +7,7 @@ from fewstep.checks import numbers
 from fewstep.errors import ArgumentError
 from fewstep.train.config import TRAINED, Checks, FitConfig
 from fewstep.train.methods import METHODS, ConsistencyDistillation, Distillation, ProgressiveDistillation
+from fewstep.train.npz import MAX_SIDE
 
 MAX_MODEL_STEPS: Final = 1000
 
@@ -51,7 +52,7 @@ class DistillConfig(FitConfig):
         if self.teacher_steps is not None:
             check.integer("teacher_steps", 1, MAX_MODEL_STEPS)
         if self.size is not None:
-            check.integer("size", 1, 2048)
+            check.integer("size", 1, MAX_SIDE)
         if self.prediction is not None:
             check.choice("prediction", TRAINED)
         if self.guidance is not None:

@@ -281,9 +281,9 @@ class _Run:
         name, value = next((n, v) for n, v in zip(self.names, row.tolist(), strict=True) if not math.isfinite(v))
         if self.saved >= 0:
             path = self.folder / CHECKPOINTS / f"step-{self.saved:08d}.safetensors"
-            advice = f"the last good checkpoint is {path}: --resume with a lower --learning-rate goes on from it"
+            advice = f"the last good checkpoint is {path}: the run can be resumed from it with a lower learning_rate"
         else:
-            advice = "there is no checkpoint yet: try a lower --learning-rate"
+            advice = "there is no checkpoint yet: try a lower learning_rate"
         raise FewstepError(f"the {name.replace('_', ' ')} is {value} at step {step}; {advice}")
 
     def _save(self) -> None:

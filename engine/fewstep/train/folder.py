@@ -32,7 +32,7 @@ def check_place(out: Path, resume: bool) -> None:
     mend(out)
     check_writable(out / CHECKPOINTS / "probe")
     if not resume and out.exists() and any(path.name != LOCK_FILE for path in out.iterdir()):
-        raise OutputError(f"{out}: holds files already; allowed: a new or empty folder, or --resume")
+        raise OutputError(f"{out}: holds files already; allowed: a new or empty folder, or to resume the run in it")
 
 
 @contextmanager

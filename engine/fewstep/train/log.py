@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from fewstep.files import atomic_write
 from fewstep.train.config import MAX_STEPS
 
 INK, FAINT, ACCENT, PALE = "#3b3f46", "#d9dce1", "#c2410c", "#f0c9b5"
 MAX_COLUMNS: Final = 100
 MAX_VALUE: Final = 1e30  # more is no loss, and more than a picture's axis can say
-MAX_WIDTH: Final = (
-    500  # rows that are averaged for one of the line, so that a long record takes no square of its length
-)
 SMOOTH: Final = 0.02  # of the run's rows are averaged for the bold line
 
 
@@ -84,7 +83,7 @@ def plot_losses(rows: Sequence[Mapping[str, float]], title: str) -> bytes | None
 
 def _draw(panel: Any, steps: Sequence[float], values: Sequence[float], name: str) -> None:
     panel.plot(steps, values, color=PALE, linewidth=1)
-    smooth = _smoothed(values)
+    smooth = smoothed(values)
     panel.plot(steps, smooth, color=ACCENT, linewidth=1.6)
     panel.annotate(
         f" {smooth[-1]:.4g}", (steps[-1], smooth[-1]), (3, 0), textcoords="offset points", va="center", fontsize=8,
@@ -99,9 +98,20 @@ def _draw(panel: Any, steps: Sequence[float], values: Sequence[float], name: str
     panel.grid(axis="y", which="both", color=FAINT, linewidth=0.5)
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    width = min(max(1, round(SMOOTH * len(values))), MAX_WIDTH)
-    return [sum(values[max(0, i - width + 1) : i + 1]) / min(width, i + 1) for i in range(len(values))]
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The mean of each value and those before it, as many as SMOOTH says. A NaN is in no mean but those it is part of.
+
+    A window is the end of one block and the beginning of the next, so that a record of a million rows takes one pass.
+    The difference of two sums from the first row on would take as little, and spread a NaN over all that follow.
+    """
+    count = len(values)
+    width = max(1, round(SMOOTH * count))
+    blocks = np.zeros((-(-count // width), width))
+    blocks.reshape(-1)[:count] = values
+    sums = blocks.cumsum(axis=1)
+    sums[1:, :-1] += blocks[:-1, :0:-1].cumsum(axis=1)[:, ::-1]
+    means: list[float] = (sums.reshape(-1)[:count] / np.minimum(np.arange(count) + 1, width)).tolist()
+    return means
 
 
 def _numbers(names: Sequence[str], line: Sequence[str]) -> dict[str, float] | None:

@@ -10,16 +10,15 @@ from typing import Final
 import numpy as np
 
 from fewstep import pictures
-from fewstep.errors import ArgumentError, printable
+from fewstep.errors import printable, some_of
 from fewstep.memory import check_memory
 from fewstep.models.net.config import MAX_CLASSES
 from fewstep.request.conditions.classes import check_name
-from fewstep.train.images import MAX_BYTES, MAX_IMAGES, MAX_SIDE, Labels, Pixels
+from fewstep.train.npz import MAX_BYTES, MAX_IMAGES, MAX_SIDE, SHOWN, Labels, Pixels, wrong
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 QUIET: Final = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # what systems leave behind, beside hidden files
 LAYOUT: Final = "pictures in it, or in its subfolders, one a class, but not in both and not deeper"
-SHOWN: Final = 5  # names in a line
 
 
 @dataclass(frozen=True)
@@ -62,14 +61,14 @@ def read_folder(folder: Path, size: int | None = None) -> tuple[Pixels, Labels |
         if images and image.shape[:2] != images[0].shape[:2]:
             first, own = images[0].shape, image.shape
             found_size, allowed = f"{own[1]}x{own[0]} pixels", f"{first[1]}x{first[0]}, as the others"
-            raise _wrong(path, found_size, f"{allowed}, or --size to scale them all")
+            raise wrong(path, found_size, f"{allowed}, or a size to which all are scaled")
         if not images:  # they are there twice when they are put together
             numbers = len(found.files) * image.shape[0] * image.shape[1]
             said = f"{folder}: {len(found.files):,} pictures of {image.shape[1]}x{image.shape[0]}"
             check_memory("data", said, 2 * numbers, "what they hold")
         images.append(image)
         if len(images) * image.nbytes > MAX_BYTES:
-            raise _wrong(folder, f"more than {MAX_BYTES:,} bytes of pixels", f"at most {MAX_BYTES:,}")
+            raise wrong(folder, f"more than {MAX_BYTES:,} bytes of pixels", f"at most {MAX_BYTES:,}")
     channels = max(image.shape[2] for image in images)
     stacked = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
     labels = np.array([label for _, label in found.files], dtype=np.int64) if found.names else None
@@ -84,12 +83,12 @@ def survey(folder: Path) -> Found:
     for each, inside in filled if not top.pictures else []:
         deeper = next(_below(inside.folders), None)
         if deeper is not None:
-            raise _wrong(deeper, "a picture two folders down", f"{LAYOUT}: one folder a class, such as --data {each}")
+            raise wrong(deeper, "a picture two folders down", f"{LAYOUT}; {each} may be such a folder")
     if top.pictures:
         stray = next(_below(top.folders), None)
         if stray is not None:
             one, other = _relative(folder, top.pictures[0]), _relative(folder, stray)
-            raise _wrong(folder, f"pictures beside folders of pictures: {one} and {other}", LAYOUT)
+            raise wrong(folder, f"pictures beside folders of pictures: {one} and {other}", LAYOUT)
         classes = []
     files = [(path, label) for label, (_, inside) in enumerate(classes) for path in inside.pictures]
     files = files or [(path, 0) for path in top.pictures]
@@ -105,7 +104,7 @@ def survey(folder: Path) -> Found:
     )
     if not 1 <= len(files) <= MAX_IMAGES:
         said = "; ".join([f"{len(files)} pictures", *left_out])
-        raise _wrong(folder, said, f"1 to {MAX_IMAGES:,} PNG, JPEG or WebP {LAYOUT}")
+        raise wrong(folder, said, f"1 to {MAX_IMAGES:,} PNG, JPEG or WebP {LAYOUT}")
     return Found(files, _names([each for each, _ in classes]), left_out)
 
 
@@ -115,7 +114,7 @@ def _listed(folder: Path) -> _Listing:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise _wrong(folder, f"it cannot be read: {error.strerror}", "a folder that can be") from None
+        raise wrong(folder, f"it cannot be read: {error.strerror}", "a folder that can be") from None
     for path in paths:
         if path.name.startswith(".") or path.name.lower() in QUIET:
             continue
@@ -128,7 +127,7 @@ def _listed(folder: Path) -> _Listing:
         elif path.is_file():
             listing.pictures.append(path)
         else:
-            raise _wrong(path, "a link to nothing, or no file", "a PNG, JPEG or WebP file")
+            raise wrong(path, "a link to nothing, or no file", "a PNG, JPEG or WebP file")
     return listing
 
 
@@ -151,29 +150,24 @@ def _below(folders: Sequence[Path]) -> Iterator[Path]:
 def _names(folders: Sequence[Path]) -> tuple[str, ...]:
     """The classes' names, composed as a keyboard types them (NFC). ArgumentError for one that JSON cannot hold."""
     if len(folders) > MAX_CLASSES:
-        raise _wrong(folders[0].parent, f"{len(folders)} subfolders", f"at most {MAX_CLASSES:,} classes")
+        raise wrong(folders[0].parent, f"{len(folders)} subfolders", f"at most {MAX_CLASSES:,} classes")
     names: dict[str, Path] = {}
     for folder in folders:
         name = unicodedata.normalize("NFC", folder.name)
         problem = check_name(name)
         if problem is not None:
-            raise _wrong(folder, f"a class by that name: {problem}", "printable text")
+            raise wrong(folder, f"a class by that name: {problem}", "printable text")
         if name in names:
-            raise _wrong(folder, f"the same name as {names[name]}", "a name of its own for each class")
+            raise wrong(folder, f"the same name as {names[name]}", "a name of its own for each class")
         names[name] = folder
     return tuple(names)
 
 
 def _line(folder: Path, paths: Sequence[Path], why: str, kind: str = "file") -> Iterator[str]:
     if paths:
-        names = ", ".join(_relative(folder, path) for path in paths[:SHOWN])
-        more = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
-        yield f"left out: {len(paths):,} {kind}{'s' * (len(paths) > 1)} {why}: {names}{more}"
+        names = some_of([_relative(folder, path) for path in paths], SHOWN)
+        yield f"left out: {len(paths):,} {kind}{'s' * (len(paths) > 1)} {why}: {names}"
 
 
 def _relative(folder: Path, path: Path) -> str:
     return printable(str(path.relative_to(folder)))
-
-
-def _wrong(path: Path, found: str, allowed: str) -> ArgumentError:
-    return ArgumentError("data", f"{path}: {found}", allowed)

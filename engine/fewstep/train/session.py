@@ -115,8 +115,15 @@ def _carried_out(
     last = draw_losses(out, task.title, fitted.step)
     if fitted.finished:
         save_model(out, cast(UNet, fitted.module), task.card(spec, fitted, last), overwrite=True)
-    made = (out, fitted.finished, fitted.step, fitted.seconds, last, count_parameters(module))
-    return Trained(*made, data.about())
+    return Trained(
+        folder=out,
+        finished=fitted.finished,
+        step=fitted.step,
+        seconds=fitted.seconds,
+        loss=last,
+        parameters=count_parameters(module),
+        data=data.about(),
+    )
 
 
 def _check_memory(module: UNet, shape: tuple[int, int, int], config: FitConfig, device: torch.device) -> None:

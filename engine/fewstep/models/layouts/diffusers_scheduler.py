@@ -68,9 +68,9 @@ def sampling_from_scheduler(data: Any, where: str, given: Mapping[str, Any] = NO
         advice = f"say what to sample with: {OVERRIDE}, and schedule= and prediction= beside it"
         raise read.error("_class_name", f"got {shown(name)}, which is not known; supported: {readable}; or {advice}")
     if scheduler is not None and scheduler.plan is None and "plan" not in given:
-        advice = f"say what to sample with: {OVERRIDE}, or fewstep generate --sampler ddim --steps 50"
+        advice = "say what to sample with, a sampler and its steps such as ddim and 50"
         problem = f"got {shown(name)}, whose sampler fewstep does not have; supported: {readable}; or {advice}"
-        raise NoSamplerError(f"{read.at('_class_name')}: {problem}")
+        raise NoSamplerError(f"{read.at('_class_name')}: {problem}", f": {OVERRIDE}")
     if "schedule" in given:
         schedule = given["schedule"]
     else:

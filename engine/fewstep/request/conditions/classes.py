@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import entries, integer
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, some_of
 from fewstep.request.conditions.labels import Labels, as_list, listed
 
 MAX_CLASSES = 2**31 - 1
@@ -54,8 +54,7 @@ class Classes:
         numbers = f"integers from 0 to {self.count - 1}"
         if not self.names:
             return numbers
-        more = f" and {self.count - SHOWN:,} more" if self.count > SHOWN else ""
-        return f"{numbers}, or names: {', '.join(self.names[:SHOWN])}{more}"
+        return f"{numbers}, or names: {some_of(self.names, SHOWN)}"
 
     @property
     def example(self) -> float:
