@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from fewstep.cli.shared import numbers
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, some_of
 from fewstep.request.asked import MAX_SAMPLES
 from fewstep.results import label_word
 
@@ -40,6 +40,5 @@ def _numbers(part: str, names: Sequence[str]) -> list[float]:
     except ArgumentError as error:
         if not names:
             raise
-        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        allowed = f"{error.allowed}, or names: {', '.join(map(label_word, names[:SHOWN]))}{more}"
+        allowed = f"{error.allowed}, or names: {some_of([*map(label_word, names)], SHOWN)}"
         raise ArgumentError("labels", part.strip(), allowed) from None
