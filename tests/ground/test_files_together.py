@@ -90,7 +90,7 @@ def test_what_fails_before_the_renames_changes_all_files_or_none(
     if written:
         write(tmp_path)
     else:
-        with pytest.raises(OutputError, match="cannot be written: no space left on device$"):
+        with pytest.raises(OutputError, match=r"cannot be written: no space left on device$"):
             write(tmp_path)
     assert everything(tmp_path) == (OLD | NEW if written else OLD)
 
