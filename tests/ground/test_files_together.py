@@ -4,8 +4,8 @@ import errno
 import os
 import shutil
 import stat
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from fewstep.errors import OutputError, UnfinishedWriteWarning
 from fewstep.files import AtomicFiles, atomic_write, check_writable
 from fewstep.staging import Staging, cut_off
+from support.folders import everything
 from support.killed import killed_while_writing
 
 NAMES = ("a.png", "a-000.png", "a-001.png", "a-002.png")
@@ -31,13 +32,6 @@ def write(folder: Path) -> None:
     with AtomicFiles() as files:
         for name, content in NEW.items():
             files.open(folder / name).write(content)
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, hidden ones too, and empty folders."""
-    return {
-        str(path.relative_to(folder)): b"<folder>" if path.is_dir() else path.read_bytes() for path in folder.rglob("*")
-    }
 
 
 def failing(call: Any, at: set[int], number: int = errno.EPERM) -> Any:
@@ -235,18 +229,16 @@ def test_another_users_leftovers_are_left_alone(tmp_path: Path, monkeypatch: pyt
         check_writable(tmp_path / "b.png")
 
 
-def test_two_writers_at_once_leave_the_files_of_one(tmp_path: Path) -> None:
+def test_three_writers_at_once_leave_the_files_of_one(tmp_path: Path) -> None:
     def rewrite(mark: bytes) -> None:
         for _ in range(20):
             with AtomicFiles() as files:
                 for name in NAMES:
                     files.open(tmp_path / name).write(mark)
 
-    threads = [threading.Thread(target=rewrite, args=(mark,)) for mark in (b"1", b"2", b"3")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        for running in [pool.submit(rewrite, mark) for mark in (b"1", b"2", b"3")]:
+            running.result()
     assert len(set(everything(tmp_path).values())) == 1
     assert sorted(everything(tmp_path)) == sorted(NAMES)
 
