@@ -1,6 +1,7 @@
 """The errors and warnings of fewstep, each one printable line, and how a value is shown in one."""
 
 import errno
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -35,6 +36,15 @@ class ArgumentError(FewstepError, ValueError):
         self.argument, self.value, self.allowed = argument, value, allowed
         super().__init__(f"{argument}: got {_shown(value)}; allowed: {allowed}", in_python)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """By its own arguments: `args` holds the message alone. A value that no pickle takes goes in words."""
+        value = self.value
+        try:
+            pickle.dumps(value)
+        except Exception:  # a class's own __reduce__ may raise anything
+            value = _shown(value)
+        return type(self), (self.argument, value, self.allowed, self.in_python)
+
 
 class ModelError(FewstepError):
     """A model file or folder or a warm-up manifest that cannot be loaded; the message names the file and why."""
@@ -61,12 +71,17 @@ class UntrainedPlanWarning(PlanWarning):
 
     Attributes:
         fact: the message without its advice.
+        advice: the rest of the message, which may be empty.
         instead: what else to ask for, by the names of the arguments: {"sampler": "ddim", "steps": "2 or 4"}.
     """
 
     def __init__(self, fact: str, advice: str = "", instead: Mapping[str, str] | None = None) -> None:
-        self.fact, self.instead = fact, dict(instead or {})
+        self.fact, self.advice, self.instead = fact, advice, dict(instead or {})
         super().__init__(f"{fact}; {advice}" if advice else fact)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """By its own arguments: `args` holds the message alone."""
+        return type(self), (self.fact, self.advice, self.instead)
 
 
 class NonFiniteWarning(UserWarning):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fewstep import Engine, Model, schedules
 from fewstep.bench import Settings, Subject, run
 from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE
+from fewstep.bench.parity import ParityError
 from fewstep.cli import main
 from fewstep.errors import ArgumentError
 
@@ -76,7 +77,7 @@ def test_a_scale_that_is_not_passed_would_be_seen(monkeypatch: pytest.MonkeyPatc
     measured = subject(schedules.cosine(), "v", guidance=GUIDED)
     without = {name: rows for name, rows in measured.inputs(2).items() if name != "guidance"}
     monkeypatch.setattr(Subject, "inputs", lambda *_: without)
-    with pytest.raises(Exception, match="engine and the eager reference differ"):
+    with pytest.raises(ParityError, match="engine and the eager reference differ"):
         run(measured, Settings(steps=(2,), batches=(2,), repeats=1, cold=False))
 
 

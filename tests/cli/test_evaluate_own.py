@@ -180,35 +180,36 @@ def test_more_images_have_a_frechet_distance(run: Run, teacher: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_what_a_model_is_compared_with_must_be_said(run: Run, teacher: Path, data: Path, tmp_path: Path) -> None:
-    missing = run("evaluate", teacher, *QUICK).error
+    quick = (*QUICK, "--out", tmp_path / "out")
+    missing = run("evaluate", teacher, *quick).error
     assert missing == (
         "data: got None; allowed: the images that the model was trained on: 'digits', an .npz file, or a folder of "
         "pictures; its card says: shapes, 60 images"
     )
-    digits = run("evaluate", teacher, "--data", "digits", *QUICK).error
+    digits = run("evaluate", teacher, "--data", "digits", *quick).error
     assert digits == "data: got digits of shape [1, 32, 32]; allowed: the model's [3, 16, 16]"
-    unlabelled = run("evaluate", teacher, "--data", shapes_file(tmp_path, 60, labelled=False), *QUICK).error
+    unlabelled = run("evaluate", teacher, "--data", shapes_file(tmp_path, 60, labelled=False), *quick).error
     assert unlabelled.endswith("with no classes; allowed: the model's 3")
     named = {**CLASSES, "names": ["circle", "oblong", "triangle"]}
     other = tiny_model(tmp_path / "other", COLOUR, labels=named, **ABOUT)
-    names_differ = run("evaluate", other, "--data", data, *QUICK).error
+    names_differ = run("evaluate", other, "--data", data, *quick).error
     assert names_differ == (
         "data: got shapes with classes circle, square, triangle; allowed: the model's, circle, oblong, triangle"
     )
-    many = run("evaluate", teacher, "--data", data, "--n", 31).error
+    many = run("evaluate", teacher, "--data", data, *quick[2:], "--n", 31).error
     assert many == "n: got 31; allowed: an integer from 10 to 30, at most half of the real images"
     small = tiny_model(tmp_path / "small", COLOUR, labels=CLASSES, **(ABOUT | {"shape": (3, 8, 8)}))
-    unlike = run("evaluate", teacher, "--teacher", small, "--data", data, *QUICK).error
+    unlike = run("evaluate", teacher, "--teacher", small, "--data", data, *quick).error
     assert unlike == "data: got shapes of shape [3, 16, 16]; allowed: the teacher's [3, 8, 8]"
     nullless = {"kind": "classes", "count": 3, "null": None}
     alone = tiny_model(tmp_path / "alone", replace(COLOUR, num_classes=3), name="alone", labels=nullless, **ABOUT)
     allowed = "got 2.0; allowed: 1: alone has no null label to guide from"
     for words in ((alone,), (teacher, "--teacher", alone)):
-        assert run("evaluate", *words, "--guidance-scale", 2, "--data", data, *QUICK).error.endswith(allowed)
+        assert run("evaluate", *words, "--guidance-scale", 2, "--data", data, *quick).error.endswith(allowed)
     plain = tiny_model(tmp_path / "plain", replace(COLOUR, num_classes=None), **ABOUT)
-    labelled = run("evaluate", plain, "--teacher", alone, "--data", data, *QUICK).error
+    labelled = run("evaluate", plain, "--teacher", alone, "--data", data, *quick).error
     assert labelled.endswith("allowed: for a model without labels, one that needs none")
-    steps = run("evaluate", teacher, "--teacher", teacher, "--teacher-steps", 21, "--data", data, *QUICK).error
+    steps = run("evaluate", teacher, "--teacher", teacher, "--teacher-steps", 21, "--data", data, *quick).error
     assert "steps: got 21; allowed: an integer from 1 to 20" in steps
     assert not (tmp_path / "out").exists()
 

@@ -1,12 +1,16 @@
 """What others ship, on the command line: every advice that an error gives can be followed."""
 
+import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from diffusers import DDPMPipeline, DPMSolverMultistepScheduler, UNet2DModel
 
+from fewstep import Engine
 from fewstep.results import read_parameters
-from support.cli_case import Run
+from support.cli_case import Run, pixels
 from support.diffusers_case import SMALL, random_model
 
 
@@ -27,9 +31,30 @@ def test_a_sampler_of_ones_own_opens_a_pipeline_without_one_here(run: Run, model
 
 
 def test_a_variant_is_picked(run: Run, model: UNet2DModel, tmp_path: Path) -> None:
-    for variant in ("fp16", "ema"):
-        model.save_pretrained(tmp_path / "m", variant=variant)
+    folder, averaged = tmp_path / "m", copy.deepcopy(model)
+    with torch.no_grad():
+        averaged.conv_out.bias += 1
+    model.save_pretrained(folder, variant="fp16")
+    averaged.save_pretrained(folder, variant="ema")
     out = tmp_path / "out.png"
-    error = run("generate", tmp_path / "m", "--steps", 1, "--out", out).error
+    error = run("generate", folder, "--steps", 1, "--out", out).error
     assert "allowed: a variant, one of 'ema', 'fp16'" in error
-    assert run("generate", tmp_path / "m", "--steps", 1, "--variant", "ema", "--out", out).code == 0
+    found = {}
+    for variant in ("fp16", "ema"):
+        words = (
+            "--steps",
+            1,
+            "--seed",
+            0,
+            "--device",
+            "cpu",
+            "--variant",
+            variant,
+            "--out",
+            tmp_path / f"{variant}.png",
+        )
+        assert run("generate", folder, *words).code == 0
+        found[variant] = pixels(tmp_path / f"{variant}.png")
+        expected = Engine.from_pretrained(folder, device="cpu", variant=variant).sample(seeds=0, steps=1).numpy()[0]
+        np.testing.assert_array_equal(found[variant], expected)
+    assert (found["fp16"] != found["ema"]).any()

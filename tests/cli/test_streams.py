@@ -92,13 +92,18 @@ def test_a_stream_of_few_letters_gets_what_it_has(monkeypatch: pytest.MonkeyPatc
     sys.stdout.close()
 
 
-def test_a_long_run_outlives_the_reader_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC], ids=["its reader is gone", "its disk is full"])
+def test_a_long_run_outlives_its_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
     class Broken(io.StringIO):
-        write = fails_with(errno.ENOSPC)
+        write = fails_with(number)
 
     monkeypatch.setattr(sys, "stderr", Broken())
     tell("step 1/2")
     assert main(["info", "nowhere"]) == 2
+    assert main(["info", "nowhere", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 2
 
 
 def test_numbers_that_json_lacks_are_null(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +21,7 @@ from fewstep.diffusion.levels import Levels, make_levels
 from fewstep.diffusion.samplers import SAMPLERS, make_plan
 from fewstep.errors import ArgumentError, ModelError, WastedCallWarning
 from fewstep.fields import Fields
+from fewstep_kernels.row import COLUMN
 
 VP = {"linear": schedules.linear(), "scaled linear": schedules.scaled_linear(), "cosine": schedules.cosine()}
 ALL = VP | {"flow": schedules.flow(), "karras": schedules.karras(), "exponential": schedules.exponential()}
@@ -123,7 +125,8 @@ def test_a_flow_ends_without_signal_at_any_shift(count: int, shift: float) -> No
 def test_what_says_nothing_without_signal_is_refused_at_any_shift(shift: float, prediction: str) -> None:
     with pytest.raises(ArgumentError, match="no signal is left"):
         make_plan("ddim", schedules.flow(1000, shift), 2, prediction)
-    assert np.isfinite(make_plan("ddim", schedules.flow(1000, shift), 2, "flow").rows[:, 5:]).sum()
+    rows = make_plan("ddim", schedules.flow(1000, shift), 2, "flow").rows
+    assert np.isfinite(np.delete(rows, COLUMN["clip"], axis=1)).all()
 
 
 @pytest.mark.parametrize("last", [1e-13, 1e-20, 1e-300, 5e-324, 0.0])
@@ -149,10 +152,22 @@ def test_a_signal_that_others_leave_at_the_end_is_one() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if "eps" in sampler.predictions])
-def test_coefficients_that_float32_cannot_hold_are_refused(name: str) -> None:
+def test_levels_without_signal_are_refused_for_eps(name: str) -> None:
     levels = Levels(np.array([1.0]), np.array([1e-45, 1.0]), np.array([1.0, 0.0]))
-    with pytest.raises(ArgumentError):
+    with pytest.raises(ArgumentError, match="no signal is left"):
         SAMPLERS[name].build(levels, "eps")
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, math.inf, math.nan], ids=str)
+def test_coefficients_that_float32_cannot_hold_are_refused(value: float) -> None:
+    plan = make_plan("ddim", schedules.linear(), 2)
+    rows = plan.rows.copy()
+    rows[1, COLUMN["k_x"]] = value
+    said = rf"^rows: got {re.escape(str(value))} in column k_x of row 1; allowed: finite numbers .*in float32 too$"
+    with pytest.raises(ArgumentError, match=said):
+        replace(plan, rows=rows)
+    rows[1, COLUMN["k_x"]] = np.finfo(np.float32).max
+    assert replace(plan, rows=rows).table().isfinite()[1, COLUMN["k_x"]]
 
 
 @pytest.mark.parametrize("beta", [1e-16, 1.1e-16, 1e-18, 1e-12, 1e-7, 1e-4])

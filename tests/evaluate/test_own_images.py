@@ -158,7 +158,7 @@ def test_a_set_too_small_for_a_number_has_none_and_says_so(sixty: Real, untraine
     assert judge.notes[1].startswith("no share near: 99 % of 60 real images")
 
 
-def test_no_image_is_its_own_neighbour(sixty: Real) -> None:
+def test_no_image_is_its_own_neighbour() -> None:
     points = torch.tensor([[0.0], [1.0], [10.0]])
     found, index = nearest(points[[2, 0]], points, itself=torch.tensor([2, 0]))
     assert (found.tolist(), index.tolist()) == ([9.0, 1.0], [1, 1])
@@ -262,7 +262,7 @@ def test_classes_that_are_few_or_missing_are_no_trouble(folder: Path) -> None:
     assert set(judge.labels or ()) <= {0, 5, 7}
 
 
-def test_moved_pictures_continue_their_border_and_digits_are_moved_as_ever(sixty: Real) -> None:
+def test_moved_pictures_continue_their_border_and_digits_are_moved_as_ever() -> None:
     torch.manual_seed(0)
     flat = torch.full((4, 3, 9, 13), 0.5)
     assert torch.allclose(moved(flat), flat, atol=1e-6)

@@ -12,6 +12,7 @@ from fewstep.errors import (
     FewstepError,
     ModelError,
     OutputError,
+    UntrainedPlanWarning,
     is_out_of_memory,
     printable,
     reason_of,
@@ -75,8 +76,33 @@ def test_a_reason_is_one_line_and_never_empty() -> None:
     assert len(reason_of(ValueError("x" * 1000))) == 120
 
 
-def test_an_error_survives_a_process(tmp_path: object) -> None:
-    assert str(pickle.loads(pickle.dumps(ModelError("a: b")))) == "a: b"
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModelError("a: b"),
+        OutputError("a: b"),
+        ArgumentError("a", 3, "b"),
+        ArgumentError("a", "two words", "b", " (in Python)"),
+        UntrainedPlanWarning("a"),
+        UntrainedPlanWarning("a", "b", {"steps": "2 or 4"}),
+    ],
+    ids=lambda error: f"{type(error).__name__}: {error}",
+)
+def test_an_error_survives_a_process(error: Exception) -> None:
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
+
+
+def test_a_value_that_no_process_takes_survives_in_words() -> None:
+    class Local:
+        def __repr__(self) -> str:
+            return "Local of (two words)"
+
+    for value in (lambda: 0, deep(), Local()):
+        error = ArgumentError("a", value, "b")
+        found = pickle.loads(pickle.dumps(error))
+        assert (str(found), found.argument, found.allowed) == (str(error), "a", "b")
+        assert isinstance(found.value, str)
 
 
 def test_running_out_of_memory_is_told_from_other_failures() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from fewstep.errors import OutputError
 from fewstep.files import AtomicFiles, atomic_write, check_writable
+from support.folders import everything
 
 
 def fails_with(number: int) -> Any:
@@ -19,13 +20,6 @@ def fails_with(number: int) -> Any:
         raise OSError(number, os.strerror(number))
 
     return call
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, hidden ones too, and empty folders."""
-    return {
-        str(path.relative_to(folder)): b"<folder>" if path.is_dir() else path.read_bytes() for path in folder.rglob("*")
-    }
 
 
 def test_a_file_appears_with_its_content_and_ordinary_permissions(tmp_path: Path) -> None:

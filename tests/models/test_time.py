@@ -187,8 +187,6 @@ def test_a_network_that_looks_its_time_up_gets_integers(count: int) -> None:
     net = Listening(count)
     engine = Engine(Model(net, schedule=schedules.linear(count, 1e-6, 1e-4), shape=SHAPE, prediction="v", time="index"))
     engine.sample(3, steps=[1, 3, 5], seeds=0)
-    assert {heard.dtype for heard in net.heard} == {torch.int64}
-    assert int(net.heard[0].max()) == count - 1
     with engine.session(4, steps=8) as session:
         session.admit(*engine.samples(2, steps=[2, 4], seeds=0))
         session.advance(3)
@@ -199,7 +197,9 @@ def test_a_network_that_looks_its_time_up_gets_integers(count: int) -> None:
     photo = torch.zeros(SHAPE)
     images = engine.sample(1, steps=2, seeds=0, start=Image(photo, 0.5)).images
     assert images.isfinite().all()
-    assert 2**24 > 100_000
+    assert {heard.dtype for heard in net.heard} == {torch.int64}
+    assert max(int(heard.max()) for heard in net.heard) == count - 1
+    assert min(int(heard.min()) for heard in net.heard) >= 0
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,8 @@ def inputs(model: UNet2DModel, batch: int = 3) -> dict[str, Tensor]:
         "sample": torch.randn(batch, model.config.in_channels, height, width, generator=generator),
         "timestep": torch.tensor([999.0, 500.0, 1.0])[:batch],
     }
-    if model.config.num_class_embeds:
-        arguments["class_labels"] = torch.arange(batch) % model.config.num_class_embeds
+    if classes := model.config.num_class_embeds:
+        arguments["class_labels"] = torch.tensor([0, classes - 1, classes // 3])[:batch]
     return arguments
 
 

@@ -3,12 +3,14 @@
 import json
 import random
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fewstep.errors import ModelError
+from support.folders import everything
 from support.tree import ROOT
 
 sys.path.append(str(ROOT / "tools"))
@@ -76,10 +78,18 @@ def test_each_kind_of_fault_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert fuzz.replayed(tmp_path / "0", [target]).kind == kind
 
 
-def test_a_case_is_a_function_of_its_seed_and_number(every: list[Target]) -> None:
+def test_a_case_is_a_function_of_its_seed_and_number(every: list[Target], tmp_path: Path) -> None:
     for target in every:
         if target.name != "the newest checkpoint":  # its forgeries hold fingerprints of what torch computes
             assert spoil(target, random.Random("a")) == spoil(target, random.Random("a")), target.name
+    one = Target("planted", {"a": bytes(range(256)), "b": b"{}"}, {}, lambda folder: raises(KeyError("x")))  # type: ignore[arg-type]
+    held = []
+    for place, seed, number in (("one", 7, 3), ("again", 7, 3), ("another number", 7, 4), ("another seed", 8, 3)):
+        list(fuzz.cases(seed, [number], [one], tmp_path / place))
+        held.append(everything(tmp_path / place / str(number)))
+        del held[-1]["case.json"]  # says how long it took
+    assert held[0] == held[1]
+    assert held[0] not in held[2:]
 
 
 def test_a_sound_set_of_files_is_read(every: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +102,21 @@ def test_a_sound_set_of_files_is_read(every: list[Target], tmp_path: Path, monke
         assert (target.name, outcome.kind) == (target.name, fuzz.REFUSED if target.name == "nothing" else fuzz.GOOD)
 
 
+def summed(data: bytes) -> bool:
+    """Whether every chunk of a PNG has the checksum of its name and content."""
+    at, right = 8, True
+    while at < len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        right &= data[end : end + 4] == zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return right
+
+
 def test_a_png_that_is_changed_keeps_its_checksums() -> None:
     whole = fuzz_mutators.png_file([(b"IHDR", bytes(13)), (b"IEND", b"")])
     assert fuzz_mutators.png_chunks(whole) == [(b"IHDR", bytes(13)), (b"IEND", b"")]
+    assert summed(whole)
+    assert not summed(whole[:-1] + b"\0")
+    changed = {fuzz_mutators.png_changed(random.Random(seed), whole) for seed in range(50)}
+    assert len(changed) > 10
+    assert all(summed(each) for each in changed)

@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import TextIO
 
 from fewstep.columns import table_lines
 
@@ -23,13 +24,13 @@ def width() -> int | None:
         return None
 
 
-def styled(text: str, style: str) -> str:
-    """The text in a style, where stdout is a terminal that has it."""
+def styled(text: str, style: str, stream: TextIO | None = None) -> str:
+    """The text in a style, where the stream, stdout unless given, is a terminal that has it."""
     from rich.console import Console
     from rich.text import Text
 
     page = io.StringIO()
-    terminal = sys.stdout.isatty() or None  # None leaves it to FORCE_COLOR
+    terminal = (stream or sys.stdout).isatty() or None  # None leaves it to FORCE_COLOR
     Console(file=page, force_terminal=terminal, soft_wrap=True, highlight=False, emoji=False).print(
         Text(text, style=style), end=""
     )

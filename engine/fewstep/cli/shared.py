@@ -73,12 +73,9 @@ def write_out(text: str) -> None:
 
 def say(word: str, style: str, message: str) -> None:
     """One line on stderr that begins with a word such as "error:"."""
-    from rich.console import Console
-    from rich.text import Text
-
-    line = Text.assemble((f"{word}: ", style), plain(message))
+    line = styled(f"{word}: ", style, sys.stderr) + plain(message)
     with suppress(OSError):  # nobody reads stderr any more: there is nowhere left to say so
-        Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+        print(line, file=sys.stderr, flush=True)  # rich's own print would leave by SystemExit(1), and close stdout
 
 
 @contextmanager
