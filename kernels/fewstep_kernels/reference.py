@@ -128,7 +128,7 @@ def step_statistics(
 def denoise_step(operands: StepOperands, columns: Columns | None = None) -> None:
     """All that happens between two U-Net calls, for a batch whose samples may be at different rows of different plans.
 
-    guide, estimate, clip, update, history, re-noise, and the next model input for every lane a sample owns: the
+    guide, estimate, clip, update, remember, re-noise, and the next model input for every lane a sample owns: the
     formulas are those of `fewstep_kernels.row`. A zero coefficient masks its operand, so what a slot's last sample left
     behind cannot reach the next one. `columns`: of the rows, from a caller that has read them; the bits are the same.
     """
@@ -141,7 +141,8 @@ def denoise_step(operands: StepOperands, columns: Columns | None = None) -> None
     updated = _posterior(o.x, x_0, m, columns, z, v)
     if o.history is not None:
         updated = updated + _past(o.history, columns, o.step)
-        _remember(o.history, torch.where(columns["history_m"] == 0, x_0, m), o.step)
+        kept = columns.add_(columns.add_(columns.times("h_x", o.x), "h_0", x_0), "h_m", m)
+        _remember(o.history, kept, o.step)
     if o.known is not None and o.mask is not None:
         updated = _renoise(updated, o.known, o.mask, columns, o.step, o.seed, o.noise, o.stochastic)
     o.x.copy_(updated)

@@ -6,11 +6,13 @@ A plan is a float table [N, len(COLUMNS)], one row per model call. The update of
     guide     m    = uncond + w (cond - uncond), rescaled by phi, plus g * gradient
     estimate  x_0  = clip(k_x x + k_m m)
     update    x'   = a x + b x_0 + e m + sum_j c_j h^(-j) + s exp(log_std) z
+    remember  h    = h_x x + h_0 x_0 + h_m m
     re-noise  x'   = known_signal * known + known_noise * z' outside the mask
 """
 
 COLUMNS: tuple[str, ...] = (
     "t",  # what the model is told
+    "r",  # and the time that a flow map goes to, in the same words; t itself for the slope at t
     "c_in",  # model input scale of this row
     "c_in_next",  # model input scale of the row after it
     "k_x",  # x_0 = k_x x + k_m m
@@ -23,7 +25,9 @@ COLUMNS: tuple[str, ...] = (
     "c_2",
     "c_3",
     "c_4",
-    "history_m",  # what is kept as history: 0 the clipped x_0, 1 the guided prediction m
+    "h_x",  # what is kept as history: h = h_x x + h_0 x_0 + h_m m, of this row's x, clipped x_0 and guided m
+    "h_0",
+    "h_m",
     "clip",  # limit of |x_0|: inf for none; with a ratio, the largest dynamic limit
     "clip_ratio",  # 0: static clip; else the quantile of |x_0| that becomes the limit (dynamic thresholding)
     "w",  # guidance scale

@@ -49,7 +49,7 @@ def test_the_columns_that_follow_from_the_path(sampler: str) -> None:
     assert plan.column("t").tolist() == plan.levels.t.tolist()
     assert plan.column("c_in_next")[:-1].tolist() == plan.column("c_in")[1:].tolist()
     assert plan.column("c_in_next")[-1] == 1
-    for name in ("c_1", "c_2", "c_3", "c_4", "history_m", "g", "phi", "known_fresh"):
+    for name in ("c_1", "c_2", "c_3", "c_4", "h_x", "h_0", "h_m", "g", "phi", "known_fresh"):
         assert not plan.column(name).any()
 
 

@@ -89,9 +89,9 @@ class Masked(NamedTuple):
 
 
 STEP = {
-    "x": Masked({"k_x": 0, "a": 0}, own("x"), plain=True),
-    "m": Masked({"k_m": 0, "e": 0, "history_m": 0}, m, plain=True),
-    "x_0 in the update": Masked({"a": 0, "b": 0, "history_m": 1}, own("x"), ("x", "x_in", "history"), plain=True),
+    "x": Masked({"k_x": 0, "a": 0, "h_x": 0}, own("x"), plain=True),
+    "m": Masked({"k_m": 0, "e": 0, "h_m": 0}, m, plain=True),
+    "x_0 in the update": Masked({"a": 0, "b": 0, "h_x": 0, "h_0": 0}, own("x"), ("x", "x_in", "history"), plain=True),
     "m in the update": Masked({"b": 0, "e": 0}, m, ("x", "x_in"), plain=True),
     "given noise": Masked({"s": 0}, z, plain=True),
     "the next input": Masked({"c_in_next": 0, "k_x": 0}, own("x"), ("x_in", "preview"), plain=True),

@@ -39,8 +39,9 @@ def run_plan(plan: Plan, model: Network, x: Tensor, noise: Sequence[Tensor]) -> 
             std = r["s"] * torch.exp(0.5 * log_var)
         x_0 = clip_estimate(r["k_x"] * x + r["k_m"] * m, r["clip"], r["clip_ratio"])
         past = sum((r[f"c_{j + 1}"] * h for j, h in enumerate(history)), torch.zeros_like(x))
+        kept = r["h_x"] * x + r["h_0"] * x_0 + r["h_m"] * m
         x = r["a"] * x + r["b"] * x_0 + r["e"] * m + past + std * z
-        history = [m if r["history_m"] else x_0, *history][: plan.history]
+        history = [kept, *history][: plan.history]
     return x
 
 

@@ -38,7 +38,6 @@ def make_case(shape: tuple[int, int, int], *, learned: bool = False, depth: int 
     row[:, COLUMN["clip_ratio"]] = 0
     row[:, COLUMN["phi"]] = 0
     row[:, COLUMN["w"]] = torch.tensor([3.0, 1.0, 1.5])
-    row[:, COLUMN["history_m"]] = torch.tensor([0.0, 1.0, 0.0])
     row[:, COLUMN["known_fresh"]] = torch.tensor([0.0, 1.0, 0.0])
     channels, *size = shape
     return Case(

@@ -45,10 +45,11 @@ def update_one(
     if len(cond) == 2 * channels:
         fraction = (cond[channels:] + 1) / 2
         std = std * np.exp(0.5 * (fraction * c["log_var_max"] + (1 - fraction) * c["log_var_min"]))
+    kept = c["h_x"] * x + c["h_0"] * x_0 + c["h_m"] * m
     updated = c["a"] * x + c["b"] * x_0 + c["e"] * m + std * z
     for j, h in enumerate(past, start=1):
         if c[f"c_{j}"]:
             updated = updated + c[f"c_{j}"] * h
     if known is not None and mask is not None and c["known_signal"]:
         updated = mask * updated + (1 - mask) * (c["known_signal"] * known + c["known_noise"] * z_known)
-    return {"x": updated, "x_0": x_0, "kept": m if c["history_m"] else x_0, "x_in": c["c_in_next"] * updated}
+    return {"x": updated, "x_0": x_0, "kept": kept, "x_in": c["c_in_next"] * updated}

@@ -84,10 +84,15 @@ class Plan:
     ) -> Plan:
         """A plan from the columns that are not the default (no clip, no guidance, c_in = 1, all else 0).
 
-        t, c_in_next, known_signal and known_noise follow from the levels and c_in.
+        t, r = t, c_in_next, known_signal and known_noise follow from the levels and c_in.
         """
         rows = np.tile(list(cls.DEFAULTS.values()), (len(levels), 1))
-        known = {"t": levels.t, "known_signal": levels.signal_scale[1:], "known_noise": levels.noise_scale[1:]}
+        known = {
+            "t": levels.t,
+            "r": levels.t,
+            "known_signal": levels.signal_scale[1:],
+            "known_noise": levels.noise_scale[1:],
+        }
         for name, values in (known | columns).items():
             rows[:, COLUMN[name]] = values
         rows[:-1, COLUMN["c_in_next"]] = rows[1:, COLUMN["c_in"]]

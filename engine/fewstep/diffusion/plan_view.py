@@ -39,7 +39,8 @@ def describe(plan: Plan, width: int | None = None) -> str:
     constant = []
     for name in COLUMNS:
         values = plan.column(name)
-        if name in HIDDEN or (values == plan.DEFAULTS[name]).all():
+        usual = plan.column("t") if name == "r" else plan.DEFAULTS[name]
+        if name in HIDDEN or (values == usual).all():
             continue
         if name in SETTINGS and (values == values[0]).all():
             constant.append(f"{name} {values[0]:.4g}")

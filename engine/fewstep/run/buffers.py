@@ -198,7 +198,8 @@ class StaticBuffers:
         tables[:] = IDLE_ROW
         for table, plan in zip(tables, plans, strict=True):
             table[: len(plan)] = plan.rows
-            table[len(plan) :, COLUMN["t"]] = plan.rows[-1, COLUMN["t"]]  # a time that the network knows
+            for time in (COLUMN["t"], COLUMN["r"]):
+                table[len(plan) :, time] = plan.rows[-1, COLUMN["t"]]  # a time that the network knows
         return tables
 
     def _index(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:

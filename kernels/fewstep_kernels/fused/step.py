@@ -26,7 +26,7 @@ from fewstep_kernels.operands import TENSORS, StepOperands
 from fewstep_kernels.row import COLUMN, COLUMNS, MAX_HISTORY
 
 T, C_IN_NEXT, C_1 = (tl.constexpr(COLUMN[name]) for name in ("t", "c_in_next", "c_1"))
-HISTORY_M = tl.constexpr(COLUMN["history_m"])
+H_X, H_0, H_M = (tl.constexpr(COLUMN[name]) for name in ("h_x", "h_0", "h_m"))
 KNOWN_SIGNAL, KNOWN_NOISE, KNOWN_FRESH = (
     tl.constexpr(COLUMN[name]) for name in ("known_signal", "known_noise", "known_fresh")
 )
@@ -139,6 +139,8 @@ def _denoise_step_kernel(
     )  # fmt: skip
     x = tl.load(x_ptr + here, mask=inside, other=0.0)
     x_0 = clipped(estimate(x, m, row_ptr), row_ptr, statistics_ptr)
+    if DEPTH > 0:
+        kept = term(tl.load(row_ptr + H_X), x) + term(tl.load(row_ptr + H_0), x_0) + term(tl.load(row_ptr + H_M), m)
     x = posterior_mean(x, x_0, m, row_ptr)
     if STOCHASTIC:
         std = tl.load(row_ptr + S)
@@ -155,7 +157,6 @@ def _denoise_step_kernel(
         past = history_ptr + (step + DEPTH - j) % DEPTH * batch + here
         x += c * tl.load(past, mask=needed(inside, c), other=0.0)
     if DEPTH > 0:
-        kept = tl.where(tl.load(row_ptr + HISTORY_M) == 0.0, x_0, m)
         tl.store(history_ptr + step % DEPTH * batch + here, kept, mask=inside)
     if known_ptr is not None:
         signal, scale = tl.load(row_ptr + KNOWN_SIGNAL), tl.load(row_ptr + KNOWN_NOISE)
