@@ -12,6 +12,7 @@ from fewstep.diffusion.schedules import (
     linear,
     scaled_linear,
     sigmoid,
+    trigflow,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "linear",
     "scaled_linear",
     "sigmoid",
+    "trigflow",
 ]

@@ -198,9 +198,10 @@ def levels_of(t: list[float], signal: list[float], noise: list[float]) -> Callab
         (levels_of([1], [1], [0]), "levels: got 1 times, 1 and 1 levels; allowed: N times and N + 1 levels"),
         (levels_of([1], [0.5, np.nan], [0.5, 0]), "finite scales"),
         (levels_of([1], [-0.5, 1], [0.5, 0]), "finite scales of 0 or more"),
-        (levels_of([1, 0], [0.5, 0.5, 1], [0.5, 0.6, 0]), "levels out of order"),
-        (levels_of([1, 0], [0.5, 1, 1], [0.5, 0, 0]), "levels out of order"),
-        (levels_of([1, 0], [0.5, 0.8, 0.7], [0.5, 0.2, 0.3]), "levels out of order"),
+        (lambda: levels_of([1, 0], [0.5, 0.5, 1], [0.5, 0.6, 0])().falls(), "levels out of order"),
+        (lambda: levels_of([1, 0], [0.5, 0.5, 1], [0.5, 0.5, 0])().falls(), "levels out of order"),
+        (lambda: levels_of([1, 0], [0.5, 0.8, 0.7], [0.5, 0.2, 0.3])().falls(), "levels out of order"),
+        (levels_of([1, 0], [0.5, 1, 1], [0.5, 0, 0]), "levels: got a call where there is no noise"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -137,7 +137,7 @@ def test_time_of_sigma_is_c_noise() -> None:
     assert time_of_sigma([1.0, math.e], "edm") == pytest.approx([0.0, 0.25])
     assert time_of_sigma([1.0, math.e], "consistency") == pytest.approx([0.0, 250.0])
     assert np.isfinite(time_of_sigma([0.0], "consistency")).all()
-    with pytest.raises(ArgumentError, match="'edm' or 'consistency'"):
+    with pytest.raises(ArgumentError, match="'consistency' or 'trigflow'"):
         time_of_sigma([1.0], "c_noise")
 
 

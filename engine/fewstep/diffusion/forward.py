@@ -8,6 +8,7 @@ The coefficients are float64.
 
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from fewstep.diffusion.schedules import Array, Schedule
 from fewstep.errors import ArgumentError
 
 PREDICTIONS: tuple[str, ...] = ("eps", "x_0", "v", "flow", "score")
+NETWORKS: tuple[str, ...] = (*PREDICTIONS, "edm")  # what a network may answer, preconditioned ones among them
 
 Scale = TypeVar("Scale", Array, Tensor)  # the same formula, for a plan (numpy) and for a batch (torch)
 
@@ -68,6 +70,55 @@ def eps_coefficients(prediction: str, signal: Scale, noise: Scale) -> tuple[Scal
     if prediction == "flow":
         return 1 / (signal + noise), signal / (signal + noise)
     return 0 * signal, -noise
+
+
+class Network(NamedTuple):
+    """A network's answer m at the input c_in x, as what it says of x = signal x_0 + noise z.
+
+    x_0 = k_x x + k_m m,    z = l_x x + l_m m
+    """
+
+    c_in: Array
+    k_x: Array
+    k_m: Array
+    l_x: Array
+    l_m: Array
+
+
+def network(
+    prediction: str, signal: Array, noise: Array, sigma_data: float | None = None, scale: Array | float = 1.0
+) -> Network:
+    """What a row needs to know of the network, [N] each.
+
+    A plain one is called with scale x, in the coordinates it was trained in, and m is what `x_0_coefficients` says.
+    One that is preconditioned for data of the scale sigma_data (not None) is called with an input of unit variance, and
+
+    norm^2 = signal^2 sigma_data^2 + noise^2,    c_in = 1 / norm
+    edm     x_0 = (signal sigma_data^2 / norm^2) x + (noise sigma_data / norm) m    Karras et al. (2206.00364), table 1
+    v       x_0 = (signal sigma_data^2 / norm^2) x - (noise sigma_data / norm) m    Lu and Song (2410.11081), equation 4
+
+    with c_skip, c_out and c_in of the former where signal = 1. The two differ by a sign. In TrigFlow's coordinates they
+    are x_0 = cos(t) x -+ sigma_data sin(t) m. Other predictions have no such form.
+    """
+    one = np.ones_like(signal)
+    if sigma_data is None and one_of(prediction, ("edm",)):
+        allowed = "the scale of the data that an edm network was made for: schedule.preconditioned(0.5)"
+        raise ArgumentError("sigma_data", sigma_data, allowed)
+    if sigma_data is None:
+        k_x, k_m = x_0_coefficients(prediction, scale * signal, scale * noise)
+        l_x, l_m = eps_coefficients(prediction, scale * signal, scale * noise)
+        return Network(scale * one, scale * k_x, k_m, scale * l_x, l_m)
+    if not one_of(prediction, ("edm", "v")):
+        raise ArgumentError("prediction", prediction, "edm or v, of a network that is preconditioned for sigma_data")
+    sign = 1.0 if prediction == "edm" else -1.0
+    norm = np.hypot(signal * sigma_data, noise)
+    return Network(
+        c_in=1 / norm,
+        k_x=signal * sigma_data**2 / norm**2,
+        k_m=sign * noise * sigma_data / norm,
+        l_x=noise / norm**2,
+        l_m=-sign * signal * sigma_data / norm,
+    )
 
 
 def _check(prediction: object) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fewstep.checks import as_python, entries, exact, integer, number, numbers, one_of, whole
+from fewstep.diffusion.forward import Network, network
 from fewstep.diffusion.ladders import MAX_SIGMA, MAX_TIMESTEPS, Array, exponential_sigmas, karras_sigmas
 from fewstep.diffusion.schedules import Kind, Schedule, read_only
 from fewstep.diffusion.times import time_of_sigma
@@ -19,11 +20,21 @@ Timesteps = Sequence[int] | npt.NDArray[np.integer[Any]]
 FLOAT32 = 1e-6  # what two numbers may differ by, of their size, that were one before one of them was float32
 
 
+class Falls(NamedTuple):
+    """The scales where each of N calls begins, and where it lands: at a lower level, or at its own for the last."""
+
+    signal: Array
+    noise: Array
+    signal_s: Array
+    noise_s: Array
+
+
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """N model calls between N + 1 noise levels, noisiest first: call i takes level i to level i + 1.
+    """N model calls between N + 1 noise levels: call i takes level i to level i + 1.
 
-    At level i, x = signal_scale[i] x_0 + noise_scale[i] z.
+    At level i, x = signal_scale[i] x_0 + noise_scale[i] z. A spacing chooses levels that fall, noisiest first. The
+    levels of a plan may repeat, as Heun's method calls twice at one, and rise, as where noise is added back.
     """
 
     t: Array  # [N] what the model is told; not always whole
@@ -33,13 +44,16 @@ class Levels:
     spacing: str = "explicit"  # how the levels were chosen
     time: str = "timestep"  # what t counts, a word of fewstep.diffusion.times
     index: Array | None = None  # [N] where in their schedule the levels lie, whole or between two; None: at t
-    lowest: float | None = None  # the lowest sigma of that schedule; None: they are of none
+    schedule: Schedule | None = None  # which one that is; None: they are of none
+    sigma_data: float | None = None  # the scale of the data that the network is preconditioned for; None: it is not
+    scale: Array | None = None  # [N] scale x is x in the network's own coordinates, where these are others
 
     def __post_init__(self) -> None:
         for name in ("t", "signal_scale", "noise_scale"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
-        if self.index is not None:
-            object.__setattr__(self, "index", read_only(self.index))
+        for name in ("index", "scale"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, read_only(getattr(self, name)))
         n = len(self.t)
         if n < 1 or not len(self.signal_scale) == len(self.noise_scale) == n + 1:
             shape = f"{n} times, {len(self.signal_scale)} and {len(self.noise_scale)} levels"
@@ -47,9 +61,8 @@ class Levels:
         scales = np.concatenate([self.signal_scale, self.noise_scale])
         if not (np.isfinite(self.t).all() and np.isfinite(scales).all() and (scales >= 0).all()):
             raise ArgumentError("levels", "a time or a scale that is not", "finite times, finite scales of 0 or more")
-        falls = -np.diff(self.sigmas)
-        if not ((self.noise_scale[:-1] > 0).all() and (falls[:-1] > 0).all() and falls[-1] >= 0):
-            raise ArgumentError("levels", "levels out of order", "noise at every call, less of it than before")
+        if not (self.noise_scale[:-1] > 0).all():
+            raise ArgumentError("levels", "a call where there is no noise", "noise at every call")
 
     def __len__(self) -> int:
         """N, the number of model calls."""
@@ -73,16 +86,91 @@ class Levels:
             return read_only(2 * (np.log(self.signal_scale) - np.log(self.noise_scale)))
 
     @property
+    def lowest(self) -> float | None:
+        """The lowest sigma of their schedule; None: they are of none."""
+        return None if self.schedule is None else self.schedule.lowest
+
+    @property
     def init_scale(self) -> float:
-        """The scale of a run's first noise: 1 on "vp" levels, where x has unit variance; else noise_scale."""
-        return 1.0 if self.kind == "vp" else float(self.noise_scale[0])
+        """The scale of a run's first noise: 1 on "vp" levels, where x has unit variance; else noise_scale.
+
+        In Karras time on leading timesteps it is sqrt(1 + sigma^2), which allows for data of unit variance: diffusers'
+        choice.
+        """
+        if self.kind == "vp":
+            return 1.0
+        leading = self.kind == "ve" and self.scale is not None and self.spacing == "leading"
+        return float(np.hypot(1, self.noise_scale[0]) if leading else self.noise_scale[0])
+
+    def falls(self) -> Falls:
+        """Where each call begins and lands, of levels that fall: for a sampler that goes from each to the next.
+
+        Raises:
+            ArgumentError: a level that is not below the one before it; the last may be equal.
+        """
+        down = -np.diff(self.sigmas)
+        if not ((down[:-1] > 0).all() and down[-1] >= 0):
+            raise ArgumentError("levels", "levels out of order", "less noise at every call than before")
+        return Falls(self.signal_scale[:-1], self.noise_scale[:-1], self.signal_scale[1:], self.noise_scale[1:])
+
+    def network(self, prediction: str) -> Network:
+        """[N] what the network's answer says of x at each call: see `forward.network`."""
+        scale = 1.0 if self.scale is None else self.scale
+        return network(prediction, self.signal_scale[:-1], self.noise_scale[:-1], self.sigma_data, scale)
+
+    def visited(self, places: Sequence[int]) -> "Levels":
+        """The levels a run visits that goes through these by their places, such as 0, 1, 1, 2, 2, 3 of four."""
+        at, calls = np.asarray(places), np.asarray(places)[:-1]
+        return replace(
+            self,
+            t=self.t[calls],
+            signal_scale=self.signal_scale[at],
+            noise_scale=self.noise_scale[at],
+            index=None if self.index is None else self.index[calls],
+            scale=None if self.scale is None else self.scale[calls],
+        )
+
+    def at(self, sigmas: Array) -> "Levels":
+        """Levels at N + 1 other sigmas, in the same coordinates and told in the same words.
+
+        Where a schedule knows a time at its levels alone, it is linear in ln sigma between them, and that of the
+        nearest end beyond them.
+
+        Raises:
+            ArgumentError: the network is told an index, and none lies between two.
+        """
+        if self.time == "index":
+            allowed = "a sampler that visits the schedule's own levels: the network is told an index"
+            raise ArgumentError("time", self.time, allowed)
+        kind = self.kind if self.scale is None or self.schedule is None else self.schedule.kind
+        signal_scale, noise_scale = _scales(kind, sigmas, self.sigma_data)
+        if self.schedule is None:
+            t, index = time_of_sigma(sigmas[:-1], self.time, self.sigma_data or 1.0), None
+        else:
+            exact_time = self.schedule.has_exact_time
+            t = self.schedule.exact_time(sigmas[:-1]) if exact_time else self.schedule.sigma_to_t(sigmas[:-1])
+            index = _index_of(self.schedule, sigmas[:-1])
+        found = replace(
+            self, t=t, signal_scale=signal_scale, noise_scale=noise_scale, kind=kind, index=index, scale=None
+        )
+        return found if kind == self.kind else found.in_karras_time()
+
+    def straight(self) -> "Levels":
+        """The same levels in coordinates where the ODE is dx/ds = (x - x_0) / s, with s the noise scale.
+
+        Those of a flow are; all others are taken to Karras time.
+        """
+        return self if self.kind == "flow" else self.in_karras_time()
 
     def in_karras_time(self) -> "Levels":
         """The same levels in the coordinates x / signal_scale = x_0 + sigma z (kind "ve")."""
         if self.sigmas[0] > MAX_SIGMA:
-            allowed = "levels with some signal; ddim takes the same steps and can start at zero terminal SNR"
+            allowed = "levels with some signal; ddim takes the same steps and can begin where no signal is left"
             raise ArgumentError("levels", f"a first level with sigma = {self.sigmas[0]:.3g}", allowed)
-        return replace(self, signal_scale=np.ones(len(self) + 1), noise_scale=self.sigmas, kind="ve")
+        if self.kind == "ve":
+            return self
+        one = np.ones(len(self) + 1)
+        return replace(self, signal_scale=one, noise_scale=self.sigmas, kind="ve", scale=self.signal_scale[:-1])
 
     @classmethod
     def spaced(
@@ -202,7 +290,7 @@ class Levels:
                     allowed = f"{ends}, the levels of the {schedule.name} schedule: its network has a time for no other"
                     raise ArgumentError(name, float(sigma), allowed)
         t = schedule.exact_time(sigmas) if schedule.has_exact_time else schedule.sigma_to_t(sigmas)
-        signal_scale, noise_scale = _scales(schedule.kind, sigmas)
+        signal_scale, noise_scale = _scales(schedule.kind, sigmas, schedule.sigma_data)
         level = np.searchsorted(known, sigmas).clip(max=len(known) - 1)
         met = known[level] == sigmas  # a level of the schedule's own is that level, to the bit
         own = (schedule.t, schedule.signal_scale, schedule.noise_scale)
@@ -210,8 +298,7 @@ class Levels:
             np.where(met, values[level], between)
             for values, between in zip(own, (t, signal_scale, noise_scale), strict=True)
         )
-        with np.errstate(divide="ignore"):
-            index = np.interp(np.log(sigmas), np.log(known), np.arange(len(known)))
+        index = _index_of(schedule, sigmas)
         return cls._of(schedule, t, signal_scale, noise_scale, index, spacing, final)
 
     @classmethod
@@ -239,8 +326,15 @@ class Levels:
             spacing,
             schedule.time,
             index,
-            schedule.lowest,
+            schedule,
+            schedule.sigma_data,
         )
+
+
+def _index_of(schedule: Schedule, sigmas: Array) -> Array:
+    """Where sigmas lie among a schedule's levels, linearly in ln sigma between two."""
+    with np.errstate(divide="ignore"):
+        return np.interp(np.log(sigmas), np.log(schedule.sigmas), np.arange(len(schedule)))
 
 
 def _between(schedule: Schedule, index: Array) -> tuple[Array, Array, Array]:
@@ -252,7 +346,7 @@ def _between(schedule: Schedule, index: Array) -> tuple[Array, Array, Array]:
     if schedule.kind == "flow":
         signal_scale, noise_scale = linear(schedule.signal_scale), linear(schedule.noise_scale)
     else:
-        signal_scale, noise_scale = _scales(schedule.kind, linear(schedule.sigmas))
+        signal_scale, noise_scale = _scales(schedule.kind, linear(schedule.sigmas), schedule.sigma_data)
     t = schedule.exact_time(noise_scale / signal_scale) if schedule.has_exact_time else linear(schedule.t)
     return t, signal_scale, noise_scale
 
@@ -358,8 +452,15 @@ def _final_level(schedule: Schedule, final: str) -> tuple[float, float]:
     return (1.0, 0.0) if final == "clean" else (float(schedule.signal_scale[0]), float(schedule.noise_scale[0]))
 
 
-def _scales(kind: Kind, sigmas: Array) -> tuple[Array, Array]:
-    """The scales at Karras time sigma: vp (1, sigma) / sqrt(1 + sigma^2), flow (1, sigma) / (1 + sigma)."""
+def _scales(kind: Kind, sigmas: Array, sigma_data: float | None = None) -> tuple[Array, Array]:
+    """The scales at Karras time sigma: vp (1, sigma) / sqrt(1 + sigma^2), flow (1, sigma) / (1 + sigma).
+
+    trig: sigma_data times the noise of vp at sigma / sigma_data.
+    """
+    if kind == "trig":
+        unit = sigma_data or 1.0
+        signal_scale, noise_scale = _scales("vp", sigmas / unit)
+        return signal_scale, unit * noise_scale
     if kind == "ve":
         return np.ones_like(sigmas), sigmas
     with np.errstate(divide="ignore"):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fewstep.checks import entries, flag, number, only, real
+from fewstep.checks import entries, flag, number, one_of, only, real
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.schedules import Array, read_only
 from fewstep.errors import ArgumentError, WastedCallWarning
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Halves = Literal["cond", "uncond", "both"]
+OWN = ("consistency",)  # predictions that are their sampler's own affair
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 NOTHING = 1e-7  # what float32 rounds away beside 1
 
@@ -80,11 +81,13 @@ class Plan:
         init_scale: float | None = None,
         history: int = 0,
         learned_variance: bool = False,
+        closed: bool = False,
         **columns: npt.ArrayLike,  # a number or N numbers per column
     ) -> Plan:
         """A plan from the columns that are not the default (no clip, no guidance, c_in = 1, all else 0).
 
-        t, r = t, c_in_next, known_signal and known_noise follow from the levels and c_in.
+        From the levels follow t, r = t, known_signal and known_noise; with what the network predicts, unless that is
+        the sampler's own affair, c_in, k_x and k_m (`Levels.network`); and c_in_next from c_in.
         """
         rows = np.tile(list(cls.DEFAULTS.values()), (len(levels), 1))
         known = {
@@ -93,11 +96,13 @@ class Plan:
             "known_signal": levels.signal_scale[1:],
             "known_noise": levels.noise_scale[1:],
         }
+        if not one_of(prediction, OWN):
+            known["c_in"], known["k_x"], known["k_m"], *_ = levels.network(prediction)
         for name, values in (known | columns).items():
             rows[:, COLUMN[name]] = values
         rows[:-1, COLUMN["c_in_next"]] = rows[1:, COLUMN["c_in"]]
         scale = levels.init_scale if init_scale is None else init_scale
-        return cls(sampler, prediction, levels, rows, scale, history, learned_variance)
+        return cls(sampler, prediction, levels, rows, scale, history, learned_variance, closed)
 
     def __len__(self) -> int:
         """N, the number of model calls."""

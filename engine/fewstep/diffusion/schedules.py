@@ -7,6 +7,7 @@ A schedule is T noise levels, from almost clean (index 0) to almost pure noise (
     kind "vp"    signal_scale^2 + noise_scale^2 = 1     DDPM and its kin; signal_scale^2 is alphas_cumprod
     kind "flow"  signal_scale   + noise_scale   = 1     rectified flow
     kind "ve"    signal_scale = 1, noise_scale = sigma  EDM and consistency models
+    kind "trig"  signal_scale = cos t, noise_scale = sigma_data sin t    TrigFlow, whose noise has the scale of the data
 
 sigma = noise_scale / signal_scale is Karras time: it orders the levels of every kind on one axis. What is small keeps
 its digits: noise where almost none is there yet, and signal where almost none is left, which at the end is 0 itself.
@@ -31,7 +32,7 @@ from fewstep.diffusion.times import OF_SIGMA, TIMES, sigma_of_time
 from fewstep.diffusion.times import time_of_sigma as time_of_sigma
 from fewstep.errors import ArgumentError
 
-Kind = Literal["vp", "flow", "ve"]
+Kind = Literal["vp", "flow", "ve", "trig"]
 
 
 def read_only(values: npt.ArrayLike) -> Array:
@@ -53,6 +54,7 @@ class Schedule:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # the constructor's arguments, as JSON values
     zero_terminal_snr: bool = False  # rescaled so that the last level has no signal
     time: str = "timestep"  # what t counts, a word of `fewstep.diffusion.times`
+    sigma_data: float | None = None  # the scale of its data that a preconditioned network counts on; None: it does not
     time_said: bool = True  # somebody chose it; a "ve" schedule has no time that most networks would agree on
 
     def __post_init__(self) -> None:
@@ -131,7 +133,7 @@ class Schedule:
         times = np.asarray(t, dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.time in OF_SIGMA:
-                sigma = sigma_of_time(times, self.time)
+                sigma = sigma_of_time(times, self.time, self.sigma_data or 1.0)
             elif self.has_exact_time:
                 noise_scale = times / self._flow_count
                 sigma = noise_scale / (1 - noise_scale)
@@ -148,7 +150,7 @@ class Schedule:
     def exact_time(self, sigma: Array) -> Array:
         """The t at sigma by that formula; of a flow it is T / (1 + 1 / sigma), or without the T."""
         if self.time in OF_SIGMA:
-            return time_of_sigma(sigma, self.time)
+            return time_of_sigma(sigma, self.time, self.sigma_data or 1.0)
         return np.asarray(self._flow_count / (1 + 1 / sigma))
 
     @property
@@ -164,18 +166,26 @@ class Schedule:
         if time not in TIMES:
             raise ArgumentError("time", time, ", ".join(TIMES))
         index = np.arange(len(self), dtype=np.float64)
-        if time in ("timestep", "unit") and self.kind == "ve":
-            raise ArgumentError("time", time, f"sigma, edm, consistency or index on a {self.name} schedule")
-        if time in OF_SIGMA and np.isinf(self.sigmas[-1]):
+        if time in ("timestep", "unit") and self.kind in ("ve", "trig"):
+            raise ArgumentError("time", time, f"{', '.join(OF_SIGMA)} or index on a {self.name} schedule")
+        if time in OF_SIGMA and time != "trigflow" and np.isinf(self.sigmas[-1]):
             got = f"{time} on a {self.name} schedule, whose last level has no signal (sigma = inf)"
             raise ArgumentError("time", got, "timestep, unit (the noise scale of a flow) or index")
         if time in OF_SIGMA:
-            t = time_of_sigma(self.sigmas, time)
+            t = time_of_sigma(self.sigmas, time, self.sigma_data or 1.0)
         elif self.kind != "flow" or time == "index":
             t = index / len(self) if time == "unit" else index
         else:
             t = self.noise_scale if time == "unit" else len(self) * self.noise_scale
         return replace(self, t=t, time=time, time_said=True)
+
+    def preconditioned(self, sigma_data: float) -> "Schedule":
+        """The same levels for a network that is preconditioned for data of this scale (`forward.network`)."""
+        sigma_data = number("sigma_data", sigma_data, 1e-6, 1e6)
+        if self.kind == "trig" and sigma_data != self.sigma_data:
+            raise ArgumentError("sigma_data", sigma_data, f"{exact(self.sigma_data or 1.0)}, as its levels have it")
+        changed = replace(self, sigma_data=sigma_data)
+        return replace(changed.told(self.time), time_said=self.time_said)
 
     def rescale_zero_terminal_snr(self) -> "Schedule":
         """The same schedule with no signal left at its last timestep.
@@ -200,6 +210,8 @@ class Schedule:
         config = {"name": self.name, **self.parameters}
         if self.time != "timestep":
             config["time"] = self.time
+        if self.sigma_data is not None:
+            config["sigma_data"] = self.sigma_data
         return config | {"zero_terminal_snr": self.zero_terminal_snr} if self.kind == "vp" else config
 
     def _require_vp(self, what: str) -> None:
@@ -316,6 +328,22 @@ def exponential(
     return _ve("exponential", sigmas, time, "edm", {"num_timesteps": count, **ends})
 
 
+def trigflow(num_timesteps: int = 1000, sigma_data: float = 0.5) -> Schedule:
+    """x_t = cos(t) x_0 + sigma_data sin(t) z, t = (pi / 2) k / T, k = 1 .. T; the last level has no signal, to the bit.
+
+    Lu and Song, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models (2410.11081), section 3.
+    """
+    count = integer("num_timesteps", num_timesteps, 1, MAX_TIMESTEPS)
+    sigma_data = number("sigma_data", sigma_data, 1e-6, 1e6)
+    t = np.pi / 2 * np.arange(1, count + 1) / count
+    signal_scale = np.append(np.cos(t[:-1]), 0.0)
+    parameters = {"num_timesteps": count, "sigma_data": sigma_data}
+    noise_scale = sigma_data * np.sin(t)
+    return Schedule(
+        "trigflow", "trig", signal_scale, noise_scale, t, parameters, time="trigflow", sigma_data=sigma_data
+    )
+
+
 CONSTRUCTORS: dict[str, Callable[..., Schedule]] = {
     "linear": linear,
     "scaled_linear": scaled_linear,
@@ -326,13 +354,15 @@ CONSTRUCTORS: dict[str, Callable[..., Schedule]] = {
     "flow": flow,
     "karras": karras,
     "exponential": exponential,
+    "trigflow": trigflow,
 }
 
 
 def from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule a JSON object describes, such as {"name": "cosine", "num_timesteps": 4000}.
 
-    Every other key is an argument of the constructor of that name, or "zero_terminal_snr", or "time" (`Schedule.told`).
+    Every other key is an argument of the constructor of that name, or "zero_terminal_snr", "time" (`Schedule.told`) or
+    "sigma_data" (`Schedule.preconditioned`).
     Unknown names, unknown keys and values out of range raise ArgumentError.
     """
     if not isinstance(config, Mapping):
@@ -342,16 +372,18 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
         raise ArgumentError("schedule name", name, ", ".join(CONSTRUCTORS))
     constructor = CONSTRUCTORS[name]
     own = inspect.signature(constructor).parameters
-    allowed = list(dict.fromkeys([*own, "zero_terminal_snr", "time"]))
+    allowed = list(dict.fromkeys([*own, "zero_terminal_snr", "time", "sigma_data"]))
     arguments = {key: value for key, value in config.items() if key != "name"}
     only(f"schedule {name}", arguments, allowed)
     rescale = flag("zero_terminal_snr", arguments.pop("zero_terminal_snr", False))
     time = None if "time" in own else arguments.pop("time", None)
+    sigma_data = None if "sigma_data" in own else arguments.pop("sigma_data", None)
     missing = [p.name for p in own.values() if p.default is p.empty]
     if missing and missing[0] not in arguments:
         raise ArgumentError(f"schedule {name}", "no " + missing[0], f"an object with {missing[0]}")
     schedule = constructor(**arguments)
     schedule = schedule.rescale_zero_terminal_snr() if rescale else schedule
+    schedule = schedule if sigma_data is None else schedule.preconditioned(sigma_data)
     return schedule if time is None else schedule.told(time)
 
 

@@ -104,6 +104,11 @@ def variational_bound(
         ArgumentError: a prediction that is no diffusion model's, or eps at zero terminal SNR.
         FewstepError: a model that answers something that is not finite.
     """
+    if schedule.sigma_data is not None:
+        allowed = "a plain network: the bound calls it with x itself"
+        raise ArgumentError(
+            "schedule", f"one for a network preconditioned for sigma_data = {schedule.sigma_data}", allowed
+        )
     if decoder not in ("discretised", "continuous"):
         raise ArgumentError("decoder", decoder, "discretised or continuous")
     if large_decoder not in ("posterior", "beta"):

@@ -23,7 +23,9 @@ from fewstep.request.guidance import Guidance, guidance_from_config
 from fewstep.request.planning import PLANNED, Planner, check_options
 from fewstep.run.inputs import LABEL_ARGUMENTS, Inputs
 
-Prediction = Literal["eps", "x_0", "v", "flow", "score", "consistency"]
+SIGMA_DATA = 0.5  # of the data that EDM networks are made for, unless their schedule says another scale
+
+Prediction = Literal["eps", "x_0", "v", "flow", "score", "edm", "consistency"]
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -34,7 +36,8 @@ class Model:
         module: the network, called as module(x_in [R, C, H, W], t [R], labels=...). Ours, diffusers', or any other.
         schedule: the schedule it was trained on, such as `fewstep.schedules.cosine(1000)`; its t is what `time` says.
         shape: (C, H, W) of one sample; or C and one size, for sequences, or three, for volumes.
-        prediction: what it predicts: "eps", "x_0", "v", "flow", "score" or "consistency".
+        prediction: what it predicts: "eps", "x_0", "v", "flow", "score", "edm" (the raw answer of a network that
+            is preconditioned for the schedule's sigma_data) or "consistency".
         time: what it is told as t: "timestep", as the schedule counts; "unit", that divided by their number; "index",
             which level it is, as an int64; "sigma", the Karras sigma itself; "edm", ln(sigma) / 4; or "consistency", a
             thousand times that. A schedule of sigmas has no timesteps to count, and so neither of the first two.
@@ -198,13 +201,15 @@ class Model:
 
 def _told(schedule: Schedule, time: str | None, prediction: str) -> Schedule:
     """The schedule in the words that the network is told its time in."""
+    if prediction == "edm" and schedule.sigma_data is None:
+        schedule = schedule.preconditioned(SIGMA_DATA)
     if time is not None:
         _check_choice("time", time, TIMES)
         return schedule.told(time)
     if schedule.time_said:
         return schedule
-    if prediction == "consistency":
-        return schedule.told("consistency")
+    if prediction in ("consistency", "edm"):
+        return schedule.told(prediction)
     allowed = 'what the network takes: "sigma" itself, "edm" for ln(sigma) / 4, "consistency" for 1000 ln(sigma) / 4'
     raise ArgumentError("time", f"None, of a network on a {schedule.name} schedule that predicts {prediction}", allowed)
 

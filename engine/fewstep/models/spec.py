@@ -206,7 +206,7 @@ def _check_guidance(read: Fields, values: dict[str, Any]) -> None:
 def _check_plan(read: Fields, values: dict[str, Any]) -> None:
     with _naming(read, "schedule"):
         schedule = from_config(values["schedule"])
-        if not schedule.time_said and values["prediction"] != "consistency":
+        if not schedule.time_said and values["prediction"] not in ("consistency", "edm"):
             raise ArgumentError(
                 "time", None, f"what a {values['prediction']} network is told: sigma, edm or consistency"
             )

@@ -125,6 +125,8 @@ class Planner:
             whole = "whole " if told.time == "index" else ""
             allowed = f"{whole}times from {exact(low)} to {exact(high)}, as this model's network knows them"
             return f"that tells the network t = {exact(strange[0])}", allowed
+        if levels.sigma_data != told.sigma_data:
+            return f"for a network of sigma_data = {levels.sigma_data}", f"{told.sigma_data}, as this model's has it"
         if plan.prediction != self.prediction:
             return f"for a network that predicts {plan.prediction}", f"{self.prediction}, as this model's network does"
         return None

@@ -139,8 +139,8 @@ class TrainConfig(FitConfig):
         """The schedule, checked to suit the prediction and its weights."""
         schedule = from_config(self.schedule)
         wanted = "flow" if self.prediction == "flow" else "vp"
-        if schedule.kind != wanted or len(schedule) < 2:
-            allowed = f"for {self.prediction}, one of kind {wanted!r} with at least two timesteps"
+        if schedule.kind != wanted or len(schedule) < 2 or schedule.sigma_data is not None:
+            allowed = f"for {self.prediction}, one of kind {wanted!r} with at least two timesteps and no sigma_data"
             raise ArgumentError("schedule", schedule.name, allowed)
         if schedule.signal_scale[-1] == 0 and self.prediction == "eps":
             raise ArgumentError("prediction", "eps", "x_0 or v, where the last timestep has no signal")

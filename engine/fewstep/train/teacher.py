@@ -20,12 +20,18 @@ class Teacher:
         guided: the network takes the guidance scale as an input.
 
     Raises:
-        ArgumentError: a plan with a dynamic threshold, whose limit is another one for each sample.
+        ArgumentError: a plan with a dynamic threshold, whose limit is another one for each sample; one that reads past
+            steps; or a preconditioned network.
     """
 
     def __init__(self, module: nn.Module, plan: Plan, null: int | None, guided: bool) -> None:
         if (plan.column("clip_ratio") > 0).any():
             raise ArgumentError("teacher", "a plan with a dynamic threshold (clip ratio)", "a fixed clip, or none")
+        if plan.history:
+            allowed = "a sampler whose steps each stand alone, such as ddim, as the model's own plan"
+            raise ArgumentError("teacher", f"a plan of {plan.sampler}, which reads {plan.history} past values", allowed)
+        if plan.levels.sigma_data is not None:
+            raise ArgumentError("teacher", "a network preconditioned for sigma_data", "a plain one")
         self.module = module.eval().requires_grad_(False)
         self.plan, self.null, self.guided = plan, null, guided
         self._table = plan.table()

@@ -7,8 +7,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fewstep.checks import named, one_of, only
-from fewstep.diffusion.forward import PREDICTIONS
+from fewstep.checks import entries, named, one_of, only, whole
+from fewstep.diffusion.forward import NETWORKS
 from fewstep.diffusion.levels import LEVEL_OPTIONS, make_levels
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers.clip import Clip
@@ -17,10 +17,15 @@ from fewstep.diffusion.samplers.ddim import ddim
 from fewstep.diffusion.samplers.ddpm import ddpm
 from fewstep.diffusion.samplers.euler import euler
 from fewstep.diffusion.samplers.lcm import lcm
-from fewstep.diffusion.schedules import Kind, Schedule
+from fewstep.diffusion.schedules import MAX_TIMESTEPS, Kind, Schedule
 from fewstep.errors import ArgumentError
 
 __all__ = ["SAMPLERS", "Clip", "Sampler", "SamplerName", "consistency", "ddim", "ddpm", "euler", "lcm", "make_plan"]
+
+
+def one_each(levels: int) -> int:
+    """A model call at each noise level."""
+    return levels
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,10 @@ class Sampler:
     build: Callable[..., Plan]
     summary: str
     spacing: str = "trailing"  # the default; every other one can be asked for
-    predictions: tuple[str, ...] = PREDICTIONS  # what its model may predict, the default first
-    kinds: tuple[Kind, ...] = ("vp", "flow", "ve")  # the schedules it runs on
+    predictions: tuple[str, ...] = NETWORKS  # what its model may predict, the default first
+    kinds: tuple[Kind, ...] = ("vp", "flow", "ve", "trig")  # the schedules it runs on
+    order: int = 1  # of its error in the length of a step; 0 for one that is no solver of the ODE or its SDE
+    calls: Callable[[int], int] = one_each  # how many model calls it makes of so many noise levels
     fractional: bool = False  # linspace timesteps stay unrounded
     boundary: bool = False  # its model's function is x itself at the schedule's first level: no call belongs there
 
@@ -42,14 +49,30 @@ class Sampler:
         own = {p.name: p.default for p in parameters if p.name not in ("levels", "prediction")}
         return MappingProxyType(own)
 
+    def levels(self, name: str, steps: Any) -> Any:
+        """How many noise levels a budget of model calls is for.
+
+        Raises:
+            ArgumentError: no number of levels takes so many calls; the nearest budgets are named.
+        """
+        budget = whole(steps)
+        if self.calls is one_each or budget is None or not 1 <= budget <= MAX_TIMESTEPS:
+            return steps  # what is no budget is told by the spacing
+        possible = [self.calls(levels) for levels in range(1, budget + 2)]
+        if budget in possible:
+            return 1 + possible.index(budget)
+        near = [max((calls for calls in possible if calls < budget), default=0), min(c for c in possible if c > budget)]
+        allowed = " or ".join(str(calls) for calls in near if calls)
+        raise ArgumentError("steps", steps, f"{allowed}: the model calls that {name} can make are these")
+
 
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler(ddpm, "ancestral sampling; fixed or learned variance"),
     "ddim": Sampler(ddim, "deterministic at eta = 0, as noisy as DDPM at eta = 1"),
     "euler": Sampler(euler, "first-order ODE steps in Karras time, straight steps on a flow", fractional=True),
-    "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",), boundary=True),
+    "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",), boundary=True, order=0),
     "consistency": Sampler(
-        consistency, "consistency models", predictions=("consistency",), kinds=("ve",), boundary=True
+        consistency, "consistency models", predictions=("consistency",), kinds=("ve",), boundary=True, order=0
     ),
 }
 
@@ -79,7 +102,8 @@ def make_plan(
 
     Args:
         sampler: a key of SAMPLERS.
-        steps: the budget of model calls.
+        steps: the budget of model calls. One that the sampler cannot spend, such as 4 of Heun's method, which takes
+            two calls for every step but the last, is an error that names the nearest.
         prediction: what the model predicts, "eps" by default; "consistency" models are a kind of their own.
         spacing: a key of `fewstep.diffusion.levels.LEVEL_OPTIONS` or a list of timesteps; the sampler's own by default.
         strength: in (0, 1]: the run starts from an image noised to this share of the schedule.
@@ -129,7 +153,11 @@ def build_plan(
         raise ArgumentError("sigma_min", options["sigma_min"], allowed)
     only(f"option of {sampler}", options, dict.fromkeys([*chosen.options, *level_names]))
     of_levels = {name: value for name, value in options.items() if name in level_names}
-    levels = make_levels(schedule, steps, spacing, strength, chosen.fractional, chosen.boundary, **of_levels)
+    count = chosen.levels(sampler, steps)
+    if (listed := None if isinstance(spacing, str) else entries(spacing)) is not None and len(listed) != count:
+        calls = chosen.calls(len(listed))
+        raise ArgumentError("steps", steps, f"{calls}, the model calls at the {len(listed)} timesteps given as spacing")
+    levels = make_levels(schedule, count, spacing, strength, chosen.fractional, chosen.boundary, **of_levels)
 
     own = {name: value for name, value in options.items() if name in chosen.options}
     if len(chosen.predictions) > 1:

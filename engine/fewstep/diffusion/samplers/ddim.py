@@ -3,7 +3,7 @@
 import numpy as np
 
 from fewstep.checks import flag, number
-from fewstep.diffusion.forward import eps_coefficients, posterior_coefficients, x_0_coefficients
+from fewstep.diffusion.forward import posterior_coefficients
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers.clip import ClipLike, clip_columns
@@ -21,19 +21,13 @@ def ddim(
     x' = signal_s x_0 + direction eps + s z
     s = eta sqrt(posterior variance),    direction = sqrt(noise_s^2 - s^2)
 
-    eps = l_x x + l_m m comes from the unclipped prediction (`eps_coefficients`), as diffusers has it; with
+    eps = l_x x + l_m m comes from the unclipped prediction (`forward.network`), as diffusers has it; with
     `clipped_direction` from the clipped x_0, eps = (x - signal x_0) / noise, as guided-diffusion has it: the choice for
     guidance in pixel space, where x_0 is clipped at most places and an eps that does not know of it leads astray.
     eta = 0 follows the probability-flow ODE, eta = 1 is DDPM with fixed_small variance. The last row draws no
     noise.
     """
-    signal, noise, signal_s, noise_s = (
-        levels.signal_scale[:-1],
-        levels.noise_scale[:-1],
-        levels.signal_scale[1:],
-        levels.noise_scale[1:],
-    )
-    k_x, k_m = x_0_coefficients(prediction, signal, noise)
+    signal, noise, signal_s, noise_s = levels.falls()
     *_, variance = posterior_coefficients(signal, noise, signal_s, noise_s)
     s = number("eta", eta, 0, 1) * np.sqrt(variance)
     s[-1] = 0.0
@@ -42,6 +36,6 @@ def ddim(
     if flag("clipped_direction", clipped_direction):
         a, b, e = direction / noise, signal_s - direction * signal / noise, 0.0 * noise
     else:
-        l_x, l_m = eps_coefficients(prediction, signal, noise)
+        *_, l_x, l_m = levels.network(prediction)
         a, b, e = direction * l_x, signal_s, direction * l_m
-    return Plan.build("ddim", prediction, levels, k_x=k_x, k_m=k_m, a=a, b=b, e=e, s=s, **clip_columns(clip))
+    return Plan.build("ddim", prediction, levels, a=a, b=b, e=e, s=s, **clip_columns(clip))

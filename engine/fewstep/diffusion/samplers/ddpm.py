@@ -3,7 +3,7 @@
 import numpy as np
 
 from fewstep.checks import one_of
-from fewstep.diffusion.forward import posterior_coefficients, transition, x_0_coefficients
+from fewstep.diffusion.forward import posterior_coefficients, transition
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers.clip import ClipLike, clip_columns
@@ -26,8 +26,7 @@ def ddpm(levels: Levels, prediction: str = "eps", variance: str = "fixed_small",
     """
     if not one_of(variance, VARIANCES):
         raise ArgumentError("variance", variance, ", ".join(VARIANCES))
-    scales = levels.signal_scale[:-1], levels.noise_scale[:-1], levels.signal_scale[1:], levels.noise_scale[1:]
-    k_x, k_m = x_0_coefficients(prediction, *scales[:2])
+    scales = levels.falls()
     coef1, coef2, small = posterior_coefficients(*scales)
     _, large = transition(*scales)
 
@@ -42,8 +41,6 @@ def ddpm(levels: Levels, prediction: str = "eps", variance: str = "fixed_small",
         prediction,
         levels,
         learned_variance=learned,
-        k_x=k_x,
-        k_m=k_m,
         a=coef2,
         b=coef1,
         s=s,

@@ -3,7 +3,6 @@
 import numpy as np
 
 from fewstep.checks import number
-from fewstep.diffusion.forward import x_0_coefficients
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers.clip import ClipLike, clip_columns
@@ -34,18 +33,7 @@ def lcm(
     with t the timestep, whatever the network is told. At t = 0 c_out = 0, and a call would be for nothing. The last row
     draws no noise.
     """
-    k_x, k_m = x_0_coefficients(prediction, levels.signal_scale[:-1], levels.noise_scale[:-1])
+    *_, signal_s, noise_s = levels.falls()
     c_skip, c_out = boundary(levels.timesteps, timestep_scaling, sigma_data)
-    signal_s, s = levels.signal_scale[1:], np.array(levels.noise_scale[1:])
-    s[-1] = 0.0
-    return Plan.build(
-        "lcm",
-        prediction,
-        levels,
-        k_x=k_x,
-        k_m=k_m,
-        a=signal_s * c_skip,
-        b=signal_s * c_out,
-        s=s,
-        **clip_columns(clip),
-    )
+    s = np.append(noise_s[:-1], 0.0)
+    return Plan.build("lcm", prediction, levels, a=signal_s * c_skip, b=signal_s * c_out, s=s, **clip_columns(clip))
