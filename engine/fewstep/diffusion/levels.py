@@ -214,7 +214,14 @@ class Levels:
         return cls._at(schedule, index, "explicit", final)
 
     @classmethod
-    def lcm(cls, schedule: Schedule, steps: int, original_steps: int = 50, strength: float = 1.0) -> "Levels":
+    def lcm(
+        cls,
+        schedule: Schedule,
+        steps: int,
+        original_steps: int = 50,
+        strength: float = 1.0,
+        final: Final = "clean",
+    ) -> "Levels":
         """`steps` of the `original_steps` timesteps a latent consistency model was distilled on.
 
         With k = T // original_steps the distilled timesteps are k - 1, 2k - 1, ..; of their cleanest
@@ -227,7 +234,7 @@ class Levels:
         steps = integer("steps", steps, 1, max(reach, 1), why)
         distilled = np.arange(max(reach, 1), 0, -1) * (len(schedule) // original_steps) - 1
         index = distilled[np.arange(steps) * len(distilled) // steps]
-        return cls._at(schedule, index.astype(np.float64), "lcm", "clean")
+        return cls._at(schedule, index.astype(np.float64), "lcm", final)
 
     @classmethod
     def karras(
@@ -373,7 +380,7 @@ LEVEL_OPTIONS: dict[str, tuple[str, ...]] = {
     "leading": ("offset", "final"),
     "trailing": ("final",),
     "linspace": ("final",),
-    "lcm": ("original_steps",),
+    "lcm": ("original_steps", "final"),
     "karras": ("sigma_min", "sigma_max", "rho", "final"),
     "exponential": ("sigma_min", "sigma_max", "final"),
 }

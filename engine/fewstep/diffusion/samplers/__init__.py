@@ -15,17 +15,47 @@ from fewstep.diffusion.samplers.clip import Clip
 from fewstep.diffusion.samplers.consistency import consistency
 from fewstep.diffusion.samplers.ddim import ddim
 from fewstep.diffusion.samplers.ddpm import ddpm
+from fewstep.diffusion.samplers.edm import edm, edm_euler
 from fewstep.diffusion.samplers.euler import euler
+from fewstep.diffusion.samplers.euler_ancestral import euler_ancestral
+from fewstep.diffusion.samplers.flow_map import flow_map
+from fewstep.diffusion.samplers.heun import heun
+from fewstep.diffusion.samplers.kdpm2 import kdpm2
 from fewstep.diffusion.samplers.lcm import lcm
+from fewstep.diffusion.samplers.scm import scm
+from fewstep.diffusion.samplers.tcd import tcd
+from fewstep.diffusion.samplers.woven import twice
 from fewstep.diffusion.schedules import MAX_TIMESTEPS, Kind, Schedule
 from fewstep.errors import ArgumentError
 
-__all__ = ["SAMPLERS", "Clip", "Sampler", "SamplerName", "consistency", "ddim", "ddpm", "euler", "lcm", "make_plan"]
+__all__ = [
+    "SAMPLERS",
+    "Clip",
+    "Sampler",
+    "SamplerName",
+    "consistency",
+    "ddim",
+    "ddpm",
+    "edm",
+    "edm_euler",
+    "euler",
+    "euler_ancestral",
+    "flow_map",
+    "heun",
+    "kdpm2",
+    "lcm",
+    "make_plan",
+    "scm",
+    "tcd",
+]
 
 
 def one_each(levels: int) -> int:
     """A model call at each noise level."""
     return levels
+
+
+FLOW_FIRST = ("flow", *(name for name in NETWORKS if name != "flow"))
 
 
 @dataclass(frozen=True)
@@ -70,9 +100,31 @@ SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler(ddpm, "ancestral sampling; fixed or learned variance"),
     "ddim": Sampler(ddim, "deterministic at eta = 0, as noisy as DDPM at eta = 1"),
     "euler": Sampler(euler, "first-order ODE steps in Karras time, straight steps on a flow", fractional=True),
+    "euler_ancestral": Sampler(euler_ancestral, "steps below the level and fresh noise up to it", fractional=True),
+    "heun": Sampler(heun, "Euler's steps, corrected by a second call", order=2, calls=twice, fractional=True),
+    "kdpm2": Sampler(
+        kdpm2, "by the slope in the middle of a step; ancestral at eta = 1", order=2, calls=twice, fractional=True
+    ),
+    "edm": Sampler(
+        edm,
+        "EDM's stochastic sampler: churn, then Heun's step",
+        "karras",
+        kinds=("vp", "ve", "trig"),
+        order=2,
+        calls=twice,
+    ),
+    "edm_euler": Sampler(edm_euler, "the same with Euler's step", "karras", kinds=("vp", "ve", "trig")),
     "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",), boundary=True, order=0),
+    "tcd": Sampler(tcd, "trajectory consistency distillation", "lcm", kinds=("vp",), order=0),
     "consistency": Sampler(
         consistency, "consistency models", predictions=("consistency",), kinds=("ve",), boundary=True, order=0
+    ),
+    "scm": Sampler(scm, "x_0 and fresh noise: sCM, and whatever gives x_0 in one call", order=0),
+    "flow_map": Sampler(
+        flow_map,
+        "networks told where a step goes: MeanFlow and others",
+        predictions=FLOW_FIRST,
+        kinds=("flow", "ve", "trig"),
     ),
 }
 
@@ -83,7 +135,21 @@ def option_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(["spacing", *own, *(name for names in LEVEL_OPTIONS.values() for name in names)]))
 
 
-SamplerName = Literal["ddpm", "ddim", "euler", "lcm", "consistency"]
+SamplerName = Literal[
+    "ddpm",
+    "ddim",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "kdpm2",
+    "edm",
+    "edm_euler",
+    "lcm",
+    "tcd",
+    "consistency",
+    "scm",
+    "flow_map",
+]
 """A key of SAMPLERS, written out for type checkers."""
 
 
