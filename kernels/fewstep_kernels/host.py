@@ -15,7 +15,7 @@ from fewstep_kernels.operands import StepOperands
 from fewstep_kernels.row import COLUMN, COLUMNS
 from fewstep_kernels.terms import Columns
 
-# c_in_next, k_x, k_m, a, b, e and s are neighbours; viewing all 24 columns took 48 us of a step of 290
+# c_in_next, k_x, k_m, a, b, e and s are neighbours; viewing all columns took 48 us of a step of 290
 UPDATE = slice(COLUMN["c_in_next"], COLUMN["s"] + 1)
 UPDATE_COLUMNS = COLUMNS[UPDATE]
 
@@ -28,15 +28,18 @@ def begin_step(
     t: Tensor,  # [R] written
     cond_lane: Tensor,  # [B] int64
     uncond_lane: Tensor,  # [B] int64
+    r: Tensor | None = None,  # [R] written
 ) -> None:
     """`reference.begin_step`: a slice of the table where all slots stand at one index and own their rows in order."""
     at = index.tolist()
     here, last = at[0], table.shape[1] - 1
     if here > last or at != [here] * len(at) or not _in_order(cond_lane, len(t)):
-        reference.begin_step(table, index, row, step, t, cond_lane, uncond_lane)
+        reference.begin_step(table, index, row, step, t, cond_lane, uncond_lane, r)
         return
     row.copy_(table[:, here])
     t.copy_(row[:, COLUMN["t"]])
+    if r is not None:
+        r.copy_(row[:, COLUMN["r"]])
     step.fill_(here)
     index.fill_(min(here + 1, last))
 

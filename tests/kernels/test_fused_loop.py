@@ -83,10 +83,12 @@ def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffer
     class Denoiser:
         prepares = False
 
-        def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+        def prepare(
+            self, condition: Mapping[str, Tensor], times: Tensor, ends: Tensor | None = None
+        ) -> Mapping[str, Tensor]:
             return condition
 
-        def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
+        def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor], r: Tensor | None = None) -> Tensor:
             return torch.tanh(0.7 * x_in + (shift + t / 1000)[:, None, None, None])
 
     sample_loop(Denoiser(), buffers, signature.steps, ops)

@@ -132,16 +132,17 @@ ORDERS = {
 }
 
 
+@pytest.mark.parametrize("second_time", [False, True], ids=["t alone", "t and r"])
 @pytest.mark.parametrize("at", [[0, 0, 0], [3, 3, 3], [7, 7, 7], [0, 2, 3]], ids=["first", "idle", "beyond", "mixed"])
 @pytest.mark.parametrize(("cond_lane", "uncond_lane", "rows"), ORDERS.values(), ids=ORDERS.keys())
 def test_begin_step_is_the_twins_to_the_bit(
-    at: list[int], cond_lane: list[int], uncond_lane: list[int], rows: int
+    at: list[int], cond_lane: list[int], uncond_lane: list[int], rows: int, second_time: bool
 ) -> None:
     table = torch.randn(3, 4, len(COLUMNS), generator=torch.Generator().manual_seed(0))
     wanted, got = (
         [
             table, torch.tensor(at), torch.zeros(3, len(COLUMNS)), torch.full((3,), -1), torch.zeros(rows),
-            torch.tensor(cond_lane), torch.tensor(uncond_lane),
+            torch.tensor(cond_lane), torch.tensor(uncond_lane), *([torch.zeros(rows)] if second_time else []),
         ]
         for _ in range(2)
     )  # fmt: skip
