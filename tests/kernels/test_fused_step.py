@@ -77,6 +77,8 @@ FORMS: dict[str, tuple[str, ...]] = {
     "no history": ("depth 0",),
     "history of one": ("depth 1",),
     "history of two": ("depth 2",),
+    "history of three": ("depth 3",),
+    "history of four": ("depth 4",),
     "history of five": ("depth 5",),
     "no preview": ("no preview",),
     "statistics": ("statistics",),

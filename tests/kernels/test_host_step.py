@@ -62,6 +62,15 @@ def guided(case: Case) -> None:
     case.x_in, case.uncond_lane = torch.zeros(5, *case.x.shape[1:]), torch.tensor([4, 3, 2])
 
 
+def two_of_four_past(case: Case) -> None:
+    """One coefficient is 0 in every row, one in some; what is kept is x_0 alone, or m alone, or nothing."""
+    case.row[:, [COLUMN[name] for name in ("c_2", "c_4", "h_x")]] = 0
+    case.row[0, COLUMN["c_3"]] = case.row[0, COLUMN["h_m"]] = case.row[1, COLUMN["h_0"]] = 0
+    case.row[2, [COLUMN["h_0"], COLUMN["h_m"]]] = 0
+    case.history[:, 0, 1] = float("nan")
+    case.row[0, [COLUMN["c_1"], COLUMN["c_3"]]] = 0
+
+
 def with_more_channels(case: Case) -> None:
     case.x_in = torch.zeros(3, 4, *case.x.shape[2:])
 
@@ -81,6 +90,7 @@ FORMS: dict[str, tuple[Change | None, tuple[str, ...]]] = {
     "input channels behind": (with_more_channels, ("deterministic",)),
     "noise by seed": (None, ()),
     "history": (None, ("history", "deterministic")),
+    "history, some coefficients 0": (two_of_four_past, ("history", "noise", "preview")),
     "statistics": (None, ("statistics", "deterministic")),
     "gradient": (None, ("gradient", "deterministic")),
     "inpainting": (None, ("known", "noise")),
