@@ -299,8 +299,9 @@ class Engine:
         labels = None if label is None else [label]
         example = list(like) or self._tensors(self._request(Asked(1, labels=labels, steps=short)), [0])
         wanted: dict[str, Any] = {feature: feature in words["features"] for feature in manifest.FEATURES}
+        size = {"slots": words["slots"], "lanes": words["lanes"], "second_time": self._inputs.second_time}
         signature = replace(
-            signature_of(example, self.dtype, self.device, slots=words["slots"], lanes=words["lanes"]),
+            signature_of(example, self.dtype, self.device, **size),
             steps=table_capacity(words["steps"]),
             history=words["history"],
             output=self._decoder.output(words.get("output", "float"), each=True),
@@ -388,8 +389,9 @@ class Engine:
         self, samples: Sequence[Sample], ending: Output | None, watched: bool
     ) -> tuple[Denoiser, Signature, list[Prepared]]:
         """The network for some samples, the signature of a session of theirs, and what is prepared of each."""
-        size = {"slots": self.max_batch, "lanes": self.max_batch + 1} if self.batch_invariant else {}
-        signature = signature_of(samples, self.dtype, self.device, watched=watched, output=ending, **size)
+        size: dict[str, Any] = {"slots": self.max_batch, "lanes": self.max_batch + 1} if self.batch_invariant else {}
+        size |= {"watched": watched, "output": ending, "second_time": self._inputs.second_time}
+        signature = signature_of(samples, self.dtype, self.device, **size)
         denoiser = self._denoiser(signature.learned_variance)
         prepared = [prepare(denoiser, sample, signature) for sample in samples]
         return denoiser, prepared_signature(signature, prepared[0]), prepared
@@ -398,7 +400,9 @@ class Engine:
         channels = self.model.shape[0]
         allowed = (2 * channels,) if learned_variance else (channels, 2 * channels)
         sizes = () if self.model.shape == self._shape else self.model.shape[1:]
-        return ModuleDenoiser(self.module, self._inputs.labels, allowed, sizes, self.model.time == "index")
+        return ModuleDenoiser(
+            self.module, self._inputs.labels, allowed, sizes, self.model.time == "index", self._inputs.second_time
+        )
 
     def _record(self, request: Request, run: Following, seconds: float) -> Samples:
         images = Images.cat(run.parts)

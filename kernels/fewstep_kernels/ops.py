@@ -94,7 +94,7 @@ _register(
 )
 _register(
     "begin_step(Tensor table, Tensor(a!) index, Tensor(b!) row, Tensor(c!) step, Tensor(d!) t, Tensor cond_lane, "
-    "Tensor uncond_lane) -> ()",
+    "Tensor uncond_lane, Tensor(e!)? r=None) -> ()",
     reference.begin_step,
     _nothing,
 )

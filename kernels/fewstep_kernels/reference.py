@@ -92,15 +92,19 @@ def begin_step(
     t: Tensor,  # [R] float32, written: the time of every lane
     cond_lane: Tensor,  # [B] int64
     uncond_lane: Tensor,  # [B] int64; equal to cond_lane where a sample owns one lane
+    r: Tensor | None = None,  # [R] float32, written: the second time of every lane
 ) -> None:
-    """Gather each slot's row and time, and advance its index. A slot past its end gathers the idle row, x' = x."""
+    """Gather each slot's row and times, and advance its index. A slot past its end gathers the idle row, x' = x."""
     last = table.shape[1] - 1
     torch.clamp(index, max=last, out=step)
     torch.gather(table, 1, step.view(-1, 1, 1).expand(-1, 1, table.shape[2]), out=row.unsqueeze(1))
-    now = row[:, COLUMN["t"]].to(t.dtype)
-    if t.shape[0] > row.shape[0]:
-        t.index_copy_(0, uncond_lane, now)
-    t.index_copy_(0, cond_lane, now)
+    for name, told in (("t", t), ("r", r)):
+        if told is None:
+            continue
+        now = row[:, COLUMN[name]].to(told.dtype)
+        if told.shape[0] > row.shape[0]:
+            told.index_copy_(0, uncond_lane, now)
+        told.index_copy_(0, cond_lane, now)
     torch.add(step, 1, out=index).clamp_(max=last)
 
 

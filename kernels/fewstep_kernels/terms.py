@@ -39,6 +39,10 @@ class Columns:
     def __getitem__(self, name: str) -> Tensor:
         return self._values[name]
 
+    def lacks(self, name: str) -> bool:
+        """Whether the column is known to be 0 in every row."""
+        return name in self._absent
+
     def masked(self, name: str, operand: Tensor) -> Tensor:
         """The operand, and 0 where the column is 0."""
         return masked(self[name], operand) if name in self._zeros else operand

@@ -16,8 +16,9 @@ from fewstep.diffusion.schedules import linear
 from fewstep.run.buffers import Place, Signature, StaticBuffers
 from fewstep.run.loop import sample_loop
 from fewstep.run.sample import Sample, State
-from fewstep_kernels import COLUMN, STREAM_INITIAL, StepOps, fused, reference
+from fewstep_kernels import COLUMN, STREAM_INITIAL, STREAM_STEP, StepOps, fused, reference
 from support.devices import KERNEL_DEVICES
+from support.plan_interpreter import run_plan
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +43,16 @@ def with_history() -> Plan:
     return Plan(base.sampler, base.prediction, base.levels, rows, base.init_scale, history=2)
 
 
+def multistep(depth: int) -> Plan:
+    """DDIM with what so many rows before it left of x, x_0 and m mixed in, each by another weight."""
+    base = make_plan("ddim", SCHEDULE, 6, clip=1.0)
+    rows, weights = np.array(base.rows), np.random.default_rng(depth).uniform(-0.3, 0.3, (6, 7))
+    for j in range(1, depth + 1):
+        rows[j:, COLUMN[f"c_{j}"]] = weights[j:, j - 1]
+    rows[:, COLUMN["h_x"] : COLUMN["h_m"] + 1] = weights[:, 4:]
+    return Plan(base.sampler, base.prediction, base.levels, rows, base.init_scale, history=depth)
+
+
 def with_threshold() -> Plan:
     base = make_plan("ddim", SCHEDULE, 4, clip=2.0).with_guidance(5.0, rescale=0.6)
     rows = np.array(base.rows)
@@ -58,6 +69,12 @@ PLANS: dict[str, tuple[Callable[[], Plan], bool]] = {
     "inpainting, initial noise": (lambda: make_plan("ddim", SCHEDULE, 4), True),
     "inpainting, fresh noise": (lambda: make_plan("ddpm", SCHEDULE, 4, clip=1.0).with_known(fresh=True), True),
 }
+
+
+def network(x_in: Tensor, t: Tensor) -> Tensor:
+    """Of five lanes, each with a shift of its own."""
+    shift = torch.linspace(-0.5, 0.5, 5, dtype=x_in.dtype, device=x_in.device)
+    return torch.tanh(0.7 * x_in + (shift + t / 1000)[:, None, None, None])
 
 
 def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffers:
@@ -78,16 +95,17 @@ def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffer
             for slot, (seed, state, image, mask) in enumerate(zip(seeds, states, images, masks, strict=True))
         ]
     )
-    shift = torch.linspace(-0.5, 0.5, 5, device=device)
 
     class Denoiser:
         prepares = False
 
-        def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+        def prepare(
+            self, condition: Mapping[str, Tensor], times: Tensor, ends: Tensor | None = None
+        ) -> Mapping[str, Tensor]:
             return condition
 
-        def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
-            return torch.tanh(0.7 * x_in + (shift + t / 1000)[:, None, None, None])
+        def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor], r: Tensor | None = None) -> Tensor:
+            return network(x_in, t)
 
     sample_loop(Denoiser(), buffers, signature.steps, ops)
     return buffers
@@ -102,3 +120,25 @@ def test_a_whole_run_is_the_twins(device: str, build_plan: Callable[[], Plan], k
     for name in ("x", "preview", "x_in", "t"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)
     assert torch.equal(ours.index, theirs.index)
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_a_plan_that_looks_far_back_is_its_rows_in_float64(device: str, depth: int) -> None:
+    """Against `plan_interpreter`, which keeps a list and no ring: at most twice the twin's own error, plus one eps."""
+    plan, seeds = multistep(depth), torch.tensor([3, 2**40 + 1])
+    z = [reference.normal(seeds, torch.full((2,), i), STREAM_STEP, SAMPLE).double() for i in range(len(plan))]
+    start = plan.init_scale * reference.normal(seeds, torch.zeros_like(seeds), STREAM_INITIAL, SAMPLE).double()
+
+    def first_two(x_in: Tensor, t: float) -> Tensor:
+        lanes = torch.cat([x_in, torch.zeros(3, *SAMPLE, dtype=x_in.dtype)])
+        return network(lanes, torch.full((5,), t, dtype=x_in.dtype))[:2]
+
+    exact = run_plan(plan, first_two, start, z)
+    theirs, ours = (
+        run_loop(plan, False, device, StepOps(kind.begin_step, kind.step_statistics, kind.denoise_step)).x[:2].cpu()
+        for kind in (reference, fused)
+    )
+    my_error, their_error = (float((each.double() - exact).abs().max()) for each in (ours, theirs))
+    print(f"depth {depth}: ours {my_error:.2e}, twin {their_error:.2e}")
+    assert my_error <= 2 * their_error + torch.finfo(torch.float32).eps * float(exact.abs().max())
+    assert their_error < 1e-5

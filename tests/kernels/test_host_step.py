@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep_kernels import COLUMN, COLUMNS, StepOperands, host, reference
+from fewstep_kernels.terms import Columns
 from support.small import small_engine
 from support.step_case import Case, make_case
 
@@ -62,6 +63,24 @@ def guided(case: Case) -> None:
     case.x_in, case.uncond_lane = torch.zeros(5, *case.x.shape[1:]), torch.tensor([4, 3, 2])
 
 
+def two_of_four_past(case: Case) -> None:
+    """One coefficient is 0 in every row, one in some; what is kept is x_0 alone, or m alone, or nothing."""
+    case.row[:, [COLUMN[name] for name in ("c_2", "c_4", "h_x")]] = 0
+    case.row[0, COLUMN["c_3"]] = case.row[0, COLUMN["h_m"]] = case.row[1, COLUMN["h_0"]] = 0
+    case.row[2, [COLUMN["h_0"], COLUMN["h_m"]]] = 0
+    case.history[:, 0, 1] = float("nan")
+    case.row[0, [COLUMN["c_1"], COLUMN["c_3"]]] = 0
+
+
+def nothing_past(case: Case) -> None:
+    case.row[:, [COLUMN[f"c_{j}"] for j in range(1, 5)]] = 0
+    case.history.fill_(float("nan"))
+
+
+def just_begun(case: Case) -> None:
+    case.step.fill_(1)
+
+
 def with_more_channels(case: Case) -> None:
     case.x_in = torch.zeros(3, 4, *case.x.shape[2:])
 
@@ -75,12 +94,16 @@ FORMS: dict[str, tuple[Change | None, tuple[str, ...]]] = {
     "past the last noise": (past_the_end, ("noise",)),
     "bfloat16, channels last": (bfloat16, ("noise",)),
     "a NaN": (poisoned, ("noise",)),
+    "history": (None, ("history", "deterministic")),
+    "history, some coefficients 0": (two_of_four_past, ("history", "noise", "preview")),
+    "history, and nobody looks back": (nothing_past, ("history", "deterministic")),
+    "history, just begun": (just_begun, ("history", "deterministic")),
     "rows of their own": (at_different_rows, ("noise",)),
     "lanes out of order": (out_of_order, ("noise",)),
     "guided": (guided, ("noise",)),
     "input channels behind": (with_more_channels, ("deterministic",)),
     "noise by seed": (None, ()),
-    "history": (None, ("history", "deterministic")),
+    "history at rows of their own": (at_different_rows, ("history", "deterministic")),
     "statistics": (None, ("statistics", "deterministic")),
     "gradient": (None, ("gradient", "deterministic")),
     "inpainting": (None, ("known", "noise")),
@@ -132,16 +155,17 @@ ORDERS = {
 }
 
 
+@pytest.mark.parametrize("second_time", [False, True], ids=["t alone", "t and r"])
 @pytest.mark.parametrize("at", [[0, 0, 0], [3, 3, 3], [7, 7, 7], [0, 2, 3]], ids=["first", "idle", "beyond", "mixed"])
 @pytest.mark.parametrize(("cond_lane", "uncond_lane", "rows"), ORDERS.values(), ids=ORDERS.keys())
 def test_begin_step_is_the_twins_to_the_bit(
-    at: list[int], cond_lane: list[int], uncond_lane: list[int], rows: int
+    at: list[int], cond_lane: list[int], uncond_lane: list[int], rows: int, second_time: bool
 ) -> None:
     table = torch.randn(3, 4, len(COLUMNS), generator=torch.Generator().manual_seed(0))
     wanted, got = (
         [
             table, torch.tensor(at), torch.zeros(3, len(COLUMNS)), torch.full((3,), -1), torch.zeros(rows),
-            torch.tensor(cond_lane), torch.tensor(uncond_lane),
+            torch.tensor(cond_lane), torch.tensor(uncond_lane), *([torch.zeros(rows)] if second_time else []),
         ]
         for _ in range(2)
     )  # fmt: skip
@@ -204,3 +228,23 @@ def test_a_step_of_the_engine_on_a_cpu_is_this_many_ops(
         engine.sample(labels=[1, 2], seeds=0, plan=engine.plan(4, sampler, clip=clip))
     found = len([name for name in ops.names if name in VIEWS])
     assert (len(ops.names) - found, found) == (computing, views)
+
+
+def test_an_update_that_looks_back_at_one_x_0_is_half_the_ops() -> None:
+    """As of DPM-Solver++ 2M without its last row; the twin is told as well which coefficients are 0."""
+    case = alone(make_case((2, 7, 5), depth=2))
+    kept = [COLUMN[name] for name in ("c_in_next", "k_x", "k_m", "a", "b", "c_1", "h_0", "clip", "w")]
+    case.row[:, [i for i in range(len(COLUMNS)) if i not in kept]] = 0
+    zeros, absent = host._zeros(case.row.tolist(), COLUMNS)
+
+    def twin(operands: StepOperands) -> None:
+        reference.denoise_step(operands, Columns.of(operands.row, zeros, absent))
+
+    counts = []
+    for module in (host, SimpleNamespace(denoise_step=twin)):
+        with Ops() as ops:
+            denoised(module, case, ("history", "deterministic"))
+        counts.append(len(ops.names))
+    with Ops() as around:
+        denoised(SimpleNamespace(denoise_step=lambda operands: None), case, ("history", "deterministic"))
+    assert [count - len(around.names) for count in counts] == [17, 34]

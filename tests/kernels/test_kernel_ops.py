@@ -38,7 +38,7 @@ def samples() -> dict[str, tuple[Tensor | int | float | list[int] | None, ...]]:
         "add_noise": (x, torch.rand(2), torch.rand(2), torch.randn_like(x)),
         "cfg_combine": (x, torch.randn_like(x), torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.5])),
         "posterior_update": (x, torch.randn_like(x), torch.randn_like(x), row, torch.randn_like(x), None),
-        "begin_step": (table, index, row, two.clone(), t, two, torch.tensor([2, 1])),
+        "begin_step": (table, index, row, two.clone(), t, two, torch.tensor([2, 1]), t.clone()),
         "step_statistics": (torch.zeros(2, 2), x, torch.randn(3, 3, 5, 7), row, two, torch.tensor([2, 1])),
         "denoise_step": step_arguments(),
         "group_norm_silu": (torch.randn(2, 6, 5, 7), torch.rand(6), torch.rand(6), 3, 1e-5),

@@ -163,14 +163,15 @@ def test_begin_step_gathers_each_slots_row_and_stops_at_the_idle_one() -> None:
         torch.zeros(3, len(COLUMNS)),
         torch.zeros(3, dtype=torch.int64),
     )
-    t = torch.zeros(5)
+    t, r = torch.zeros(5), torch.zeros(5)
     cond_lane, uncond_lane = torch.tensor([0, 3, 1]), torch.tensor([4, 3, 2])
-    begin_step(table, index, row, step, t, cond_lane, uncond_lane)
+    begin_step(table, index, row, step, t, cond_lane, uncond_lane, r)
     assert torch.equal(row, torch.stack([table[0, 0], table[1, 2], table[2, 3]]))
     assert step.tolist() == [0, 2, 3]
     assert index.tolist() == [1, 3, 3]
-    assert torch.equal(t[cond_lane], row[:, 0])
-    assert torch.equal(t[uncond_lane], row[:, 0])
+    for told, name in ((t, "t"), (r, "r")):
+        assert torch.equal(told[cond_lane], row[:, COLUMN[name]])
+        assert torch.equal(told[uncond_lane], row[:, COLUMN[name]])
 
 
 def test_bf16_is_rounded_only_where_it_is_stored() -> None:

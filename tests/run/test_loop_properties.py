@@ -65,10 +65,12 @@ class Shifting:
 
     prepares = False
 
-    def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+    def prepare(
+        self, condition: Mapping[str, Tensor], times: Tensor, ends: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
         return condition
 
-    def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
+    def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor], r: Tensor | None = None) -> Tensor:
         shift = prepared["shift"][:, None, None, None]
         return torch.tanh(0.7 * x_in + shift + t[:, None, None, None] / 1000)
 

@@ -44,7 +44,7 @@ WRITTEN_ONLY = {
     "copy_": {"self"},
     "fill_": {"self"},
     "zero_": {"self"},
-    "begin_step": {"row", "step", "t"},
+    "begin_step": {"row", "step", "t", "r"},
     "step_statistics": {"statistics"},
     "denoise_step": {"x_in", "preview"},
 }

@@ -52,7 +52,7 @@ class Counted:
 @torch.no_grad()
 def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
     """`sample_loop` over static buffers, as every runner executes it."""
-    lanes = 2 * batch if plan.guided else batch
+    lanes, inputs = 2 * batch if plan.guided else batch, Inputs.of(subject.network)
     signature = Signature(
         samples=batch,
         lanes=lanes,
@@ -64,6 +64,7 @@ def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
         learned_variance=plan.learned_variance,
         stochastic=plan.stochastic,
         statistics=plan.statistics,
+        second_time=inputs.second_time,
         conditioning=subject.conditioning(lanes),
     )
     buffers, counter = StaticBuffers.allocate(signature), CostCounter()
@@ -72,11 +73,11 @@ def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
     class Counting(ModuleDenoiser):
         """The network, its work counted as its own."""
 
-        def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
+        def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor], r: Tensor | None = None) -> Tensor:
             with counter.at(NETWORK, step):
-                return super().predict(x_in, t, prepared)
+                return super().predict(x_in, t, prepared, r)
 
-    denoiser = Counting(subject.network, Inputs.of(subject.network).labels, (subject.channels,))
+    denoiser = Counting(subject.network, inputs.labels, (subject.channels,), second_time=inputs.second_time)
     with counter:
         for step in range(len(plan)):
             with counter.at(BETWEEN, step):

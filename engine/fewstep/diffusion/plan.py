@@ -41,7 +41,7 @@ class Plan:
         levels: the N + 1 noise levels, and what the network is told at the first N.
         rows: [N, K] float64, a row per model call; the columns are those of `fewstep_kernels.row`.
         init_scale: what z is multiplied by to be the first x.
-        history: how many past x_0 or m the rows read.
+        history: how many past h = h_x x + h_0 x_0 + h_m m the rows read, at most 4.
         learned_variance: the model predicts 2C channels, the last C the share of log_var_max.
         closed: the rows recover hidden state from x, so nobody else may write to it.
     """
@@ -122,6 +122,11 @@ class Plan:
     def statistics(self) -> bool:
         """Whether a row needs numbers of the whole sample: guidance rescale or a dynamic threshold."""
         return bool((self.column("phi") != 0).any() or (self.column("clip_ratio") != 0).any())
+
+    @cached_property
+    def second_time(self) -> bool:
+        """Whether a row tells the network a second time r that is not its t."""
+        return bool((self.column("r") != self.column("t")).any())
 
     @cached_property
     def guided(self) -> bool:

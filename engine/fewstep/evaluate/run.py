@@ -224,8 +224,9 @@ def model_bound(
     part = first_of_each(real.held_out, count)
     labels = part.labels if takes_labels(engine) else None
     channels = engine.model.shape[0]
-    label_argument, index = Inputs.of(engine.module).labels, engine.model.time == "index"
-    denoiser = ModuleDenoiser(engine.module, label_argument, (channels, 2 * channels), index=index)
+    inputs, index = Inputs.of(engine.module), engine.model.time == "index"
+    allowed = (channels, 2 * channels)
+    denoiser = ModuleDenoiser(engine.module, inputs.labels, allowed, index=index, second_time=inputs.second_time)
 
     @torch.inference_mode()
     def predict(x_t: Tensor, t: Tensor, which: slice) -> Tensor:

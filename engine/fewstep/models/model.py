@@ -33,7 +33,8 @@ class Model:
     """A network and what it was trained for. Frozen: an engine never changes it, nor the network.
 
     Attributes:
-        module: the network, called as module(x_in [R, C, H, W], t [R], labels=...). Ours, diffusers', or any other.
+        module: the network, called as module(x_in [R, C, H, W], t [R], labels=...). Ours, diffusers', or any other. One
+            that names `r` is told a second time [R] too: where a flow map goes to, and t unless the plan says more.
         schedule: the schedule it was trained on, such as `fewstep.schedules.cosine(1000)`; its t is what `time` says.
         shape: (C, H, W) of one sample; or C and one size, for sequences, or three, for volumes.
         prediction: what it predicts: "eps", "x_0", "v", "flow", "score", "edm" (the raw answer of a network that
@@ -137,11 +138,12 @@ class Model:
             found = f"{type(self.module).__name__}, whose forward does not take x and t"
             raise ArgumentError("module", found, "a network that is called as module(x, t), and with more by name")
         if self.conditions.example is not None and not inputs.takes(inputs.labels):
-            allowed = f"None: the network's call takes no labels ({', '.join(LABEL_ARGUMENTS)}), but x, t and: {inputs}"
+            labels = ", ".join(LABEL_ARGUMENTS)
+            allowed = f"None: the network's call takes no labels ({labels}), but {inputs.told}, and: {inputs}"
             raise ArgumentError("conditions", self.conditions, allowed)
         for name in self.guidance.inputs:
             if not inputs.takes(name):
-                allowed = f"None: the network's call takes no {name}, but x, t and: {inputs}"
+                allowed = f"None: the network's call takes no {name}, but {inputs.told}, and: {inputs}"
                 raise ArgumentError("guidance", self.guidance, allowed)
 
     @classmethod
@@ -196,7 +198,9 @@ class Model:
 
     def planner(self) -> Planner:
         """What makes its plans."""
-        return Planner(self.schedule, self.prediction, self.defaults, self.guidance, self.trained, self.name)
+        second_time = Inputs.of(self.module).second_time
+        told = self.schedule, self.prediction, self.defaults, self.guidance
+        return Planner(*told, self.trained, self.name, second_time=second_time)
 
 
 def _told(schedule: Schedule, time: str | None, prediction: str) -> Schedule:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewstep.checks import as_tensor, named
 from fewstep.errors import ArgumentError
-from fewstep.run.inputs import Inputs
+from fewstep.run.inputs import SECOND_TIME, Inputs
 
 
 def given_condition(
@@ -89,10 +89,12 @@ def check_names(condition: Iterable[str], inputs: Inputs) -> None:
     """
     given = [inputs.labels if name == "labels" else name for name in condition]
     for name in given:
+        if name == SECOND_TIME and inputs.second_time:
+            raise ArgumentError("condition", name, "nothing of that name: a plan says r, the second time, as it says t")
         if not inputs.takes(name):
             others = "any other name" if inputs.others else "nothing"
             taken = named(inputs.names, name) if inputs.names else others
-            raise ArgumentError("condition", name, f"what the network's call takes beside x and t: {taken}")
+            raise ArgumentError("condition", name, f"what the network's call takes beside {inputs.told}: {taken}")
     for name in inputs.required:
         if name not in given:
             instead = f"condition={{{name!r}: tensor}}"

@@ -16,6 +16,7 @@ from fewstep.request.guidance import Guidance
 
 PLANNED = ("steps", "sampler", "guidance_scale", "guidance_rescale", "strength")  # arguments of `Engine.plan`
 OF_THE_MODEL = ("schedule", "prediction")
+NO_SECOND_TIME = "this model's network is told t alone, and takes no r"
 KEPT = 64  # plans; one takes 0.4 ms to make, as long as everything else before the first model call
 
 
@@ -28,6 +29,7 @@ class Planner:
         guidance: how the model is guided.
         trained: what a distilled model was trained for.
         name: of the model.
+        second_time: the network is told a second time, r.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class Planner:
         guidance: Guidance,
         trained: Trained | None = None,
         name: str = "",
+        second_time: bool = False,
     ) -> None:
         self.schedule, self.prediction, self.defaults = schedule, prediction, defaults
         self.guidance, self.trained, self.name = guidance, trained, name
+        self.second_time = second_time
         self._kept: OrderedDict[object, Plan] = OrderedDict()
 
     def plan(
@@ -82,7 +86,10 @@ class Planner:
         for name in (*OF_THE_MODEL, "guidance_scale", "guidance_rescale"):
             if name in settings:
                 raise ArgumentError(name, settings[name], "nothing among a sampler's options: the model says it")
-        return build_plan(sampler, self.schedule, prediction=self.prediction, **settings)
+        plan = build_plan(sampler, self.schedule, prediction=self.prediction, **settings)
+        if plan.second_time and not self.second_time:
+            raise ArgumentError("sampler", sampler, f"one whose r is t: {NO_SECOND_TIME}")
+        return plan
 
     def given(self, plans: Sequence[Plan], scales: Sequence[object], rescale: float) -> list[Plan]:
         """Plans that a user handed over, one per sample, as they run at the scales that were named beside them.
@@ -119,17 +126,34 @@ class Planner:
         alike = ("timestep", "index") if told.kind == "vp" and told.time in ("timestep", "index") else (told.time,)
         if levels.time not in alike:
             return f"that tells the network {levels.time}", f"{told.time}, as this model has it"
-        low, high = (0.0 if told.has_exact_time else float(told.t[0])), float(told.t[-1])
-        strange = [t for t in levels.t.tolist() if not low <= t <= high or (told.time == "index" and t != round(t))]
-        if strange and told.time not in OF_SIGMA:
-            whole = "whole " if told.time == "index" else ""
-            allowed = f"{whole}times from {exact(low)} to {exact(high)}, as this model's network knows them"
-            return f"that tells the network t = {exact(strange[0])}", allowed
+        if plan.second_time and not self.second_time:
+            return "that tells the network a second time, r", f"one whose r is t: {NO_SECOND_TIME}"
+        for name in ("t", "r"):
+            if (strange := self._strange_time(plan.column(name).tolist())) is not None:
+                low, high = map(exact, self._ends)
+                allowed = f"{'whole ' * (told.time == 'index')}times from {low} to {high}"
+                return (
+                    f"that tells the network {name} = {exact(strange)}",
+                    f"{allowed}, as this model's network knows them",
+                )
         if levels.sigma_data != told.sigma_data:
             return f"for a network of sigma_data = {levels.sigma_data}", f"{told.sigma_data}, as this model's has it"
         if plan.prediction != self.prediction:
             return f"for a network that predicts {plan.prediction}", f"{self.prediction}, as this model's network does"
         return None
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """The first and the last time that the network knows: of a flow the clean end, t = 0, too."""
+        told = self.schedule
+        return (0.0 if told.has_exact_time else float(told.t[0])), float(told.t[-1])
+
+    def _strange_time(self, times: Sequence[float]) -> float | None:
+        """The first of these times that the network does not know."""
+        told, (low, high) = self.schedule, self._ends
+        if told.time in OF_SIGMA:
+            return None
+        return next((t for t in times if not low <= t <= high or (told.time == "index" and t != round(t))), None)
 
     def strange(self, plan: Plan) -> str | None:
         """What a plan does that the model does not, in words; None for one that is for this model."""

@@ -56,6 +56,7 @@ class Signature:
     preview: bool = False
     given_noise: bool = False
     known: bool = False
+    second_time: bool = False
     condition: Schema = ()  # of what a sample is asked for
     conditioning: Schema = ()  # of what the denoiser makes of it, in each lane
     output: Output | None = None
@@ -90,10 +91,11 @@ class StaticBuffers:
     seed: Tensor  # [B] int64
     cond_lane: Tensor  # [B] int64 which lane carries a slot's condition
     uncond_lane: Tensor  # [B] int64 and which goes without; the same lane where the slot has one
-    t: Tensor  # [R]
+    t: Tensor  # [R] what the network is told
     x_in: Tensor  # [R, C, H, W] channels last
     x: Tensor  # [B, C, H, W]
     conditioning: dict[str, Tensor]  # each [R, ...]
+    r: Tensor | None = None  # [R] and the second time, for a network that takes one
     history: Tensor | None = None  # [D, B, C, H, W]
     preview: Tensor | None = None  # [B, C, H, W] the estimate of x_0
     statistics: Tensor | None = None  # [B, 2]
@@ -130,6 +132,7 @@ class StaticBuffers:
             x_in=zeros(lanes, *signature.shape, dtype=signature.dtype).to(memory_format=torch.channels_last),
             x=zeros(*per_sample),
             conditioning={name: zeros(lanes, *lane, dtype=dtype) for name, lane, dtype in signature.conditioning},
+            r=zeros(lanes) if signature.second_time else None,
             history=zeros(signature.history, *per_sample) if signature.history else None,
             preview=zeros(*per_sample) if signature.preview else None,
             statistics=zeros(samples, 2) if signature.statistics else None,
@@ -199,7 +202,7 @@ class StaticBuffers:
         for table, plan in zip(tables, plans, strict=True):
             table[: len(plan)] = plan.rows
             for time in (COLUMN["t"], COLUMN["r"]):
-                table[len(plan) :, time] = plan.rows[-1, COLUMN["t"]]  # a time that the network knows
+                table[len(plan) :, time] = plan.rows[-1, time]  # times that the network knows
         return tables
 
     def _index(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:

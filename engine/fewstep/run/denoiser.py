@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError
+from fewstep.run.inputs import Inputs
 
 
 class Denoiser(Protocol):
@@ -19,12 +20,15 @@ class Denoiser(Protocol):
         """Whether `prepare` does anything."""
         ...
 
-    def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+    def prepare(
+        self, condition: Mapping[str, Tensor], times: Tensor, ends: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
         """What `predict` takes for one lane of one sample, each [...]: all work that does not depend on x.
 
         Args:
             condition: each [...], what the lane carries.
             times: [N] the t that it will be called with; the last is repeated where the plan is shorter.
+            ends: [N] the r beside each of them, for a network that is told a second time; else None.
         """
         ...
 
@@ -33,6 +37,7 @@ class Denoiser(Protocol):
         x_in: Tensor,  # [R, C, H, W] in the network's dtype, channels last
         t: Tensor,  # [R] float32, or float64 beside a float64 network
         prepared: Mapping[str, Tensor],  # each [R, ...]
+        r: Tensor | None = None,  # [R] as t, for a network that is told a second time
     ) -> Tensor:  # [R, C, H, W], or [R, 2C, H, W] with a learned variance
         """What the plan says the network predicts."""
         ...
@@ -42,15 +47,18 @@ class Denoiser(Protocol):
 class ModuleDenoiser:
     """Any module called as module(x_in, t, **condition), its answer taken from `.sample` or the first of a tuple.
 
-    A module may have a method `prepare_condition(condition, times)`: then it is called as module(x_in, t, **prepared)
-    with what that returned for each lane, see `Denoiser.prepare`.
+    A module whose forward names `r` is told a second time there, [R] like t: where a flow map goes to, and t itself
+    unless the plan says otherwise. A module may have a method `prepare_condition(condition, times)`: then it is called
+    as module(x_in, t, **prepared) with what that returned for each lane, see `Denoiser.prepare`. Where it is told a
+    second time and the method names `ends`, that is called with the r beside those times, [N], under that name.
 
     Attributes:
         module: the network.
         label_argument: what its forward calls the labels; see `Inputs.labels`.
         channels: how many channels its answer may have.
         sizes: of a sample beside its channels, where they are not the two of x_in: x_in is viewed so.
-        index: the network takes its time as int64: t, which is whole then, in another dtype.
+        index: the network takes its times as int64: t and r, which are whole then, in another dtype.
+        second_time: its forward names `r`; see `Inputs.second_time`.
     """
 
     module: nn.Module
@@ -58,21 +66,30 @@ class ModuleDenoiser:
     channels: tuple[int, ...]
     sizes: tuple[int, ...] = ()
     index: bool = False
+    second_time: bool = False
 
     @property
     def prepares(self) -> bool:
         """Whether the module has a `prepare_condition`."""
         return hasattr(self.module, "prepare_condition")
 
-    def prepare(self, condition: Mapping[str, Tensor], times: Tensor) -> Mapping[str, Tensor]:
+    def prepare(
+        self, condition: Mapping[str, Tensor], times: Tensor, ends: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
         """What the module's own `prepare_condition` makes of it; as it is where there is none."""
         own: Callable[..., Mapping[str, Tensor]] = getattr(self.module, "prepare_condition")  # noqa: B009
         here = {name: rows.to(times.device) for name, rows in condition.items()}
-        return own(here, self._told(times))
+        beside = {} if ends is None or "ends" not in Inputs.of_call(own).names else {"ends": self._told(ends)}
+        return own(here, self._told(times), **beside)
 
-    def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor]) -> Tensor:
-        """Call the module, and check the shape of what it answers."""
+    def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor], r: Tensor | None = None) -> Tensor:
+        """Call the module, and check the shape of what it answers. r is t where a second time is wanted and not given.
+
+        m(x, t, r = t) is what the network says of the one time t: for a flow map its instantaneous velocity.
+        """
         arguments = {self.label_argument if name == "labels" else name: rows for name, rows in prepared.items()}
+        if self.second_time:
+            arguments["r"] = self._told(t if r is None else r)
         lanes, channels, *folded = x_in.shape
         sizes = self.sizes or tuple(folded)
         if self.sizes:

@@ -25,6 +25,7 @@ def signature_of(
     lanes: int | None = None,
     watched: bool = False,
     output: Output | None = None,
+    second_time: bool = False,
 ) -> Signature:
     """The features of a session that some samples need, and its size; but for what a denoiser prepares.
 
@@ -35,6 +36,7 @@ def signature_of(
         slots, lanes: the size; exactly as many as the samples take unless given.
         watched: somebody wants previews.
         output: what a run ends in; None for x.
+        second_time: the network is told one; see `Inputs.second_time`.
     """
     plans = [sample.plan for sample in samples]
     first = samples[0]
@@ -53,6 +55,7 @@ def signature_of(
         given_noise=any(sample.noise is not None for sample in samples) or drawn_ahead(samples, device),
         known=any(sample.mask is not None for sample in samples),
         condition=schema(first.condition),
+        second_time=second_time,
         output=output,
     )
 
@@ -68,10 +71,14 @@ def prepare(denoiser: Denoiser, sample: Sample, signature: Signature) -> Prepare
     """What a denoiser makes ahead of a sample, for each lane it owns, in buffers of a signature."""
     if not denoiser.prepares:
         return sample.conditions()
-    plan = torch.tensor(sample.plan.column("t"), dtype=signature.state_dtype)
-    times = torch.cat([plan, plan[-1:].expand(signature.steps - len(plan))]).to(signature.device)
+
+    def told(name: str) -> Tensor:  # [N]
+        column = torch.tensor(sample.plan.column(name), dtype=signature.state_dtype)
+        return torch.cat([column, column[-1:].expand(signature.steps - len(column))]).to(signature.device)
+
+    times, ends = told("t"), told("r") if signature.second_time else None
     with torch.no_grad():
-        return tuple(denoiser.prepare(condition, times) for condition in sample.conditions())
+        return tuple(denoiser.prepare(condition, times, ends) for condition in sample.conditions())
 
 
 def prepared_signature(signature: Signature, prepared: Prepared) -> Signature:
@@ -95,6 +102,7 @@ def unlike(signature: Signature, sample: Sample) -> str | None:
         plan.learned_variance and not signature.learned_variance,
         plan.stochastic and not signature.stochastic,
         plan.statistics and not signature.statistics,
+        plan.second_time and not signature.second_time,
         sample.noise is not None and not signature.given_noise,
         sample.mask is not None and not signature.known,
         condition != signature.condition,
@@ -109,6 +117,7 @@ def unlike(signature: Signature, sample: Sample) -> str | None:
         "a learned variance",
         "noise",
         "a rescaled guidance or a dynamic threshold",
+        "a second time r that is not t",
         "noise of its own",
         "a known region",
         f"the conditions {condition}",

@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import nn
 
 LABEL_ARGUMENTS: Final = ("labels", "class_labels", "y")
+SECOND_TIME: Final = "r"
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Inputs:
         required: those of them that have no default.
         others: it takes any further name as well, or its signature cannot be read or is not all that the call is.
         taken: what x and t are called, and the module itself: names that cannot be given once more.
+        second_time: it names `r`, the second time of a flow map, which a plan says as it says t: no user gives it.
     """
 
     callable: bool = True
@@ -28,6 +30,7 @@ class Inputs:
     required: tuple[str, ...] = ()
     others: bool = True
     taken: tuple[str, ...] = ("self",)
+    second_time: bool = False
 
     @classmethod
     def of(cls, module: nn.Module) -> "Inputs":
@@ -38,12 +41,34 @@ class Inputs:
         """
         module = _inner(module)
         if isinstance(module, torch.jit.ScriptModule):
-            return _of_schema(module)
-        found, own_call = _of_function(module.forward), _has_own_call(module)
+            return _of_schema(module)._told(module)
+        found, own_call = cls.of_call(module.forward), _has_own_call(module)
         if not (own_call or module._forward_pre_hooks or hasattr(module, "prepare_condition")):
-            return found
-        called = _of_function(module.__call__) if own_call else found
-        return cls(names=called.names if set(called.names) & set(LABEL_ARGUMENTS) else found.names)
+            return found._told(module)
+        called = cls.of_call(module.__call__) if own_call else found
+        names = called.names if set(called.names) & set(LABEL_ARGUMENTS) else found.names
+        return cls(names=names)._told(module)
+
+    @classmethod
+    def of_call(cls, function: Callable[..., object]) -> "Inputs":
+        """Of a method, whatever its names mean; anything, where its code is not Python's."""
+        return _of_function(function)
+
+    def _told(self, module: nn.Module) -> "Inputs":
+        """With `r` among what is taken, where it is named.
+
+        A module that names it and yet may be without has an attribute `second_time`, False or None where it is.
+        """
+        if SECOND_TIME not in self.names:
+            return self
+        names, required = (tuple(name for name in each if name != SECOND_TIME) for each in (self.names, self.required))
+        told = getattr(module, "second_time", True) not in (None, False)
+        return replace(self, names=names, required=required, taken=(*self.taken, SECOND_TIME), second_time=told)
+
+    @property
+    def told(self) -> str:
+        """What a run gives it, in words."""
+        return "x, t and r" if self.second_time else "x and t"
 
     @property
     def labels(self) -> str:
@@ -66,7 +91,6 @@ def _inner(module: nn.Module) -> nn.Module:
 
 
 def _of_function(function: Callable[..., object]) -> Inputs:
-    """Of a method; anything, where its code is not Python's."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

@@ -12,8 +12,8 @@ def sample_loop(denoiser: Denoiser, buffers: StaticBuffers, steps: int, ops: Ste
     """
     b = buffers
     for _ in range(steps):
-        ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_lane, b.uncond_lane)
-        m = denoiser.predict(b.x_in, b.t, b.conditioning)
+        ops.begin_step(b.table, b.index, b.row, b.step, b.t, b.cond_lane, b.uncond_lane, b.r)
+        m = denoiser.predict(b.x_in, b.t, b.conditioning, b.r)
         if b.statistics is not None:
             ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_lane, b.uncond_lane)
         ops.denoise_step(b.operands(m))

@@ -25,7 +25,7 @@ from fewstep_kernels.fused.posterior import K, S, clipped, estimate, learned_std
 from fewstep_kernels.operands import TENSORS, StepOperands
 from fewstep_kernels.row import COLUMN, COLUMNS, MAX_HISTORY
 
-T, C_IN_NEXT, C_1 = (tl.constexpr(COLUMN[name]) for name in ("t", "c_in_next", "c_1"))
+T, R, C_IN_NEXT, C_1 = (tl.constexpr(COLUMN[name]) for name in ("t", "r", "c_in_next", "c_1"))
 H_X, H_0, H_M = (tl.constexpr(COLUMN[name]) for name in ("h_x", "h_0", "h_m"))
 KNOWN_SIGNAL, KNOWN_NOISE, KNOWN_FRESH = (
     tl.constexpr(COLUMN[name]) for name in ("known_signal", "known_noise", "known_fresh")
@@ -41,6 +41,7 @@ def _begin_step_kernel(
     t_ptr,
     cond_lane_ptr,
     uncond_lane_ptr,
+    r_ptr,
     B,
     last,
     BLOCK_B: tl.constexpr,
@@ -59,8 +60,14 @@ def _begin_step_kernel(
         tl.store(row_ptr + slot[:, None] * K + column, row, mask=inside)
         tl.store(step_ptr + slot, step, mask=live)
         tl.store(index_ptr + slot, tl.minimum(step + 1, last), mask=live)
-        tl.store(t_ptr + tl.load(uncond_lane_ptr + slot, mask=live, other=0), t, mask=live)
-        tl.store(t_ptr + tl.load(cond_lane_ptr + slot, mask=live, other=0), t, mask=live)
+        cond_lane = tl.load(cond_lane_ptr + slot, mask=live, other=0)
+        uncond_lane = tl.load(uncond_lane_ptr + slot, mask=live, other=0)
+        tl.store(t_ptr + uncond_lane, t, mask=live)
+        tl.store(t_ptr + cond_lane, t, mask=live)
+        if r_ptr is not None:
+            r = tl.load(gathered + R, mask=live)
+            tl.store(r_ptr + uncond_lane, r, mask=live)
+            tl.store(r_ptr + cond_lane, r, mask=live)
 
 
 @triton.jit
@@ -178,10 +185,17 @@ def _denoise_step_kernel(
 
 
 def begin_step_launch(
-    table: Tensor, index: Tensor, row: Tensor, step: Tensor, t: Tensor, cond_lane: Tensor, uncond_lane: Tensor
+    table: Tensor,
+    index: Tensor,
+    row: Tensor,
+    step: Tensor,
+    t: Tensor,
+    cond_lane: Tensor,
+    uncond_lane: Tensor,
+    r: Tensor | None = None,
 ) -> Launch:
     """The launch that gathers; one program, because it reads the index it advances."""
-    check_state(table=table, row=row, t=t)
+    check_state(table=table, row=row, t=t, r=r)
     check_integers(index=index, step=step, cond_lane=cond_lane, uncond_lane=uncond_lane)
     slots = len(index)
     arguments = {
@@ -192,6 +206,7 @@ def begin_step_launch(
         "t_ptr": t,
         "cond_lane_ptr": cond_lane,
         "uncond_lane_ptr": uncond_lane,
+        "r_ptr": r,
         "B": slots,
         "last": table.shape[1] - 1,
     }
@@ -248,9 +263,10 @@ def begin_step(
     t: Tensor,  # [R] float32, written: the time of every lane
     cond_lane: Tensor,  # [B] int64
     uncond_lane: Tensor,  # [B] int64; equal to cond_lane where a sample owns one lane
+    r: Tensor | None = None,  # [R] float32, written: the second time of every lane
 ) -> None:
-    """Gather each slot's row and time, and advance its index. A slot past its end gathers the idle row, x' = x."""
-    begin_step_launch(table, index, row, step, t, cond_lane, uncond_lane).run()
+    """Gather each slot's row and times, and advance its index. A slot past its end gathers the idle row, x' = x."""
+    begin_step_launch(table, index, row, step, t, cond_lane, uncond_lane, r).run()
 
 
 def denoise_step(operands: StepOperands) -> None:

@@ -124,7 +124,8 @@ def _statistics() -> Iterator[Variant]:
 def _steps() -> Iterator[Variant]:
     table, row = _tensor(SAMPLES, STEPS + 1, len(COLUMNS)), _tensor(SAMPLES, len(COLUMNS))
     index = _integers()
-    yield variant("begin_step", begin_step_launch(table, index, row, index, _tensor(LANES), index, index))
+    for name, r in (("begin_step", None), ("begin_step second time", _tensor(LANES))):
+        yield variant(name, begin_step_launch(table, index, row, index, _tensor(LANES), index, index, r))
 
     def step(
         shape: tuple[int, int, int] = EVEN,
