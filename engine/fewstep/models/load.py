@@ -30,7 +30,9 @@ SHOWN: Final = 5  # folders in a hint
 WEIGHTS_FILE: Final = "model.safetensors"
 
 # Rounding the frequencies of random Fourier features to 16 bits would turn their phases by radians.
-KEEP_FLOAT32: Final = frozenset({"time.features.frequencies"})
+KEEP_FLOAT32: Final = frozenset(
+    {"time.features.frequencies", "time.features_r.frequencies", "second.features.frequencies"}
+)
 
 
 def load_model(
