@@ -50,10 +50,9 @@ class RandomFourier(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B], positive where its logarithm is taken -> [B, width], twice as many as frequencies, as `Sinusoid`."""
-        f = self.frequencies.float()
-        angle = (
-            exact(t).log()[:, None] * f * 2 * math.pi if self.of_logarithm else exact(t)[:, None] * (2 * math.pi * f)
-        )
+        t = exact(t)
+        f = self.frequencies.to(t.dtype)
+        angle = t.log()[:, None] * f * 2 * math.pi if self.of_logarithm else t[:, None] * (2 * math.pi * f)
         return _waves(angle, self.cos_first)
 
 
