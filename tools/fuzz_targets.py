@@ -35,9 +35,10 @@ from fewstep.cli import main
 from fewstep.errors import FewstepError
 from fewstep.evaluate.features import BUNDLED, load_classifier
 from fewstep.evaluate.report import COMPARABLE, DRAWN, Curve
-from fewstep.models import UNet, UNetConfig
-from fewstep.models.layouts import adm, diffusers
-from fewstep.models.layouts.keys import Naming
+from fewstep.fields import Fields
+from fewstep.models import UNet, UNetConfig, build_unet
+from fewstep.models.layouts import adm, diffusers, edm
+from fewstep.models.layouts.keys import Keys
 from fewstep.models.layouts.terrain import MEMBER, _onnx_bytes
 from fewstep.models.load import load_adm, save_model
 from fewstep.models.spec import ModelSpec
@@ -156,6 +157,25 @@ REQUESTS = {
 }
 
 
+EDM = {
+    "model_type": "SongUNet",
+    "img_resolution": 8,
+    "img_channels": 1,
+    "label_dim": 3,
+    "label_dropout": 0.1,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [4],
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "resample_filter": [1, 3, 3, 1],
+    "sigma_data": 0.5,
+    "sigma_max": 80,
+    "r_timestep": True,
+}
+
+
 def targets() -> list[Target]:
     """All of them; making them takes two seconds."""
     torch.manual_seed(0)
@@ -168,7 +188,12 @@ def _models() -> list[Target]:
         save_model(folder, unet, SPEC)
         own = {name: (Path(folder) / name).read_bytes() for name in ("fewstep.json", "model.safetensors")}
     theirs = diffusers.config_from_diffusers(UNET_2D, "config")
-    weights = _renamed(UNet(theirs), diffusers.naming(theirs))
+    weights = _renamed(diffusers.naming(theirs).keys(UNet(theirs)))
+    of_edm, classes = edm.config_from_edm(Fields(EDM, "config"), twice=False)
+    preconditioned = {
+        "config.json": json.dumps(EDM).encode(),
+        "model.safetensors": save(_renamed(edm.keys(of_edm, EDM["img_resolution"], classes)(build_unet(of_edm)))),
+    }
     index = {
         "_class_name": "DDIMPipeline",
         "scheduler": ["diffusers", "DDIMScheduler"],
@@ -188,13 +213,14 @@ def _models() -> list[Target]:
     sharded |= {"diffusion_pytorch_model.safetensors.index.json": json.dumps(listed).encode()}
     sharded |= {shard: save(held) for shard, held in shards.items()}
     bare = {"config.json": json.dumps(UNET_2D).encode(), "diffusion_pytorch_model.bin": _pickled(weights)}
-    checkpoint = {"adm.pt": _pickled(_renamed(unet, adm.naming(CONFIG)))}
+    checkpoint = {"adm.pt": _pickled(_renamed(adm.naming(CONFIG).keys(unet)))}
     formats: Table = {".json": (json_changed,), ".safetensors": (safetensors_changed,), ".bin": PICKLES, ".pt": PICKLES}
     return [
         Target("our folder", own, formats, _opened),
         Target("a pipeline of diffusers", pipeline, formats, _opened),
         Target("a U-Net of diffusers, in shards", sharded, formats, _opened),
         Target("a U-Net of diffusers, pickled", bare, formats, _opened),
+        Target("a network of EDM", preconditioned, formats, _opened),
         Target(
             "a checkpoint of ADM",
             checkpoint,
@@ -209,9 +235,9 @@ def _opened(folder: Path) -> None:
     engine.plan()
 
 
-def _renamed(unet: UNet, naming: Naming) -> dict[str, torch.Tensor]:
+def _renamed(keys: Keys) -> dict[str, torch.Tensor]:
     """Random weights under another code base's names."""
-    return {piece.name: torch.randn(piece.shape) for pieces in naming.keys(unet).values() for piece in pieces}
+    return {piece.name: torch.randn(piece.shape) for pieces in keys.values() for piece in pieces}
 
 
 def _pickled(state: Mapping[str, torch.Tensor]) -> bytes:

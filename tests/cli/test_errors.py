@@ -74,7 +74,8 @@ def test_a_wrong_argument_is_one_line_and_writes_nothing(
         (["generate", "model", "-o", "out.gif"], "out: got 'out.gif'; allowed: a file name that ends in .png or .npy"),
         (["info", "no/such/model"], "no/such/model: no such folder"),
         (["info", "no/such.png"], "no/such.png: cannot be read as a PNG: No such file or directory"),
-        (["convert", "landscape"], "model: got 'landscape'; allowed: terrain"),
+        (["convert", "landscape"], "model: got 'landscape'; allowed: terrain or folder"),
+        (["convert", "folder"], "source: got None; allowed: the folder to convert"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

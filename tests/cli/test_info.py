@@ -18,6 +18,7 @@ from fewstep.models.load import save_model
 from fewstep.models.net.unet import UNet
 from fewstep.models.spec import ModelSpec
 from support.cli_case import CONFIG, SPEC, Run
+from support.edm_case import written
 
 
 def test_info_tells_versions_devices_and_why_each_fallback(run: Run) -> None:
@@ -99,6 +100,16 @@ def test_convert_hands_its_options_over(run: Run, tmp_path: Path, monkeypatch: p
     assert json.loads(ran.out) == {"model": str(tmp_path / "m"), "name": "tiny", "licence": "MIT", "source": ""}
     assert run("convert", "terrain").out.startswith(".models/terrain\n")
     assert called == [(Path("a.onnx"), tmp_path / "m", True), (None, Path(".models/terrain"), False)]
+
+
+def test_a_network_of_edm_is_shown_and_converted(run: Run, tmp_path: Path) -> None:
+    folder = written(tmp_path / "edm", "flow with a second time")
+    shown = json.loads(run("info", folder, "--json").out)
+    assert (shown["family"], shown["second_time"], shown["prediction"]) == ("edm", "joined", "flow")
+    assert run("convert", "folder", "--source", folder, "--out", tmp_path / "ours").code == 0
+    again = json.loads(run("info", tmp_path / "ours", "--json").out)
+    assert again == shown
+    assert run("convert", "folder", "--source", folder, "--out", tmp_path / "ours").code == 2
 
 
 def test_colour_is_for_terminals_and_no_color_is_respected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

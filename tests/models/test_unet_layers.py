@@ -10,7 +10,7 @@ from torch import nn
 
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.models.net.config import UNetConfig
-from fewstep.models.net.unet import UNet, empty_unet
+from fewstep.models.net.unet import UNet, build_unet, empty_unet
 from support.unet_case import CONFIGS, SMALL, arguments, random_unet
 
 
@@ -48,7 +48,7 @@ def test_the_image_stays_channels_last(config: UNetConfig) -> None:
 @torch.no_grad()
 def test_modulation_can_be_computed_ahead(config: UNetConfig) -> None:
     unet, values = random_unet(config), arguments(config)
-    modulation = unet.modulation(values["t"], values.get("labels"))
+    modulation = unet.modulation(values["t"], values.get("labels"), r=values.get("r"))
     ahead = unet(values["x"], values["t"], modulation=modulation)
     torch.testing.assert_close(ahead, unet(**values), rtol=0, atol=0)
 
@@ -71,7 +71,7 @@ def test_every_parameter_gets_a_gradient(config: UNetConfig) -> None:
 
 @torch.no_grad()
 def test_a_new_unet_predicts_zero(config: UNetConfig) -> None:
-    unet = UNet(config)
+    unet = build_unet(config)
     unet.conv_out.bias.zero_()
     assert not unet(**arguments(config)).any()
 
@@ -135,10 +135,23 @@ def test_a_config_survives_json(config: UNetConfig) -> None:
         ({"up": ["pixel_shuffle"]}, "up[0]: got 'pixel_shuffle'; supported: conv, block"),
         ({"freq_shift": 8}, "freq_shift: got 8; allowed: less than 8, half the length of the sinusoid"),
         ({"activation": "elu"}, "activation: got 'elu'; supported: silu, gelu, mish, relu"),
+        ({"stem": 12}, "groups: got 8; allowed: a divisor of stem = 12"),
+        (
+            {"channels": [16, 48], "group_channels": 2, "groups": 24},
+            "groups: got 24; allowed: a divisor of the channels",
+        ),
+        ({"group_channels": 17}, "group_channels: got 17; allowed: at most channels[0] = 16"),
+        ({"group_channels": 3}, "groups: got 8, of which 5 are left; allowed: a divisor of channels[0] = 16"),
+        ({"resample_filter": [1, 2, 1]}, "resample_filter: got [1, 2, 1]; allowed: [1, 1] or [1, 3, 3, 1]"),
+        ({"label_place": "features"}, "label_place: got 'features' without num_classes; allowed: 'embedding'"),
+        (
+            {"second_time": "added", "time_embedding": "fourier"},
+            "second_time: is given beside 'fourier', and r may be 0",
+        ),
         ({"mid_scale": 0}, "mid_scale: got 0; allowed: a number from 1e-06"),
         ({"num_classes": 3, "label_range": [0, 1]}, "label_range: is given beside num_classes"),
         ({"label_range": [1, 1]}, "label_range: got [1.0, 1.0]; allowed: two numbers, the smaller first"),
-        ({"channel": [16]}, "unknown field 'channel'; allowed: activation, center_input, channels"),
+        ({"channel": [16]}, "unknown field 'channel'; allowed: activation, block_scale, center_input, channels"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

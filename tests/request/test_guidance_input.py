@@ -13,7 +13,7 @@ from fewstep import ArgumentError, EmbeddedGuidance, Engine, ModelError
 from fewstep.evaluate.features import SHAPE as DIGITS
 from fewstep.evaluate.run import model_bound
 from fewstep.models.load import load_model, save_model
-from fewstep.models.net.unet import UNet
+from fewstep.models.net.unet import UNet, build_unet
 from fewstep.models.spec import ModelSpec
 from fewstep.run.graphs import GraphRunner
 from support.cli_case import SPEC
@@ -45,7 +45,7 @@ def student_engine(net: nn.Module | None = None, **options: Any) -> Engine:
 @torch.no_grad()
 def test_a_student_begins_as_its_teacher_at_every_scale(name: str) -> None:
     teacher, values = random_unet(CONFIGS[name]), arguments(CONFIGS[name])
-    student = UNet(replace(CONFIGS[name], guidance_range=(1.0, 4.0))).eval()
+    student = build_unet(replace(CONFIGS[name], guidance_range=(1.0, 4.0))).eval()
     missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
     assert not unexpected
     assert {key.split(".")[0] for key in missing} == {"guidance"}

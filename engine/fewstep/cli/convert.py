@@ -2,43 +2,66 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.cli.options import AsJson
+from fewstep.cli.options import AllowPickle, AsJson
 from fewstep.cli.shared import emit, emit_fields, examples
 from fewstep.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from fewstep.models.spec import ModelSpec
 
 EXAMPLES = examples(
     "  pip install --no-deps adaptive-terrain-diffusion==0.4.2",
     "  fewstep convert terrain --out .models/terrain",
+    "Of a network of EDM, config.json and model.safetensors, a folder of fewstep's own:",
+    "  fewstep convert folder --source edm-cifar10 --out .models/edm-cifar10",
 )
-KNOWN = ("terrain",)
+KNOWN = ("terrain", "folder")
 
 
 def convert(
-    what: Annotated[str, typer.Argument(metavar="terrain", help="Which model.")],
+    what: Annotated[str, typer.Argument(metavar="terrain|folder", help="Which model.")],
     source: Annotated[
         Path | None,
-        typer.Option(help="Its .onnx, or the wheel. Default: the installed adaptive-terrain-diffusion."),
+        typer.Option(
+            help="The folder; of terrain its .onnx, or the wheel. Default: the installed adaptive-terrain-diffusion."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path(".models/terrain"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder to write. Default: its name in .models.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also into a folder that is not empty.")] = False,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn a model as others ship it into a model folder.
 
     terrain: the one-step model of adaptive-terrain-diffusion (MIT), 128x128 heights
-    for a difficulty of 1 to 100.
+    for a difficulty of 1 to 100. folder: a model folder of diffusers, EDM or FastGen.
     """
     if what not in KNOWN:
         raise ArgumentError("model", what, " or ".join(KNOWN))
-    from fewstep.models.layouts.terrain import convert_terrain
-
-    spec = convert_terrain(source, out, overwrite=overwrite)
+    if what == "folder" and source is None:
+        raise ArgumentError("source", None, "the folder to convert")
+    out = Path(".models") / ("terrain" if what == "terrain" or source is None else source.name) if out is None else out
+    spec = _converted(what, source, out, overwrite=overwrite, allow_pickle=allow_pickle)
     fields = {"name": spec.name, "licence": spec.licence, "source": spec.source}
     if as_json:
         emit({"model": out, **fields})
     else:
         emit_fields(str(out), fields | {"next": f"fewstep info {shlex.quote(str(out))}"})
+
+
+def _converted(what: str, source: Path | None, out: Path, *, overwrite: bool, allow_pickle: bool) -> "ModelSpec":
+    if what == "terrain" or source is None:
+        from fewstep.models.layouts.terrain import convert_terrain
+
+        return convert_terrain(source, out, overwrite=overwrite)
+    from fewstep.models.load import load_model, save_model
+
+    unet, spec = load_model(source, allow_pickle=allow_pickle)
+    save_model(out, unet, spec, overwrite=overwrite)
+    return spec

@@ -181,6 +181,7 @@ def _model(path: Path, allow_pickle: bool) -> "tuple[Engine, dict[str, object]]"
         "labels": _labels(engine),
         "classes": list(engine.model.conditions.names),
         "guidance_scale": _guidance(engine),
+        "second_time": spec.unet.second_time or "",
         "trained_for": str(engine.model.trained or ""),
         "schedule": spec.schedule,
         "prediction": spec.prediction,

@@ -1,4 +1,4 @@
-"""Model folders: ours, and diffusers' unconditional pipelines and UNet2DModels."""
+"""Model folders: ours, diffusers' unconditional pipelines and UNet2DModels, and networks of EDM and FastGen."""
 
 import os
 from collections.abc import Mapping
@@ -16,11 +16,12 @@ from fewstep.models.bundled import SPEC_FILE, model_folder
 from fewstep.models.given import arguments_of, merged
 from fewstep.models.layouts import adm
 from fewstep.models.layouts.diffusers_folder import open_pipeline, open_unet
+from fewstep.models.layouts.edm_folder import is_edm, open_edm
 from fewstep.models.layouts.keys import own_keys
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet, empty_unet
 from fewstep.models.prefixes import unwrapped
-from fewstep.models.safe_load import DTYPES, Renamed, fill, inside
+from fewstep.models.safe_load import DTYPES, Renamed, Without, fill, inside
 from fewstep.models.saving import checked_spec, checked_weights, own_unet
 from fewstep.models.spec import NOTHING, ModelSpec
 from fewstep.models.weights import Weights
@@ -30,7 +31,9 @@ SHOWN: Final = 5  # folders in a hint
 WEIGHTS_FILE: Final = "model.safetensors"
 
 # Rounding the frequencies of random Fourier features to 16 bits would turn their phases by radians.
-KEEP_FLOAT32: Final = frozenset({"time.features.frequencies"})
+KEEP_FLOAT32: Final = frozenset(
+    {"time.features.frequencies", "time.features_r.frequencies", "second.features.frequencies"}
+)
 
 
 def load_model(
@@ -45,8 +48,9 @@ def load_model(
 
     Args:
         folder: ours (fewstep.json and model.safetensors), a diffusers unconditional pipeline (model_index.json),
-            or a UNet2DModel (config.json), for which a linear schedule is assumed and noted in the spec; or the name of
-            a model in the box or in the Hugging Face cache, see `bundled.model_folder`.
+            a UNet2DModel (config.json), for which a linear schedule is assumed and noted in the spec, or a network of
+            EDM or FastGen (config.json, model.safetensors); or the name of a model in the box or in the Hugging Face
+            cache, see `bundled.model_folder`.
         device: where the weights go.
         dtype: of the weights.
         allow_pickle: also read weights stored as pickles, through torch's reader of plain tensors.
@@ -75,7 +79,7 @@ def open_folder(
         others = {place.name: None for place in left.values() if not is_own(place)}
         rest = f", and remove {', '.join(others)} there, which another user left" if others else ""
         raise ModelError(f"{said}; save the model again{rest}")
-    for name, read in ((SPEC_FILE, _own), ("model_index.json", open_pipeline), ("config.json", open_unet)):
+    for name, read in ((SPEC_FILE, _own), ("model_index.json", open_pipeline), ("config.json", _open_config)):
         if (path / name).exists():
             return read(path, given, variant)
     below = sorted(each.parent.name for each in path.glob(f"*/{SPEC_FILE}"))
@@ -137,10 +141,21 @@ def _built(weights: Weights, dtype: torch.dtype, allow_pickle: bool) -> UNet:
     source, keys = weights.open(allow_pickle), weights.keys(unet)
     if weights.rename is not None:
         source = Renamed(source, weights.rename)
+    if weights.unused is not None:
+        source = Without(source, weights.unused)
     source = unwrapped(source, [piece.name for pieces in keys.values() for piece in pieces])
-    fill(unet, source, keys, dtype, KEEP_FLOAT32)
+    fill(unet, source, keys, dtype, KEEP_FLOAT32, weights.joins)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return unet.eval()
+
+
+def _open_config(folder: Path, given: Mapping[str, Any], variant: str | None) -> tuple[Weights, ModelSpec]:
+    """A network by itself: EDM's or FastGen's by what its config.json says, or else a UNet2DModel."""
+    path = inside(folder, "config.json")
+    data = read_json(path, constants=True)
+    if is_edm(data):
+        return open_edm(folder, data, str(path), given, variant)
+    return open_unet(folder, given, variant)
 
 
 def _own(folder: Path, given: Mapping[str, Any], variant: str | None) -> tuple[Weights, ModelSpec]:

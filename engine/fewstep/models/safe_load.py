@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from fewstep.fields import Fields, file_size, parse_json, shown, unreadable
 from fewstep.memory import why_not
 from fewstep.mistaken import HEAD, mistaken
 from fewstep.models.hub import blobs_of
-from fewstep.models.layouts.keys import Keys
+from fewstep.models.layouts.keys import Joins, Keys
 
 MAX_HEADER_BYTES: Final = 8 << 20  # as JSON in memory twenty times that
 MAX_PICKLE_BYTES: Final = 32 << 30
@@ -30,6 +31,8 @@ MAX_DEPTH: Final = 8  # of dicts in the dicts of a pickle
 
 DTYPE_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 DTYPES: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+NO_JOINS: Final[Joins] = MappingProxyType({})
 
 T = TypeVar("T")
 
@@ -115,6 +118,20 @@ class Renamed:
         return self._source.read(self._names[name])
 
 
+class Without:
+    """A source less the tensors that a network has no use for, such as what steered its training."""
+
+    def __init__(self, source: TensorSource, unused: Callable[[str, tuple[int, ...]], bool]) -> None:
+        self.path, self._source = source.path, source
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            name: shape for name, shape in source.shapes.items() if not unused(name, shape)
+        }
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU, in the file's dtype."""
+        return self._source.read(name)
+
+
 def open_weights(path: Path, allow_pickle: bool = False) -> TensorSource:
     """A weight file: .safetensors, or, where the caller allows pickles, .pt, .pth, .bin and .ckpt.
 
@@ -137,6 +154,7 @@ def fill(
     keys: Keys,
     dtype: torch.dtype = torch.float32,
     keep_float32: frozenset[str] = frozenset(),  # parameters that stay float32 whatever the dtype
+    joins: Joins = NO_JOINS,
 ) -> None:
     """Give a module all its parameters from a file, each found there in its shape and finite in its dtype.
 
@@ -156,7 +174,7 @@ def fill(
                 kind = str(target).removeprefix("torch.")
                 raise ModelError(f"{source.path}: tensor {shown(piece.name)} holds NaN or infinity as {kind}")
         # cat copies, also a single piece, so that no parameter lives in the file's memory map.
-        state[parameter] = torch.cat(rows)
+        state[parameter] = joins.get(parameter, torch.cat)(rows)
     module.load_state_dict(state, assign=True)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.fields import MAX_JSON_BYTES, parse_json, shown
 from fewstep.models.layouts.keys import own_keys
-from fewstep.models.net.unet import UNet, empty_unet
+from fewstep.models.net.unet import FlowMapUNet, UNet, empty_unet
 from fewstep.models.safe_load import DTYPES
 from fewstep.models.spec import ModelSpec
 
@@ -27,10 +27,11 @@ def own_unet(module: nn.Module) -> UNet:
     while isinstance(inner, nn.Module) and not isinstance(inner, UNet):
         parts = inner._modules
         inner = next((parts[name] for name in WRAPPERS if name in parts), None)
-    if type(inner) is not UNet or "forward" in vars(inner):
+    own = type(inner) in (UNet, FlowMapUNet)
+    if not isinstance(inner, UNet) or not own or "forward" in vars(inner):
         what = type(module if inner is None else inner).__name__
         allowed = "a fewstep.models.UNet, by itself or in torch.compile or DataParallel; code of its own is not kept"
-        raise ArgumentError("unet", f"{what} with a forward of its own" if type(inner) is UNet else what, allowed)
+        raise ArgumentError("unet", f"{what} with a forward of its own" if own else what, allowed)
     return inner
 
 

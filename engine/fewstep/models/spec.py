@@ -19,7 +19,7 @@ from fewstep.request.guidance import guidance_from_config
 from fewstep.request.guidance.free import MAX_SCALE
 
 FORMAT: Final = 1
-FAMILIES: Final = ("ddpm", "adm")
+FAMILIES: Final = ("ddpm", "adm", "edm")
 PREDICTED: Final = tuple(dict.fromkeys(each for sampler in SAMPLERS.values() for each in sampler.predictions))
 MAX_SIZE: Final = 16_384
 MAX_TEXT: Final = 10_000  # characters of what is written of a model

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.errors import ModelError
 from fewstep.fields import Fields, read_json, shown
-from fewstep.models.layouts.keys import Keys
+from fewstep.models.layouts.keys import Joins, Keys
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
 from fewstep.models.safe_load import MAX_TENSORS, TensorSource, inside, open_weights
@@ -29,6 +29,8 @@ class Weights:
     path: Path  # safetensors, a pickle, or the index of several
     keys: Callable[[UNet], Keys]
     rename: Callable[[str], str] | None = None  # a tensor's name in the file -> its name in `keys`
+    unused: Callable[[str, tuple[int, ...]], bool] | None = None  # by name and shape: tensors without a part here
+    joins: Joins = field(default_factory=dict)
 
     def open(self, allow_pickle: bool) -> TensorSource:
         """The tensors by name. ModelError as `safe_load` has it."""

@@ -10,7 +10,7 @@ import torch
 from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.diffusion.schedules import from_config
 from fewstep.errors import ArgumentError
-from fewstep.models import UNet
+from fewstep.models import UNet, build_unet
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
 from fewstep.request.conditions import Classes, condition_from_config
@@ -97,7 +97,7 @@ def build(
             labels = {**labels, "null": None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed & (2**63 - 1))
-        student = UNet(unet)
+        student = build_unet(unet)
     student.load_state_dict({**student.state_dict(), **weights})
     spec = replace(
         taught,

@@ -10,7 +10,7 @@ import torch
 
 from fewstep.errors import ArgumentError
 from fewstep.memory import check_memory
-from fewstep.models import UNet, count_parameters, empty_unet
+from fewstep.models import UNet, build_unet, count_parameters, empty_unet
 from fewstep.models.spec import ModelSpec
 from fewstep.train.config import TrainConfig, unet_config
 from fewstep.train.data import Dataset, load_data
@@ -108,7 +108,7 @@ def build(config: TrainConfig, data: Dataset, name: str) -> tuple[UNet, ModelSpe
     check_memory("unet", f"{weights:,} parameters", 4 * weights, "the U-Net")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed & (2**63 - 1))
-        return UNet(unet), spec
+        return build_unet(unet), spec
 
 
 def _card(

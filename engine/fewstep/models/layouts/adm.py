@@ -109,7 +109,9 @@ def naming(config: UNetConfig, *, new_attention_order: bool = False) -> Naming:
             places[f"up.{index}.stages.{stage}.attention"] = f"output_blocks.{first + stage}.1"
         after_attention = 2 if config.up_attention[level] else 1
         places[f"up.{index}.resample"] = f"output_blocks.{first + config.layers}.{after_attention}"
-    return Naming(places, _LAYERS, projection="emb_layers.1", qkv=("qkv",), qkv_by_head=not new_attention_order)
+    return Naming(
+        places, _LAYERS, projection="emb_layers.1", qkv=("qkv",), qkv_order="kind" if new_attention_order else "head"
+    )
 
 
 _LAYERS: Final = {

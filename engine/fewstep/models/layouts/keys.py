@@ -1,7 +1,8 @@
 """From another code base's tensor names to ours: which tensors of a file make up each of our parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -15,7 +16,8 @@ class Piece:
 
     name: str
     shape: tuple[int, ...]
-    heads: int = 1  # more than one: rows come as q, k, v of head 0, then of head 1, ...; ours are all q, all k, all v
+    heads: int = 1
+    order: "Order" = "kind"
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a tensor of this shape can be the piece; a linear layer may come as a 1x1 convolution."""
@@ -24,13 +26,17 @@ class Piece:
 
     def ordered(self, tensor: Tensor) -> Tensor:
         """The tensor in our shape and our order of rows."""
-        if self.heads == 1:
+        if self.order == "kind":
             return tensor.reshape(self.shape)
-        by_head = tensor.reshape(self.heads, 3, -1, *self.shape[1:])
-        return by_head.transpose(0, 1).reshape(self.shape)
+        if self.order == "head":
+            return tensor.reshape(self.heads, 3, -1, *self.shape[1:]).transpose(0, 1).reshape(self.shape)
+        return tensor.reshape(self.heads, -1, 3, *self.shape[1:]).movedim(2, 0).reshape(self.shape)
 
 
+# The rows of q, k and v in one tensor: all of q, of k, of v, as ours are; or so for each head, or each channel of it.
+Order = Literal["kind", "head", "channel"]
 Keys = dict[str, tuple[Piece, ...]]  # our parameter -> its pieces, one below the other
+Joins = Mapping[str, Callable[[list[Tensor]], Tensor]]  # our parameter -> how its pieces make it, where it is otherwise
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Naming:
     layers: Mapping[str, str]  # our layer within such a module -> theirs
     projection: str  # the layer within a residual block that projects the embedding; ours are packed into one
     qkv: tuple[str, ...]  # the layers of an attention that make q, k and v; ours are packed into one
-    qkv_by_head: bool = False
+    qkv_order: Order = "kind"
 
     def keys(self, unet: UNet) -> Keys:
         """The pieces of every parameter of `unet`, which may be on the meta device."""
@@ -60,9 +66,11 @@ class Naming:
             )
         if layer == "qkv":
             attention = unet.get_submodule(parent)
-            heads = attention.heads if self.qkv_by_head and isinstance(attention, SelfAttention) else 1
+            heads = attention.heads if isinstance(attention, SelfAttention) else 1
             rows = (shape[0] // len(self.qkv), *shape[1:])
-            return tuple(Piece(f"{self.places[parent]}.{theirs}.{kind}", rows, heads) for theirs in self.qkv)
+            return tuple(
+                Piece(f"{self.places[parent]}.{theirs}.{kind}", rows, heads, self.qkv_order) for theirs in self.qkv
+            )
         if module == "time.features":
             return (Piece(f"{self.places[module]}.weight", shape),)
         theirs = self.places.get(module) or f"{self.places[parent]}.{self.layers[layer]}"

@@ -43,7 +43,8 @@ class ResidualBlock(nn.Module):
     """(skip(x) + conv_2(norm_2(conv_1(resample(norm_1(x)))))) / divisor, activations in both norms, x resampled too.
 
     The modulation enters at norm_2: added before it (Ho et al. 2020), or as its scale and shift (Dhariwal and Nichol
-    2021, section 3). `resample` is "down" (2x2 mean), "up" (nearest) or None.
+    2021, section 3). `resample` is "down", "up" or None, by the config's filter, of which (1, 1) is the mean of 2x2
+    and the nearest neighbour.
     """
 
     def __init__(
@@ -60,19 +61,21 @@ class ResidualBlock(nn.Module):
         self.scale_shift = config.scale_shift
         self.modulation_width = 2 * out_channels if config.scale_shift else out_channels
         self.modulation_start = 0  # set by the U-Net, which packs the projections of all blocks into one
-        self.norm_1 = GroupNorm(in_channels, config.groups, config.eps, config.activation)
+        self.blur = config.resample_filter == (1, 3, 3, 1)
+        self.norm_1 = GroupNorm(in_channels, config.groups_of(in_channels), config.eps, config.activation)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm_2 = GroupNorm(out_channels, config.groups, config.eps, config.activation)
+        self.norm_2 = GroupNorm(out_channels, config.groups_of(out_channels), config.eps, config.activation)
         self.conv_2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        projects = in_channels != out_channels or (resample is not None and config.skip_projection)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if projects else nn.Identity()
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """x [B, C_in, H, W], modulation [B, M] -> [B, C_out, H', W']."""
         h = self.norm_1(x)
         if self.resample == "down":
-            h, x = functional.avg_pool2d(h, 2), functional.avg_pool2d(x, 2)
+            h, x = _halve(h, self.blur), _halve(x, self.blur)
         elif self.resample == "up":
-            h, x = _double(h), _double(x)
+            h, x = _double(h, self.blur), _double(x, self.blur)
         h = self.conv_1(h)
         own = modulation[:, self.modulation_start : self.modulation_start + self.modulation_width]
         if self.scale_shift:
@@ -111,6 +114,20 @@ class Upsample(nn.Module):
         return result
 
 
+class Pyramid(nn.Module):
+    """A 3x3 convolution, then a halving by the config's filter: the input's own way down (Song et al. 2021, NCSN++)."""
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.blur = config.resample_filter == (1, 3, 3, 1)
+        # What the filter sees around the image is the convolution there, and not zeros.
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=2 if self.blur else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C_in, H, W] -> [B, C_out, H / 2, W / 2]."""
+        return _halve(self.conv(x), self.blur, around=0)
+
+
 class SelfAttention(nn.Module):
     """(x + out(attention(q, k, v))) / divisor over the pixels of each image; q, k, v are one projection of norm(x)."""
 
@@ -142,8 +159,23 @@ def _divided(x: Tensor, divisor: float) -> Tensor:
     return x if divisor == 1.0 else x / divisor
 
 
-def _double(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+def _halve(x: Tensor, blur: bool = False, around: int = 1) -> Tensor:
+    """Every other pixel of x filtered by (1, 1) / 2 along each side, three times (so (1, 3, 3, 1) / 8) with blur.
+
+    x has a rim of so many zeros `around` it for the blur.
+    """
+    return functional.avg_pool2d(_blur(x, around) if blur else x, 2)
+
+
+def _double(x: Tensor, blur: bool = False) -> Tensor:
+    """Each pixel twice along each side, which is the filter (1, 1); (1, 3, 3, 1) / 4 with blur."""
+    x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    return _blur(x, 1) if blur else x
+
+
+def _blur(x: Tensor, around: int) -> Tensor:
+    """x in a rim of zeros, filtered by (1, 2, 1) / 4 along each side: the mean of two, twice. The sides are 2 less."""
+    return functional.avg_pool2d(functional.avg_pool2d(x, 2, stride=1, padding=around), 2, stride=1)
 
 
 def _zero(layer: Layer) -> Layer:

@@ -1,6 +1,7 @@
 """The embeddings of time, label and guidance scale that steer every residual block."""
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional
 from fewstep.models.net.config import UNetConfig
 
 MAX_PERIOD = 10_000
+Embedding = TypeVar("Embedding", "TimeEmbedding", "ContinuousEmbedding")
 
 
 class Sinusoid(nn.Module):
@@ -23,43 +25,55 @@ class Sinusoid(nn.Module):
         self.width, self.cos_first, self.freq_shift = config.time_width, config.cos_first, config.freq_shift
 
     def forward(self, t: Tensor) -> Tensor:
-        """t [B] -> [B, width] float32."""
-        half = self.width // 2
+        """t [B] -> [B, width] in float32, or in float64 as t is."""
+        half, t = self.width // 2, exact(t)
         # Computed here, not kept in a buffer: `.to(bfloat16)` would round f, and t f reaches 1000.
-        index = torch.arange(half, dtype=torch.float32, device=t.device)
+        index = torch.arange(half, dtype=t.dtype, device=t.device)
         f = (index * -math.log(MAX_PERIOD) / (half - self.freq_shift)).exp()
-        waves = _waves(t.float()[:, None] * f, self.cos_first)
+        waves = _waves(t[:, None] * f, self.cos_first)
         return functional.pad(waves, (0, 1)) if self.width % 2 else waves
 
 
 class RandomFourier(nn.Module):
-    """[cos(2 pi f ln t), sin(2 pi f ln t)] or sine first, f ~ N(0, 16^2) and fixed (Song et al. 2021, NCSN++)."""
+    """[cos(2 pi f t), sin(2 pi f t)] or sine first, f ~ N(0, 16^2) and fixed (Song et al. 2021, NCSN++).
+
+    ln t takes the place of t where the time embedding is "fourier", as there.
+    """
 
     SCALE = 16.0
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.width, self.cos_first = 2 * config.time_width, config.cos_first
+        self.of_logarithm = config.time_embedding == "fourier"
         self.frequencies = nn.Parameter(torch.randn(config.time_width) * self.SCALE, requires_grad=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        """t [B], positive -> [B, width] float32, width twice the number of frequencies."""
-        angle = t.float().log()[:, None] * self.frequencies.float() * 2 * math.pi
+        """t [B], positive where its logarithm is taken -> [B, width], twice as many as frequencies, as `Sinusoid`."""
+        t = exact(t)
+        f = self.frequencies.to(t.dtype)
+        angle = t.log()[:, None] * f * 2 * math.pi if self.of_logarithm else t[:, None] * (2 * math.pi * f)
         return _waves(angle, self.cos_first)
 
 
 class TimeEmbedding(nn.Module):
-    """linear_2(silu(linear_1(features(t)))). t [B] -> [B, embed_width] in the weights' dtype."""
+    """linear_2(silu(linear_1(features(t)))), with features_r(r) beside those of t where r is joined to them."""
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, config: UNetConfig, joined: bool = False) -> None:
         super().__init__()
-        self.features = RandomFourier(config) if config.time_embedding == "fourier" else Sinusoid(config)
-        self.linear_1 = nn.Linear(self.features.width, config.embed_width)
+        self.features = _features(config)
+        self.features_r = _features(config) if joined else None
+        self.width = self.features.width * (2 if joined else 1)
+        self.linear_1 = nn.Linear(self.width, config.embed_width)
         self.linear_2 = nn.Linear(config.embed_width, config.embed_width)
 
-    def forward(self, t: Tensor) -> Tensor:
-        """t [B] -> [B, embed_width]."""
-        hidden: Tensor = self.linear_1(self.features(t).to(self.linear_1.weight.dtype))
+    def forward(self, t: Tensor, r: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """t [B], r [B] where it is joined, `label` [B, width] to add to the features -> [B, embed_width]."""
+        features = self.features(t)
+        if self.features_r is not None:
+            features = torch.cat([features, self.features_r(r)], dim=1)
+        features = features.to(self.linear_1.weight.dtype)
+        hidden: Tensor = self.linear_1(features if label is None else features + label)
         result: Tensor = self.linear_2(functional.silu(hidden))
         return result
 
@@ -81,10 +95,13 @@ class ContinuousEmbedding(nn.Module):
         return result
 
 
-def label_embedding(config: UNetConfig) -> nn.Embedding | ContinuousEmbedding | None:
-    """A row for each class (the null class is one like any other), a map of a number, or None without labels."""
+def label_embedding(config: UNetConfig, features: int) -> nn.Embedding | ContinuousEmbedding | None:
+    """A row for each class (the null class is one like any other), a map of a number, or None without labels.
+
+    A row is as long as the embedding of t, or as its features are, where it is added to these.
+    """
     if config.num_classes is not None:
-        return nn.Embedding(config.num_classes, config.embed_width)
+        return nn.Embedding(config.num_classes, features if config.label_place == "features" else config.embed_width)
     if config.label_range is not None:
         return ContinuousEmbedding(*config.label_range, config.embed_width)
     return None
@@ -98,10 +115,30 @@ def guidance_embedding(config: UNetConfig) -> ContinuousEmbedding | None:
     """
     if config.guidance_range is None:
         return None
-    embedding = ContinuousEmbedding(*config.guidance_range, config.embed_width)
+    return _silent(ContinuousEmbedding(*config.guidance_range, config.embed_width))
+
+
+def second_embedding(config: UNetConfig) -> TimeEmbedding | None:
+    """An embedding of the second time r that is zero until it is trained, or None where none is added.
+
+    With the weights of a teacher of instantaneous velocities u(x_t, t, t) a flow map begins as its teacher, whatever r.
+    """
+    return _silent(TimeEmbedding(config)) if config.second_time == "added" else None
+
+
+def exact(t: Tensor) -> Tensor:
+    """A time in float32, or in float64 as it is: in 16 bits neighbouring timesteps are one."""
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def _silent(embedding: Embedding) -> Embedding:
     nn.init.zeros_(embedding.linear_2.weight)
     nn.init.zeros_(embedding.linear_2.bias)
     return embedding
+
+
+def _features(config: UNetConfig) -> "Sinusoid | RandomFourier":
+    return Sinusoid(config) if config.time_embedding == "sinusoidal" else RandomFourier(config)
 
 
 def _waves(angle: Tensor, cos_first: bool) -> Tensor:

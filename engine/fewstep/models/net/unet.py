@@ -6,98 +6,38 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError, ModelError
-from fewstep.models.net.blocks import Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample, activated
+from fewstep.models.net.blocks import GroupNorm, ResidualBlock, SelfAttention, activated
 from fewstep.models.net.config import UNetConfig
-from fewstep.models.net.embeddings import TimeEmbedding, guidance_embedding, label_embedding
+from fewstep.models.net.embeddings import TimeEmbedding, guidance_embedding, label_embedding, second_embedding
+from fewstep.models.net.levels import DownLevel, UpLevel
 
 MAX_PARAMETERS: Final = 8_000_000_000
-
-
-class Stage(nn.Module):
-    """A residual block, and self-attention after it where the level has it."""
-
-    def __init__(self, config: UNetConfig, in_channels: int, channels: int, attends: bool) -> None:
-        super().__init__()
-        self.block = ResidualBlock(config, in_channels, channels)
-        self.attention = SelfAttention(config, channels, config.groups) if attends else nn.Identity()
-
-    def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
-        """h [B, C_in, H, W], modulation [B, M] -> [B, C, H, W]."""
-        result: Tensor = self.attention(self.block(h, modulation))
-        return result
-
-
-class DownLevel(nn.Module):
-    """One resolution on the way down: stages, then a halving; every result is kept for the way up."""
-
-    def __init__(self, config: UNetConfig, level: int, in_channels: int) -> None:
-        super().__init__()
-        channels, attends = config.channels[level], config.down_attention[level]
-        widths = [in_channels] + [channels] * (config.layers - 1)
-        self.stages = nn.ModuleList(Stage(config, width, channels, attends) for width in widths)
-        self.resample: nn.Module | None = None
-        if level < config.levels - 1:
-            kind = config.down[level]
-            if kind == "block":
-                self.resample = ResidualBlock(config, channels, channels, resample="down")
-            else:
-                self.resample = Downsample(channels, asymmetric=kind == "conv_asymmetric")
-
-    def forward(self, h: Tensor, modulation: Tensor, kept: list[Tensor]) -> Tensor:
-        """h [B, C_in, H, W] -> [B, C, H / 2, W / 2] (the last level: H, W), its results appended to `kept`."""
-        for stage in self.stages:
-            h = stage(h, modulation)
-            kept.append(h)
-        if self.resample is not None:
-            h = self.resample(h, modulation)
-            kept.append(h)
-        return h
-
-
-class UpLevel(nn.Module):
-    """One resolution on the way up: stages, each on [h, what was kept last], then a doubling."""
-
-    def __init__(self, config: UNetConfig, level: int, in_channels: int, kept: list[int]) -> None:
-        super().__init__()
-        channels, attends = config.channels[level], config.up_attention[level]
-        widths = [in_channels] + [channels] * config.layers
-        self.stages = nn.ModuleList(Stage(config, width + kept.pop(), channels, attends) for width in widths)
-        self.resample: nn.Module | None = None
-        if level > 0:
-            block = config.up[level - 1] == "block"
-            self.resample = ResidualBlock(config, channels, channels, resample="up") if block else Upsample(channels)
-
-    def forward(self, h: Tensor, modulation: Tensor, kept: list[Tensor]) -> Tensor:
-        """h [B, C_in, H, W] -> [B, C, 2 H, 2 W] (the last level: H, W), taking from the end of `kept`."""
-        for stage in self.stages:
-            h = stage(torch.cat([h, kept.pop()], dim=1), modulation)
-        if self.resample is not None:
-            h = self.resample(h, modulation)
-        return h
 
 
 class UNet(nn.Module):
     """Predicts what its training asked for (eps, x_0, v, ...) from a noisy image and its time.
 
-        e          = time(t) + label(labels) + guidance(guidance)      label and guidance where the model has them
+        e          = time(t) + label(labels) + guidance(guidance) + second(r)      those that the model has
         modulation = project(act(e)), the columns of all residual blocks side by side
         image      = conv_out(up(mid(down(conv_in(x), modulation), modulation), modulation))
 
-    The topology is that of ADM (Dhariwal and Nichol 2021) and diffusers' UNet2DModel. It works in channels-last
-    memory, whatever the input's. Nothing looks at values on the host, so a CUDA graph or
-    `torch.compile(fullgraph=True)` takes it whole.
+    The topology is that of ADM (Dhariwal and Nichol 2021) and diffusers' UNet2DModel; fields of the config make it that
+    of DDPM++ and NCSN++ (Song et al. 2021; Karras et al. 2022). It works in channels-last memory, whatever the
+    input's. Nothing looks at values on the host, so a CUDA graph or `torch.compile(fullgraph=True)` takes it whole. One
+    with a second time is a `FlowMapUNet`.
     """
 
     def __init__(self, config: UNetConfig) -> None:
+        if config.second_time is not None and not isinstance(self, FlowMapUNet):
+            raise ArgumentError("second_time", config.second_time, "None, or a FlowMapUNet, whose call takes r")
         super().__init__()
         self.config = config
         channels = config.channels
-        self.time = TimeEmbedding(config)
-        self.label = label_embedding(config)
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            DownLevel(config, level, channels[max(level - 1, 0)]) for level in range(config.levels)
-        )
+        self.time = TimeEmbedding(config, joined=config.second_time == "joined")
+        self.label = label_embedding(config, self.time.width)
+        self.conv_in = nn.Conv2d(config.in_channels, config.stem_width, 3, padding=1)
+        entering = [config.stem_width, *channels[:-1]]
+        self.down = nn.ModuleList(DownLevel(config, level, width) for level, width in enumerate(entering))
         coarsest = channels[-1]
         if config.mid_block:
             self.mid_1 = ResidualBlock(config, coarsest, coarsest, divisor=config.mid_scale)
@@ -107,18 +47,18 @@ class UNet(nn.Module):
                 else nn.Identity()
             )
             self.mid_2 = ResidualBlock(config, coarsest, coarsest, divisor=config.mid_scale)
-        kept = kept_channels(config)
+        kept = config.kept
         self.up = nn.ModuleList(  # coarsest first, in the order in which they run
             UpLevel(config, level, channels[min(level + 1, config.levels - 1)], kept)
             for level in reversed(range(config.levels))
         )
-        self.norm_out = GroupNorm(channels[0], config.groups, config.eps)
+        self.norm_out = GroupNorm(channels[0], config.groups_of(channels[0]), config.eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         self.project = nn.Linear(config.embed_width, self._pack())
-        self.guidance = guidance_embedding(
-            config
-        )  # last, so that a seed gives the rest the weights it gives without it
+        # The last two, so that a seed gives the rest the weights it gives without them.
+        self.guidance = guidance_embedding(config)
+        self.second = second_embedding(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _pack(self) -> int:
@@ -138,18 +78,31 @@ class UNet(nn.Module):
         """Of the weights and of the prediction."""
         return self.conv_in.weight.dtype
 
-    def modulation(self, t: Tensor, labels: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
-        """What the residual blocks take from t, labels and guidance, each [B]: [B, M]; the image has no part in it.
+    def modulation(
+        self,
+        t: Tensor,  # [B] of any real dtype, as all below
+        labels: Tensor | None = None,
+        guidance: Tensor | None = None,
+        r: Tensor | None = None,  # t itself, where the model has a second time
+    ) -> Tensor:  # [B, M]
+        """What the residual blocks take from t, labels, guidance and r; the image has no part in it.
 
-        Raises ArgumentError where labels or guidance are missing, or given to a model that has none.
+        Raises ArgumentError where labels or guidance are missing, or where any of these is given to a model without.
         """
         _check_condition("labels", labels, "labels", self.label)
         _check_condition("guidance", guidance, "guidance input", self.guidance)
-        embedding = self.time(t)
-        if self.label is not None:
-            embedding = embedding + self.label(labels)
+        if self.config.second_time is None and r is not None:
+            raise ArgumentError("r", "a tensor", "None: the model has no second time")
+        r = t if r is None else r
+        label = None if self.label is None else self.label(labels)
+        if self.config.label_place == "features":
+            embedding = self.time(t, r, label)
+        else:
+            embedding = self.time(t, r) if label is None else self.time(t, r) + label
         if self.guidance is not None:
             embedding = embedding + self.guidance(guidance)
+        if self.second is not None:
+            embedding = embedding + self.second(r)
         result: Tensor = self.project(activated(embedding, self.config.activation))
         return result
 
@@ -165,11 +118,12 @@ class UNet(nn.Module):
         self._check(x, t)
         if modulation is None:
             modulation = self.modulation(t, labels, guidance)
-        h = x.to(self.dtype, memory_format=torch.channels_last)
-        h = self.conv_in(2 * h - 1 if self.config.center_input else h)
+        image = x.to(self.dtype, memory_format=torch.channels_last)
+        image = 2 * image - 1 if self.config.center_input else image
+        h, entered = self.conv_in(image), image
         kept = [h]
         for level in self.down:
-            h = level(h, modulation, kept)
+            h = entered = level(h, modulation, kept, entered)
         if self.config.mid_block:
             h = self.mid_2(self.mid_attention(self.mid_1(h, modulation)), modulation)
         for level in self.up:
@@ -188,23 +142,41 @@ class UNet(nn.Module):
             raise ArgumentError("t", list(t.shape), f"[{x.shape[0]}], one for each image")
 
 
+class FlowMapUNet(UNet):
+    """A U-Net with a second time: u(x_t, t, r), as x_r = x_t - (t - r) u (Geng et al., Mean Flows, 2505.13447)."""
+
+    def forward(
+        self,
+        x: Tensor,  # [B, C_in, H, W]
+        t: Tensor,  # [B] of any real dtype
+        labels: Tensor | None = None,  # as of a `UNet`
+        modulation: Tensor | None = None,  # [B, M], where `modulation(t, labels, guidance, r)` is already known
+        guidance: Tensor | None = None,  # as of a `UNet`
+        r: Tensor | None = None,  # [B], counted as t is; None: t itself, for the instantaneous velocity u(x_t, t, t)
+    ) -> Tensor:  # [B, C_out, H, W] in the weights' dtype
+        """The prediction. Raises ArgumentError on a shape that the U-Net does not take."""
+        if r is not None and r.shape != t.shape:
+            raise ArgumentError("r", list(r.shape), f"{list(t.shape)}, one for each t")
+        if modulation is None:
+            self._check(x, t)
+            modulation = self.modulation(t, labels, guidance, r)
+        return super().forward(x, t, modulation=modulation)
+
+
+def build_unet(config: UNetConfig) -> UNet:
+    """A new U-Net of the config, which says whether it has a second time."""
+    return UNet(config) if config.second_time is None else FlowMapUNet(config)
+
+
 def _check_condition(name: str, given: Tensor | None, what: str, embedding: nn.Module | None) -> None:
     if (given is None) != (embedding is None):
         allowed = f"None: the model has no {what}" if embedding is None else f"a tensor [B]: the model has {what}"
         raise ArgumentError(name, None if given is None else "a tensor", allowed)
 
 
-def kept_channels(config: UNetConfig) -> list[int]:
-    """Widths of what the way down keeps, in order: input convolution, then each stage and each halving."""
-    kept = [config.channels[0]]
-    for level, channels in enumerate(config.channels):
-        kept += [channels] * (config.layers + (level < config.levels - 1))
-    return kept
-
-
 def kept_numbers(config: UNetConfig, height: int, width: int) -> int:
     """How many numbers the way down keeps of one image for the way up: all of them are there at once in the middle."""
-    total, places = config.channels[0] * height * width, height * width
+    total, places = config.stem_width * height * width, height * width
     for level, channels in enumerate(config.channels):
         total += config.layers * channels * places
         if level < config.levels - 1:
@@ -219,7 +191,7 @@ def empty_unet(config: UNetConfig, where: str = "UNetConfig") -> UNet:
     ModelError, with `where` in front, if it would be absurdly large.
     """
     with torch.device("meta"):
-        unet = UNet(config)
+        unet = build_unet(config)
     total = count_parameters(unet)
     if total > MAX_PARAMETERS:
         raise ModelError(f"{where}: the U-Net has {total:,} parameters; allowed: at most {MAX_PARAMETERS:,}")
