@@ -83,6 +83,13 @@ clean: ## remove what was built; .venv, .models and out stay
 	$(BIN)/pip install --no-deps adaptive-terrain-diffusion==0.4.2
 	@touch $@
 
+# Without its dependencies: tests compare with one module of it.
+.venv/installed-k-diffusion: | $(BIN)/pip
+	$(BIN)/pip install --no-deps k-diffusion==0.1.1.post1
+	@touch $@
+
+.venv/installed-dev: | .venv/installed-k-diffusion
+
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("fewstep needs Python 3.11 to 3.13, $(PYTHON) is %d.%d: name another, as in make demo PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv .venv
