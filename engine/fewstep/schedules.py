@@ -14,10 +14,12 @@ from fewstep.diffusion.schedules import (
     sigmoid,
     trigflow,
 )
+from fewstep.diffusion.shifts import dynamic_mu
 
 __all__ = [
     "Schedule",
     "cosine",
+    "dynamic_mu",
     "exponential",
     "flow",
     "from_alphas_cumprod",

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from fewstep import EmbeddedGuidance, Numbers, schedules
 from fewstep.checks import exact, number
-from fewstep.diffusion.ladders import MAX_SIGMA, exponential_sigmas, karras_sigmas
-from fewstep.diffusion.levels import Levels, make_levels
+from fewstep.diffusion.ladders import MAX_SIGMA
+from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.samplers import SAMPLERS, make_plan
+from fewstep.diffusion.spacings import LADDERS, make_levels
 from fewstep.errors import ArgumentError, ModelError, WastedCallWarning
 from fewstep.fields import Fields
 from fewstep_kernels.row import COLUMN
 
 VP = {"linear": schedules.linear(), "scaled linear": schedules.scaled_linear(), "cosine": schedules.cosine()}
 ALL = VP | {"flow": schedules.flow(), "karras": schedules.karras(), "exponential": schedules.exponential()}
-LADDERS: dict[str, Callable[..., Any]] = {"karras": karras_sigmas, "exponential": exponential_sigmas}
 SIGMAS = st.floats(1e-9, MAX_SIGMA)
 
 
@@ -65,7 +65,7 @@ def test_betas_begin_and_end_at_what_was_asked(name: str, start: float, end: flo
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("spacing", ["karras", "exponential"])
+@pytest.mark.parametrize("spacing", LADDERS)
 @pytest.mark.parametrize("steps", [2, 3, 7, 30])
 def test_a_ladder_between_a_schedules_ends_meets_them(name: str, spacing: str, steps: int) -> None:
     """The sigmas, the scales and the times of both ends, without a word about either."""

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewstep import schedules
-from fewstep.diffusion.levels import Levels, make_levels, spaced_timesteps
+from fewstep.diffusion.levels import Levels, spaced_timesteps
 from fewstep.diffusion.schedules import karras_sigmas
+from fewstep.diffusion.spacings import make_levels
 from fewstep.errors import ArgumentError
 
 LINEAR, KARRAS = schedules.linear(), schedules.karras()
@@ -160,7 +161,8 @@ def levels_of(t: list[float], signal: list[float], noise: list[float]) -> Callab
         (lambda: Levels.spaced(LINEAR, 8, strength=0.005), "from 1 to 5 model calls, one per timestep within strength"),
         (lambda: Levels.spaced(LINEAR, 4, strength=0.0), "strength: got 0.0; allowed: a number in (0, 1]"),
         (lambda: Levels.spaced(LINEAR, 4, strength=1.1), "strength: got 1.1"),
-        (lambda: Levels.spaced(LINEAR, 4, "even"), "spacing: got 'even'; allowed: leading, trailing, linspace, lcm"),
+        (lambda: Levels.spaced(LINEAR, 4, "even"), "spacing: got 'even'; allowed: leading, trailing or linspace"),
+        (lambda: make_levels(LINEAR, 4, "even"), "spacing: got 'even'; allowed: leading, trailing, linspace, lcm"),
         (lambda: Levels.explicit(LINEAR, []), "timesteps: got []; allowed: whole timesteps from 999 down to 0"),
         (lambda: Levels.explicit(LINEAR, [3, 7]), "each smaller than the one before"),
         (lambda: Levels.explicit(LINEAR, [1000]), "timesteps: got [1000]"),

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import ArgumentError, Engine, Image, Model, ModelError, Resume, schedules
-from fewstep.diffusion.levels import LEVEL_OPTIONS, Levels
+from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.samplers import SAMPLERS, build_plan, lcm, make_plan
 from fewstep.diffusion.schedules import Schedule
+from fewstep.diffusion.spacings import LEVEL_OPTIONS
 from fewstep.diffusion.times import TIMES
 from fewstep.evaluate.real import Part, Real
 from fewstep.evaluate.run import model_bound
@@ -208,10 +209,14 @@ def test_a_network_that_looks_its_time_up_gets_integers(count: int) -> None:
     assert min(int(heard.min()) for heard in net.heard) >= 0
 
 
+WHOLE = ("leading", "trailing", "linspace", "lcm")
+OF_SIGMAS = [name for name in LEVEL_OPTIONS if name not in (*WHOLE, "flow_match")]
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"spacing": "karras"}, {"spacing": "exponential"}, {"sampler": "euler", "spacing": "linspace"}],
-    ids=["karras", "exponential", "unrounded"],
+    [*({"spacing": name} for name in OF_SIGMAS), {"sampler": "euler", "spacing": "linspace"}],
+    ids=[*OF_SIGMAS, "unrounded"],
 )
 def test_a_time_between_two_indices_is_refused(options: dict[str, Any]) -> None:
     model = Model(Listening(1000), schedule=schedules.linear(), shape=SHAPE, prediction="v", time="index")
@@ -220,7 +225,7 @@ def test_a_time_between_two_indices_is_refused(options: dict[str, Any]) -> None:
         Engine(model).sample(1, steps=3, seeds=0, **options)
 
 
-@pytest.mark.parametrize("spacing", [name for name in LEVEL_OPTIONS if name not in ("karras", "exponential")])
+@pytest.mark.parametrize("spacing", WHOLE)
 def test_every_spacing_of_whole_timesteps_serves_an_index(spacing: str) -> None:
     net = Listening(1000)
     model = Model(net, schedule=schedules.linear(), shape=SHAPE, prediction="v", time="index")

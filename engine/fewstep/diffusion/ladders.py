@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewstep.checks import integer, number
+from fewstep.diffusion.quantiles import beta_quantile
 
 Array = npt.NDArray[np.float64]
 
@@ -30,6 +31,29 @@ def exponential_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Array:
     u = np.linspace(0, 1, integer("steps", steps, 1, MAX_TIMESTEPS))
     low, high = _ends(sigma_min, sigma_max, len(u))
     return pinned(np.exp(math.log(high) + u * (math.log(low) - math.log(high))), high, low)
+
+
+def polyexponential_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 1.0) -> Array:
+    """[steps] exp(ln sigma_min + (1 - u)^rho (ln sigma_max - ln sigma_min)), u = 0 .. 1: noisiest first.
+
+    rho = 1 is `exponential_sigmas`; more of it brings the levels closer to sigma_min. A ladder of k-diffusion's.
+    """
+    u = np.linspace(0, 1, integer("steps", steps, 1, MAX_TIMESTEPS))
+    low, high = _ends(sigma_min, sigma_max, len(u))
+    rho = number("rho", rho, 1e-2, 1e3)
+    return pinned(np.exp(math.log(low) + (1 - u) ** rho * (math.log(high) - math.log(low))), high, low)
+
+
+def beta_sigmas(steps: int, sigma_min: float, sigma_max: float, alpha: float = 0.6, beta: float = 0.6) -> Array:
+    """[steps] sigma_min + q(1 - u) (sigma_max - sigma_min), u = 0 .. 1, q the quantiles of Beta(alpha, beta).
+
+    Noisiest first. Below 1, alpha and beta put levels near both ends. Lee et al., Beta Sampling is All You Need
+    (2407.12173), as diffusers has it (use_beta_sigmas): over the sigmas, where the paper's is over the timesteps.
+    """
+    u = np.linspace(0, 1, integer("steps", steps, 1, MAX_TIMESTEPS))
+    low, high = _ends(sigma_min, sigma_max, len(u))
+    alpha, beta = number("alpha", alpha, 0.1, 5), number("beta", beta, 0.1, 5)
+    return pinned(low + beta_quantile(1 - u, alpha, beta) * (high - low), high, low)
 
 
 def pinned(values: Array, first: float, last: float) -> Array:

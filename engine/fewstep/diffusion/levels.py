@@ -1,15 +1,15 @@
 """Paths: the noise levels a run visits, and what the model is told at each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fewstep.checks import as_python, entries, exact, integer, number, numbers, one_of, whole
+from fewstep.checks import as_python, exact, integer, number, numbers, one_of
 from fewstep.diffusion.forward import Network, network
-from fewstep.diffusion.ladders import MAX_SIGMA, MAX_TIMESTEPS, Array, exponential_sigmas, karras_sigmas
+from fewstep.diffusion.ladders import MAX_SIGMA, Array, exponential_sigmas, karras_sigmas
 from fewstep.diffusion.schedules import Kind, Schedule, read_only
 from fewstep.diffusion.times import time_of_sigma
 from fewstep.errors import ArgumentError
@@ -194,7 +194,7 @@ class Levels:
             fractional: leave linspace timesteps unrounded, sigma interpolated linearly between levels, as
                 diffusers' Euler does.
         """
-        limit = _reach(schedule, strength)
+        limit = reach(schedule, strength)
         steps = _budget(steps, limit, strength)
         index = spaced_timesteps(limit, steps, spacing, rounded=not fractional)
         if offset and spacing != "leading":
@@ -252,7 +252,7 @@ class Levels:
         that tells its network at these sigmas, and x has the schedule's coordinates. Where a schedule knows t at its
         levels alone ("vp"), a sigma outside of them has no time: ArgumentError.
         """
-        return cls._at_sigmas(karras_sigmas(steps, sigma_min, sigma_max, rho), time, "karras", final)
+        return cls.of_sigmas(karras_sigmas(steps, sigma_min, sigma_max, rho), time, "karras", final)
 
     @classmethod
     def exponential(
@@ -264,7 +264,7 @@ class Levels:
         final: Final = "clean",
     ) -> "Levels":
         """`exponential_sigmas`, told to the model as `time` says (see `karras`)."""
-        return cls._at_sigmas(exponential_sigmas(steps, sigma_min, sigma_max), time, "exponential", final)
+        return cls.of_sigmas(exponential_sigmas(steps, sigma_min, sigma_max), time, "exponential", final)
 
     @classmethod
     def _at(cls, schedule: Schedule, index: Array, spacing: str, final: Final) -> "Levels":
@@ -283,7 +283,8 @@ class Levels:
         return cls._of(schedule, t, signal_scale, noise_scale, index, spacing, final)
 
     @classmethod
-    def _at_sigmas(cls, sigmas: Array, time: str | Schedule, spacing: str, final: Final) -> "Levels":
+    def of_sigmas(cls, sigmas: Array, time: str | Schedule, spacing: str, final: Final = "clean") -> "Levels":
+        """Any sigmas that fall, told to the model as `time` says (see `karras`); `spacing` is how they were chosen."""
         if not isinstance(time, Schedule):
             if not one_of(final, ("clean",)):
                 raise ArgumentError("final", final, "'clean', or a schedule as `time`")
@@ -373,79 +374,12 @@ def spaced_timesteps(count: int, steps: int, spacing: str, rounded: bool = True)
     if spacing == "linspace":
         index = np.linspace(0, count - 1, steps)[::-1] if steps > 1 else np.array([count - 1.0])
         return np.round(index) if rounded else index.copy()
-    raise ArgumentError("spacing", spacing, ", ".join(LEVEL_OPTIONS) + ", or a list of timesteps")
+    raise ArgumentError("spacing", spacing, "leading, trailing or linspace")
 
 
-LEVEL_OPTIONS: dict[str, tuple[str, ...]] = {
-    "leading": ("offset", "final"),
-    "trailing": ("final",),
-    "linspace": ("final",),
-    "lcm": ("original_steps", "final"),
-    "karras": ("sigma_min", "sigma_max", "rho", "final"),
-    "exponential": ("sigma_min", "sigma_max", "final"),
-}
-
-LADDERS: dict[str, Callable[..., Array]] = {"karras": karras_sigmas, "exponential": exponential_sigmas}
-
-
-def make_levels(
-    schedule: Schedule,
-    steps: int,
-    spacing: str | Timesteps,
-    strength: float = 1.0,
-    fractional: bool = False,
-    above: bool = False,
-    **options: Any,
-) -> Levels:
-    """The levels a spacing names, or through a list of timesteps; options are those of LEVEL_OPTIONS.
-
-    Unless told otherwise, Karras and exponential sigmas run between the schedule's own ends (at `strength`). With
-    `above`, the lower of these is where the last call would land and not where it is made: of steps + 1 sigmas down to
-    it the first `steps` are called. That is for models that have nothing to say there.
-    """
-    if not isinstance(spacing, str):
-        listed = entries(spacing)
-        if listed is None:
-            raise ArgumentError("spacing", spacing, ", ".join(LEVEL_OPTIONS) + ", or a list of timesteps")
-        if len(listed) != whole(steps):
-            raise ArgumentError("steps", steps, f"{len(listed)}, the number of timesteps given as spacing")
-        if number("strength", strength, 0, 1, open_low=True) != 1.0:
-            raise ArgumentError("strength", strength, "1.0 with explicit timesteps: the first is the start")
-        return Levels.explicit(schedule, listed, **options)
-    if spacing == "lcm":
-        return Levels.lcm(schedule, steps, strength=strength, **options)
-    if spacing in LADDERS:
-        limit = _reach(schedule, strength)
-        steps = integer("steps", steps, 1, MAX_TIMESTEPS)
-        ends = {"sigma_min": schedule.lowest, "sigma_max": schedule.sigmas[limit - 1]} | options
-        if "sigma_max" not in options and np.isinf(ends["sigma_max"]):
-            raise ArgumentError("sigma_max", "inf, the schedule's own", "a finite number, given as an option")
-        if "sigma_max" not in options:
-            _check_own_start(schedule, ends, strength, steps + above)
-        if above and "sigma_min" not in options:
-            final = ends.pop("final", "clean")
-            ends["sigma_min"] = LADDERS[spacing](steps + 1, **ends)[steps - 1]
-            ends["final"] = final
-        build: Callable[..., Levels] = getattr(Levels, spacing)
-        return build(steps, time=schedule, **ends)
-    return Levels.spaced(schedule, steps, spacing, strength=strength, fractional=fractional, **options)
-
-
-def _reach(schedule: Schedule, strength: float) -> int:
+def reach(schedule: Schedule, strength: float) -> int:
     """How many of the schedule's timesteps lie within its cleanest `strength`: at least one."""
     return max(1, round(len(schedule) * number("strength", strength, 0, 1, open_low=True)))
-
-
-def _check_own_start(schedule: Schedule, ends: dict[str, float], strength: float, sigmas: int) -> None:
-    """ArgumentError where a ladder of so many sigmas from the schedule's own start would not fall to its end."""
-    low, high = number("sigma_min", ends["sigma_min"], 0, MAX_SIGMA, open_low=True), float(ends["sigma_max"])
-    if low < high or (low == high and sigmas == 1):
-        return
-    top = float(schedule.sigmas[-1])
-    if low < top:
-        allowed = f"more, so that the noise is above sigma_min = {exact(low)}; here it is sigma = {exact(high)}"
-        raise ArgumentError("strength", strength, allowed)
-    raise ArgumentError("sigma_min", low, f"a number in (0, {exact(top)}), the schedule's own sigma_max")
 
 
 def _budget(steps: int, limit: int, strength: float) -> int:

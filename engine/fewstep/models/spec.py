@@ -9,6 +9,7 @@ from typing import Any, Final
 from fewstep.checks import as_python
 from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.diffusion.schedules import from_config
+from fewstep.diffusion.spacings import LADDERS
 from fewstep.diffusion.trained import MAX_STEPS, trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.fields import Fields, shown
@@ -126,7 +127,7 @@ def _plan(read: Fields) -> dict[str, Any]:
     if "strength" in read.data:
         raise read.error("strength", "is for a request to ask for, with the image that a sample starts from")
     plan = dict(read.data)
-    ladder = plan.get("spacing") in ("karras", "exponential")
+    ladder = plan.get("spacing") in tuple(LADDERS)
     if plan.get("sampler") == "consistency" and not ladder and "sigma_boundary" not in plan and "sigma_min" in plan:
         plan["sigma_boundary"] = plan.pop("sigma_min")  # its name in folders that are older
     return plan

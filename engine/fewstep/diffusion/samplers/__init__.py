@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from fewstep.checks import entries, named, one_of, only, whole
 from fewstep.diffusion.forward import NETWORKS
-from fewstep.diffusion.levels import LEVEL_OPTIONS, make_levels
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers.clip import Clip
 from fewstep.diffusion.samplers.consistency import consistency
@@ -26,6 +25,7 @@ from fewstep.diffusion.samplers.scm import scm
 from fewstep.diffusion.samplers.tcd import tcd
 from fewstep.diffusion.samplers.woven import twice
 from fewstep.diffusion.schedules import MAX_TIMESTEPS, Kind, Schedule
+from fewstep.diffusion.spacings import LADDERS, LEVEL_OPTIONS, make_levels
 from fewstep.errors import ArgumentError
 
 __all__ = [
@@ -171,7 +171,8 @@ def make_plan(
         steps: the budget of model calls. One that the sampler cannot spend, such as 4 of Heun's method, which takes
             two calls for every step but the last, is an error that names the nearest.
         prediction: what the model predicts, "eps" by default; "consistency" models are a kind of their own.
-        spacing: a key of `fewstep.diffusion.levels.LEVEL_OPTIONS` or a list of timesteps; the sampler's own by default.
+        spacing: a key of `fewstep.diffusion.spacings.LEVEL_OPTIONS`, or a list of timesteps; unless given, the
+            sampler's own.
         strength: in (0, 1]: the run starts from an image noised to this share of the schedule.
         guidance_scale, guidance_rescale: as in `Plan.with_guidance`.
         options: the sampler's own (`SAMPLERS[name].options`) and its spacing's (`LEVEL_OPTIONS`).
@@ -215,7 +216,8 @@ def build_plan(
     spacing = chosen.spacing if spacing is None else spacing
     level_names = LEVEL_OPTIONS.get(spacing, ()) if isinstance(spacing, str) else ("final",)
     if "sigma_min" in options and "sigma_min" not in level_names and chosen.build is consistency:
-        allowed = "with spacing karras or exponential, whose end it is; the model's boundary is sigma_boundary"
+        ladders = " or ".join(LADDERS)
+        allowed = f"with spacing {ladders}, whose end it is; the model's boundary is sigma_boundary"
         raise ArgumentError("sigma_min", options["sigma_min"], allowed)
     only(f"option of {sampler}", options, dict.fromkeys([*chosen.options, *level_names]))
     of_levels = {name: value for name, value in options.items() if name in level_names}
