@@ -108,8 +108,8 @@ class Levels:
         Raises:
             ArgumentError: a level that is not below the one before it; the last may be equal.
         """
-        down = -np.diff(self.sigmas)
-        if not ((down[:-1] > 0).all() and down[-1] >= 0):
+        sigmas, landed = self.sigmas[:-1], self.sigmas[1:]  # compared, since inf - inf is no number
+        if not ((landed[:-1] < sigmas[:-1]).all() and landed[-1] <= sigmas[-1]):
             raise ArgumentError("levels", "levels out of order", "less noise at every call than before")
         return Falls(self.signal_scale[:-1], self.noise_scale[:-1], self.signal_scale[1:], self.noise_scale[1:])
 
