@@ -106,10 +106,10 @@ class Levels:
         """Where each call begins and lands, of levels that fall: for a sampler that goes from each to the next.
 
         Raises:
-            ArgumentError: a level that is not below the one before it; the last may be equal.
+            ArgumentError: a level that is not below the one before it; the last may be equal, where signal is left.
         """
-        down = -np.diff(self.sigmas)
-        if not ((down[:-1] > 0).all() and down[-1] >= 0):
+        sigmas, landed = self.sigmas[:-1], self.sigmas[1:]  # compared, since inf - inf is no number
+        if not ((landed[:-1] < sigmas[:-1]).all() and landed[-1] <= sigmas[-1] and np.isfinite(landed[-1])):
             raise ArgumentError("levels", "levels out of order", "less noise at every call than before")
         return Falls(self.signal_scale[:-1], self.noise_scale[:-1], self.signal_scale[1:], self.noise_scale[1:])
 
