@@ -1,0 +1,36 @@
+"""What can be told of a scheduler before it is run."""
+
+import inspect
+from collections.abc import Collection
+from typing import Any
+
+from fewstep.diffusion.tracing.refusal import Refusal
+
+# What a pipeline hands to `step`, by its names.
+HANDED = (
+    "model_output",
+    "timestep",
+    "sample",
+    "return_dict",
+    "prev_timestep",
+    "timestep_back",
+    "old_pred_original_sample",
+)
+
+
+def look_at(scheduler: Any) -> None:
+    """Raises Refusal for what is no scheduler of numbers that a plan could be made of."""
+    for name in ("set_timesteps", "step"):
+        if not callable(getattr(scheduler, name, None)):
+            raise Refusal(f"it has no {name}")
+    sample = inspect.signature(scheduler.step).parameters.get("sample")
+    if sample is not None and "LongTensor" in str(sample.annotation):
+        raise Refusal("its samples are tokens")
+
+
+def look_at_step(scheduler: Any, options: Collection[str]) -> None:
+    """Raises Refusal where `step` needs what neither a pipeline's loop nor `options` has."""
+    parameters = inspect.signature(scheduler.step).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if missing := [name for name in needed if name not in (*HANDED, *options)]:
+        raise Refusal(f"its step needs {' and '.join(missing)}, which are not x, a time or what the network answers")
