@@ -16,7 +16,6 @@ from fewstep.cost import Report, Subject, report
 from fewstep.cost.loops import SCHEDULERS
 from fewstep.cost.report import versions
 from fewstep.cost.subjects import sd_latents
-from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.errors import ArgumentError
 from fewstep.models.load import save_model
 from fewstep.models.net.unet import UNet
@@ -26,7 +25,7 @@ from support.tree import ROOT
 
 pytestmark = pytest.mark.slow
 
-SAMPLED = tuple(name for name, sampler in SAMPLERS.items() if "vp" in sampler.kinds)
+SAMPLED = tuple(name for name, kind in SCHEDULERS if kind == "vp")
 GUIDANCE = ("none", "guided", "guided, rescaled")
 
 CONFIG = replace(TINY, out_channels=2)  # it learns the variance

@@ -78,6 +78,12 @@ def formula(time: str, sigma: float, schedule: Schedule) -> float:
     return by_level[sigma] / (count if time == "unit" else 1)
 
 
+STRAIGHT = ("euler", "euler_ancestral", "heun", "edm", "edm_euler")  # in Karras time, where some signal has to be left
+OWN = [
+    name for name in SAMPLERS if name != "kdpm2"
+]  # those that visit the schedule's own levels, given their own spacing
+
+
 def sampled(samplers: Iterable[str], times: Iterable[str] = TIMES) -> list[tuple[str, str, str]]:
     """Schedule, words and sampler: all that go together."""
     return [
@@ -85,20 +91,22 @@ def sampled(samplers: Iterable[str], times: Iterable[str] = TIMES) -> list[tuple
         for name, time in CASES
         for sampler in samplers
         if SCHEDULES[name].kind in SAMPLERS[sampler].kinds and time in times
-        if not (sampler == "euler" and np.isinf(SCHEDULES[name].sigmas[-1]) and SCHEDULES[name].kind != "flow")
+        if not (sampler in STRAIGHT and np.isinf(SCHEDULES[name].sigmas[-1]) and SCHEDULES[name].kind != "flow")
+        if not (sampler == "flow_map" and time in ("index", "edm"))  # nothing to be told of the clean end
     ]
 
 
-@pytest.mark.parametrize(("name", "time", "sampler"), sampled(SAMPLERS))
+@pytest.mark.parametrize(("name", "time", "sampler"), sampled(OWN))
 def test_the_network_hears_what_its_model_says(name: str, time: Any, sampler: str) -> None:
     schedule = SCHEDULES[name]
     net, prediction = Listening(), "consistency" if sampler == "consistency" else "v"
     model = Model(net, schedule=schedule, shape=SHAPE, prediction=prediction, time=time)
-    samples = Engine(model).sample(2, steps=4, sampler=sampler, spacing="trailing", seeds=0)
+    steps = SAMPLERS[sampler].calls(4)
+    samples = Engine(model).sample(2, steps=steps, sampler=sampler, spacing="trailing", seeds=0)
     expected = [formula(time, float(sigma), schedule) for sigma in samples.plans[0].levels.sigmas[:-1]]
     heard = torch.stack(net.heard)
     assert heard.dtype == (torch.int64 if time == "index" else torch.float32)
-    torch.testing.assert_close(heard, torch.tensor(expected).to(heard)[:, None].expand(4, 2), rtol=3e-7, atol=0)
+    torch.testing.assert_close(heard, torch.tensor(expected).to(heard)[:, None].expand(steps, 2), rtol=3e-7, atol=0)
 
 
 BETWEEN = [

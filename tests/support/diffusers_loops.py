@@ -107,17 +107,21 @@ def run_diffusers(
     model: Callable[[Tensor, float], Tensor],
     noise: list[Tensor],
     monkeypatch: pytest.MonkeyPatch,
+    calls: int | None = None,
     **step: Any,
 ) -> tuple[Tensor, list[float]]:
-    """The pipeline's loop: final x and the timesteps; noise[0] is where it starts, noise[1 + i] belongs to call i."""
-    call = 0
+    """The pipeline's loop: final x and the timesteps; noise[0] is where it starts, noise[1 + i] belongs to call i.
+
+    calls: how many of its timesteps are called, where it lists the end too.
+    """
+    call, timesteps = 0, scheduler.timesteps[:calls]
     module = module_of(type(scheduler))
     monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: noise[1 + call], raising=False)
     x = noise[0] * float(getattr(scheduler, "init_noise_sigma", 1.0))
-    for call, t in enumerate(scheduler.timesteps):  # noqa: B007 (randn_tensor reads it)
+    for call, t in enumerate(timesteps):  # noqa: B007 (randn_tensor reads it)
         x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         x = scheduler.step(model(x_in.double(), float(t)), t, x, return_dict=False, **step)[0]
-    return x.double(), [float(t) for t in scheduler.timesteps]
+    return x.double(), [float(t) for t in timesteps]
 
 
 def run_ours(plan: Plan, model: Callable[[Tensor, float], Tensor], noise: list[Tensor]) -> Tensor:

@@ -59,8 +59,13 @@ class Adapter(nn.Module):
 
 def told_as(plan: Plan) -> Schedule:
     """A schedule whose network counts as the plan does."""
+    if plan.levels.schedule is not None:
+        return plan.levels.schedule
+    sigma_data = plan.levels.sigma_data
+    if plan.levels.kind == "trig":
+        return schedules.trigflow(sigma_data=sigma_data or 1.0)
     if plan.levels.time in OF_SIGMA:
-        return schedules.karras()
+        return schedules.karras() if sigma_data is None else schedules.karras().preconditioned(sigma_data)
     return schedules.flow() if plan.levels.kind == "flow" else schedules.linear()
 
 

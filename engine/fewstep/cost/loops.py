@@ -22,8 +22,8 @@ DTYPE = torch.float32
 
 PREDICTION_TYPE = {ours: theirs for theirs, ours in PREDICTION_TYPES.items()}
 SCHEDULERS = {  # by sampler and kind of schedule
-    ("ddim", "vp"): "DDIMScheduler",
     ("ddpm", "vp"): "DDPMScheduler",
+    ("ddim", "vp"): "DDIMScheduler",
     ("euler", "vp"): "EulerDiscreteScheduler",
     ("euler", "flow"): "FlowMatchEulerDiscreteScheduler",
     ("lcm", "vp"): "LCMScheduler",

@@ -9,7 +9,7 @@ import torch
 
 from fewstep.checks import integer, number
 from fewstep.cost.counter import Cost
-from fewstep.cost.loops import DTYPE, Counted, count_diffusers, count_engine
+from fewstep.cost.loops import DTYPE, SCHEDULERS, Counted, count_diffusers, count_engine
 from fewstep.cost.subjects import Subject
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import SAMPLERS, build_plan
@@ -73,7 +73,9 @@ class Report:
 
 
 def report(subjects: Sequence[Subject], steps: int = 4, batch: int = 1, guidance_scale: float | None = None) -> Report:
-    """Count every sampler that a subject's schedule takes.
+    """Count the samplers that have a row in `loops.SCHEDULERS` and that a subject's schedule takes.
+
+    A step of any other sampler is as many launches.
 
     Args:
         subjects: whose steps.
@@ -120,7 +122,7 @@ def _subject_report(
     subject: Subject, steps: int, batch: int, guidance_scale: float | None, with_diffusers: bool
 ) -> SubjectReport:
     rows, left_out = [], {}
-    for sampler in SAMPLERS:
+    for sampler in dict.fromkeys(name for name, _ in SCHEDULERS):
         if subject.schedule.kind not in SAMPLERS[sampler].kinds:
             continue
         try:

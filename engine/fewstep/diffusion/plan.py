@@ -135,7 +135,9 @@ class Plan:
 
     @cached_property
     def wasted(self) -> tuple[int, ...]:
-        """The rows whose call is for nothing: m is in x' neither through x_0 nor by itself, nor as a variance.
+        """The rows whose call is for nothing.
+
+        There m is in x' neither through x_0 nor by itself, nor as a variance, nor in what a later row reads of this.
 
         So it is at the boundary of a consistency model, where its function is x itself, and in a step that lands on the
         level it begins at.
@@ -145,7 +147,15 @@ class Plan:
         # A clip between the two ways of m keeps them from cancelling.
         cancels = np.isinf(self.column("clip")) & (np.abs(e + b * k_m) <= NOTHING)
         nothing = cancels | ((np.abs(e) <= NOTHING) & (np.abs(b * k_m) <= NOTHING))
-        return () if self.history else tuple(np.flatnonzero(nothing & ~learns).tolist())
+        return tuple(np.flatnonzero(nothing & ~learns & ~self._read).tolist())
+
+    @property
+    def _read(self) -> npt.NDArray[np.bool_]:
+        """[N] whether a later row reads what this one leaves of m."""
+        read = np.zeros(len(self), dtype=bool)
+        for age in range(1, min(self.history, len(self) - 1) + 1):
+            read[:-age] |= self.column(f"c_{age}")[age:] != 0
+        return read & ((self.column("h_m") != 0) | (self.column("h_0") * self.column("k_m") != 0))
 
     def warn_of_waste(self, stacklevel: int) -> None:
         """`WastedCallWarning` where a call is for nothing; `stacklevel` as for `warnings.warn`, from the caller."""
