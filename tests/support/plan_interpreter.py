@@ -58,9 +58,10 @@ class Adapter(nn.Module):
 
 
 def told_as(plan: Plan) -> Schedule:
-    """A schedule whose network counts as the plan does."""
+    """A schedule whose network counts as the plan does, and is preconditioned for the same scale of data."""
     if plan.levels.time in OF_SIGMA:
-        return schedules.karras()
+        karras, sigma_data = schedules.karras(), plan.levels.sigma_data
+        return karras if sigma_data is None else karras.preconditioned(sigma_data)
     return schedules.flow() if plan.levels.kind == "flow" else schedules.linear()
 
 

@@ -48,7 +48,8 @@ def dpmpp(sampler: str, levels: Levels, prediction: str, solver: Solver, clip: C
     The x_0 of this and the past two calls are values of a function of u, which is 0 here and 1 where the step lands;
     they were made at 0 > u_1 > u_2 (`multistep.nodes`). d_0 and d_1 are its slopes, D_2 is its bend:
 
-    d_0 = (x_0 - x_0') / -u_1,    d_1 = (x_0' - x_0'') / (u_1 - u_2),    D_2 = (d_0 - d_1) / -u_2,    D_1 = d_0 - u_1 D_2
+    d_0 = (x_0 - x_0') / -u_1,    d_1 = (x_0' - x_0'') / (u_1 - u_2)
+    D_2 = (d_0 - d_1) / -u_2,     D_1 = d_0 - u_1 D_2
 
     order 1    A = B = 0: DDIM
     order 2    D_1 = d_0, B = 0, and A = (1 - e^-H) / 2 (midpoint) or H I_1(-H) (heun)
