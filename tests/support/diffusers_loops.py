@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import diffusers
 import numpy as np
@@ -53,6 +54,12 @@ COMPARED = (
     "CMStochasticIterativeScheduler",
     "SCMScheduler",
     "FlowMapEulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
 )
 
 
@@ -122,6 +129,22 @@ def run_diffusers(
         x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         x = scheduler.step(model(x_in.double(), float(t)), t, x, return_dict=False, **step)[0]
     return x.double(), [float(t) for t in timesteps]
+
+
+def run_diffusers_as_told(
+    scheduler: Any, plan: Plan, model: Callable[[Tensor, float], Tensor], noise: list[Tensor], **step: Any
+) -> Tensor:
+    """The same loop from where the plan starts, with the network told the plan's times: the final x."""
+    if hasattr(scheduler, "set_begin_index"):  # or it looks for the first of its timesteps, which need not differ
+        scheduler.set_begin_index(0)
+    assert len(scheduler.timesteps) == len(plan)
+    call, x = 0, noise[0] * plan.init_scale
+    module = module_of(type(scheduler))
+    with patch.object(module, "randn_tensor", lambda *_, **__: noise[1 + call], create=True):
+        for call, t in enumerate(scheduler.timesteps):
+            m = model(scheduler.scale_model_input(x, t).double(), float(plan.levels.t[call]))
+            x = scheduler.step(m, t, x, return_dict=False, **step)[0]
+    return x.double()
 
 
 def run_ours(plan: Plan, model: Callable[[Tensor, float], Tensor], noise: list[Tensor]) -> Tensor:

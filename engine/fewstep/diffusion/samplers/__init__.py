@@ -14,6 +14,11 @@ from fewstep.diffusion.samplers.clip import Clip
 from fewstep.diffusion.samplers.consistency import consistency
 from fewstep.diffusion.samplers.ddim import ddim
 from fewstep.diffusion.samplers.ddpm import ddpm
+from fewstep.diffusion.samplers.deis import deis
+from fewstep.diffusion.samplers.dpmpp_2m import dpmpp_2m
+from fewstep.diffusion.samplers.dpmpp_2m_sde import dpmpp_2m_sde
+from fewstep.diffusion.samplers.dpmpp_3m import dpmpp_3m
+from fewstep.diffusion.samplers.dpmpp_3m_sde import dpmpp_3m_sde
 from fewstep.diffusion.samplers.edm import edm, edm_euler
 from fewstep.diffusion.samplers.euler import euler
 from fewstep.diffusion.samplers.euler_ancestral import euler_ancestral
@@ -21,8 +26,11 @@ from fewstep.diffusion.samplers.flow_map import flow_map
 from fewstep.diffusion.samplers.heun import heun
 from fewstep.diffusion.samplers.kdpm2 import kdpm2
 from fewstep.diffusion.samplers.lcm import lcm
+from fewstep.diffusion.samplers.lms import lms
+from fewstep.diffusion.samplers.plms import plms, plms_calls
 from fewstep.diffusion.samplers.scm import scm
 from fewstep.diffusion.samplers.tcd import tcd
+from fewstep.diffusion.samplers.unipc import unipc
 from fewstep.diffusion.samplers.woven import twice
 from fewstep.diffusion.schedules import MAX_TIMESTEPS, Kind, Schedule
 from fewstep.diffusion.spacings import LADDERS, LEVEL_OPTIONS, make_levels
@@ -36,6 +44,11 @@ __all__ = [
     "consistency",
     "ddim",
     "ddpm",
+    "deis",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m",
+    "dpmpp_3m_sde",
     "edm",
     "edm_euler",
     "euler",
@@ -44,9 +57,12 @@ __all__ = [
     "heun",
     "kdpm2",
     "lcm",
+    "lms",
     "make_plan",
+    "plms",
     "scm",
     "tcd",
+    "unipc",
 ]
 
 
@@ -114,6 +130,16 @@ SAMPLERS: dict[str, Sampler] = {
         calls=twice,
     ),
     "edm_euler": Sampler(edm_euler, "the same with Euler's step", "karras", kinds=("vp", "ve", "trig")),
+    "dpmpp_2m": Sampler(dpmpp_2m, "DPM-Solver++ 2M: looks one call back; for 8 steps and more", order=2),
+    "dpmpp_2m_sde": Sampler(dpmpp_2m_sde, "the same with fresh noise at every step", order=2),
+    "dpmpp_3m": Sampler(dpmpp_3m, "DPM-Solver++ 3M: looks two calls back", order=2),
+    "dpmpp_3m_sde": Sampler(dpmpp_3m_sde, "the same with fresh noise at every step", order=2),
+    "unipc": Sampler(unipc, "UniPC: each call also corrects the step before it", order=3),
+    "deis": Sampler(deis, "DEIS: polynomials in ln sigma through past eps", order=2),
+    "lms": Sampler(lms, "linear multistep in Karras time: looks three calls back", order=4, fractional=True),
+    "plms": Sampler(
+        plms, "pseudo linear multistep: PNDM without its Runge-Kutta calls", kinds=("vp",), order=3, calls=plms_calls
+    ),
     "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",), boundary=True, order=0),
     "tcd": Sampler(tcd, "trajectory consistency distillation", "lcm", kinds=("vp",), order=0),
     "consistency": Sampler(
@@ -144,6 +170,14 @@ SamplerName = Literal[
     "kdpm2",
     "edm",
     "edm_euler",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m",
+    "dpmpp_3m_sde",
+    "unipc",
+    "deis",
+    "lms",
+    "plms",
     "lcm",
     "tcd",
     "consistency",
