@@ -59,7 +59,7 @@ def _step_log_prob_kernel(
             counts = inside
             if mask_ptr is not None:
                 mask = tl.load(mask_ptr + offsets(sample, element, size, mask_stride), mask=inside, other=0.0)
-                counts &= (mask == 1.0) | (signal == 0.0)
+                counts = counts & (tl.where(signal == 0.0, 1.0, mask) == 1.0)
             z = step_noise(noise_ptr, seed, step, start, sample * n + element, inside, batch, last_noise, BLOCK)
             excess += tl.where(counts, 0.5 - 0.5 * z * z, 0.0)
             if LEARNED:
