@@ -1,6 +1,7 @@
 """fewstep: the sampling engine for diffusion U-Nets at 1 to 8 steps."""
 
 from fewstep import samplers, schedules
+from fewstep.diffusion.density import log_prob
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.trained import Trained
 from fewstep.engine import Engine
@@ -50,6 +51,7 @@ __all__ = [
     "UntrainedPlanWarning",
     "WastedCallWarning",
     "__version__",
+    "log_prob",
     "samplers",
     "schedules",
 ]

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from fewstep.run.decode import Decoder, Images
 from fewstep.run.denoiser import Denoiser, ModuleDenoiser, parameter_dtype
 from fewstep.run.features import Prepared, prepare, prepared_signature, signature_of
 from fewstep.run.inputs import Inputs
-from fewstep.run.lanes import lanes_of
+from fewstep.run.lanes import batches, lanes_of
 from fewstep.run.modules import own_module
 from fewstep.run.runner_choice import RunnerName, runner_for
 from fewstep.run.runners import Runner
@@ -179,7 +179,7 @@ class Engine:
         condition: Mapping[str, Tensor | tuple[Tensor, Tensor]] | None = None,
         callback: Callback | None = None,
         output: Ending = "float",
-        **plan_options: Any,
+        **options: Any,
     ) -> Samples:
         """Draw samples. Where an argument is a sequence, it has one entry per sample.
 
@@ -197,7 +197,8 @@ class Engine:
                 each has to be a pair; (x, x) is given to both. Floats go in the network's dtype.
             callback: called after each step with a `Step`; False stops the run.
             output: "float", or "uint8" for the bytes of `Samples.numpy`, made on the device as the end of the run.
-            plan_options: as for `Engine.plan`: guidance_rescale, and options of the sampler such as eta or clip.
+            options: as for `Engine.plan`: guidance_rescale, and options of the sampler such as eta or clip. And
+                log_prob=True for `Samples.log_prob` and `Step.log_prob`: how probable each step was.
 
         Returns:
             Samples: the images [B, C, H, W] in the dtype of x, or uint8 [B, H, W, C], and what made them.
@@ -210,7 +211,8 @@ class Engine:
             WastedCallWarning: a call of the network changes nothing.
             NonFiniteWarning: of uint8 images some were not finite: `Samples.finite` says which. Floats show it.
         """
-        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, plan_options)
+        wanted = flag("log_prob", options.pop("log_prob", False))
+        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options)
         _check_callback(callback)
         request = self._request(asked)
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
@@ -219,8 +221,8 @@ class Engine:
         with self._lock:
             started = time.perf_counter()
             run = Following(len(request), callback)
-            for places in self._batches(request):
-                run.parts.append(self._part(asked, request, places, run, ending))
+            for places in batches(request.plans, self.max_batch):
+                run.parts.append(self._part(asked, request, places, run, ending, wanted))
             if self.device.type == "cuda":  # the stream alone: another thread may be capturing on the device
                 torch.cuda.current_stream(self.device).synchronize()
             seconds = time.perf_counter() - started
@@ -229,13 +231,13 @@ class Engine:
         return samples
 
     def _part(
-        self, asked: Asked, request: Request, places: Sequence[int], run: Following, ending: Output | None
+        self, asked: Asked, request: Request, places: Sequence[int], run: Following, ending: Output | None, wanted: bool
     ) -> Images:
         """The samples of a request that run together: a session of exactly their size."""
         if run.stopped:
             return self._decoder.missing(len(places), ending, self.device)
         samples, watched = self._tensors(request, places), run.callback is not None
-        denoiser, signature, prepared = self.prepared(samples, ending, watched)
+        denoiser, signature, prepared = self.prepared(samples, ending, watched, wanted)
         steps = max(sample.calls for sample in samples)
         opened = partial(Session, self._runner, denoiser, self._decoder, signature)
         with opened(watched=watched, steps=steps, lock=self._lock) as session:
@@ -264,7 +266,7 @@ class Engine:
             steps: the longest plan that fits.
             history: past values that a plan may read.
             features: what samples may need: "stochastic", "statistics" (rescaled guidance, dynamic thresholds), "known"
-                (a mask), "given_noise", "learned_variance", "preview".
+                (a mask), "given_noise", "learned_variance", "preview", "log_prob" (beside what `Session.take` returns).
             output: as for `sample`.
             like: one sample with the `condition` that those to come will have, where it is more than labels.
 
@@ -362,35 +364,16 @@ class Engine:
     def _tensors(self, request: Request, places: Sequence[int]) -> list[Sample]:
         return request.samples(places, self._shape, self.device, self._state_dtype)
 
-    def _batches(self, request: Request) -> Iterator[list[int]]:
-        """The places of the samples in order, cut where a batch would own more than `max_batch` lanes.
-
-        Raises:
-            ArgumentError: a guided sample where there is one lane; before the first batch.
-        """
-        if max(map(lanes_of, request.plans)) > self.max_batch:
-            raise ArgumentError("max_batch", self.max_batch, "at least 2: a guided sample owns two lanes")
-        batch: list[int] = []
-        used = 0
-        for place, plan in enumerate(request.plans):
-            owned = lanes_of(plan)
-            if used + owned > self.max_batch:
-                yield batch
-                batch, used = [], 0
-            batch.append(place)
-            used += owned
-        yield batch
-
     def ending(self, output: Ending) -> Output | None:
         """What a run for an output ends in; None where that is x itself. ArgumentError for another word."""
         return self._decoder.output(output, each=self.batch_invariant)
 
     def prepared(
-        self, samples: Sequence[Sample], ending: Output | None, watched: bool
+        self, samples: Sequence[Sample], ending: Output | None, watched: bool, log_prob: bool = False
     ) -> tuple[Denoiser, Signature, list[Prepared]]:
         """The network for some samples, the signature of a session of theirs, and what is prepared of each."""
         size: dict[str, Any] = {"slots": self.max_batch, "lanes": self.max_batch + 1} if self.batch_invariant else {}
-        size |= {"watched": watched, "output": ending, "second_time": self._inputs.second_time}
+        size |= {"watched": watched, "output": ending, "second_time": self._inputs.second_time, "log_prob": log_prob}
         signature = signature_of(samples, self.dtype, self.device, **size)
         denoiser = self._denoiser(signature.learned_variance)
         prepared = [prepare(denoiser, sample, signature) for sample in samples]
@@ -417,6 +400,7 @@ class Engine:
             model_calls=run.calls,
             seconds=seconds,
             cancelled=[place in run.cancelled for place in range(len(request))],
+            log_prob=images.log_prob,
             finite=() if images.finite is None else images.finite.tolist(),
             parameters=[{"model": self.model.name, **request.parameters(place)} for place in range(len(request))],
             guidance_scales=request.scales,

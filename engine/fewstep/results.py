@@ -52,6 +52,9 @@ class Samples:
         parameters: what else made them, such as model and strength: one mapping for all, or one per sample.
         finite: beside uint8 images, whether a sample was finite before it became bytes: what was NaN is gray in them.
         guidance_scales: one per sample where the network takes the scale; else the plans have it.
+        log_prob: [B, N] log p(x' | x) of each step in nats, where it was asked for, N the most calls that a sample
+            made. NaN where a step added no noise, was not taken, or is not in the sample's plan. Under a mask the
+            elements count whose mask is 1, and no others.
     """
 
     images: Tensor
@@ -65,6 +68,7 @@ class Samples:
     finite: Sequence[bool] = ()
     guidance_scales: Sequence[float] | None = None
     label_names: Sequence[str | None] = ()
+    log_prob: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

@@ -26,6 +26,7 @@ def note(seen: Seen, asked: Asked, signature: Signature, samples: Sequence[Sampl
         return
     plans, output = [sample.plan for sample in samples], signature.output
     flags = {"callback": watched, "inpaint": signature.known, "noise": asked.noise is not None}
+    flags["log_prob"] = signature.log_prob
 
     def words() -> dict[str, Any] | None:
         said = words_of(asked, plans, **flags)
@@ -46,9 +47,10 @@ def key_of(engine: "Engine", words: Mapping[str, Any]) -> GraphKey:
         return session_key(engine.open_signature(words["session"])[1])
     arguments = _arguments(engine, words)
     watched = arguments.pop("callback", None) is not None
+    log_prob = arguments.pop("log_prob", False)
     ending = engine.ending(arguments.pop("output", "float"))
     samples = engine.samples(**arguments)
-    _, signature, _ = engine.prepared(samples, ending, watched)
+    _, signature, _ = engine.prepared(samples, ending, watched, log_prob)
     return GraphRunner.key(signature, max(sample.calls for sample in samples), watched)
 
 

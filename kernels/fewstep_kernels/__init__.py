@@ -16,6 +16,7 @@ from fewstep_kernels.ops import (
     group_norm_silu,
     normal,
     posterior_update,
+    step_log_prob,
     step_statistics,
 )
 from fewstep_kernels.philox import STREAM_FORWARD, STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP
@@ -45,5 +46,6 @@ __all__ = [
     "lay_out",
     "normal",
     "posterior_update",
+    "step_log_prob",
     "step_statistics",
 ]

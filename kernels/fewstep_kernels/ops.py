@@ -104,6 +104,12 @@ _register(
     reference.step_statistics,
     _nothing,
 )
+_register(
+    "step_log_prob(Tensor(a!) log_prob, Tensor model_output, Tensor row, Tensor step, Tensor seed, Tensor cond_lane, "
+    "int channels, Tensor? noise=None, Tensor? mask=None, bool learned_variance=False) -> ()",
+    reference.step_log_prob,
+    _nothing,
+)
 _register(schema("denoise_step"), reference.denoise_step, _nothing, takes_operands=True)
 _register(
     "group_norm_silu(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? shift_before=None, "
@@ -132,6 +138,7 @@ cfg_combine: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = torch.ops.fews
 posterior_update: Callable[..., Tensor] = torch.ops.fewstep.posterior_update.default
 begin_step: Callable[..., None] = torch.ops.fewstep.begin_step.default
 step_statistics: Callable[..., None] = torch.ops.fewstep.step_statistics.default
+step_log_prob: Callable[..., None] = torch.ops.fewstep.step_log_prob.default
 
 
 def denoise_step(operands: StepOperands) -> None:
@@ -140,14 +147,15 @@ def denoise_step(operands: StepOperands) -> None:
 
 
 class StepOps(NamedTuple):
-    """The three ops of a step."""
+    """The four ops of a step, of which two are in every one."""
 
     begin_step: Callable[..., None]
     step_statistics: Callable[..., None]
     denoise_step: Callable[[StepOperands], None]
+    step_log_prob: Callable[..., None]
 
 
-STEP_OPS = StepOps(begin_step, step_statistics, denoise_step)
+STEP_OPS = StepOps(begin_step, step_statistics, denoise_step, step_log_prob)
 
 
 def eager_normal(
@@ -169,7 +177,7 @@ def eager_step_ops(device: torch.device) -> StepOps:
     torch's call of a registered op costs 20 to 30 us there after a U-Net has emptied the caches, a tenth of the step.
     """
     if device.type == "cpu":
-        return StepOps(host.begin_step, reference.step_statistics, host.denoise_step)
+        return StepOps(host.begin_step, reference.step_statistics, host.denoise_step, reference.step_log_prob)
     return STEP_OPS
 
 

@@ -1,10 +1,12 @@
 """The twins: every op in plain torch, same name and signature as its kernel. The definition, and the CPU path.
 
 Shapes: B samples of C, H, W; R lanes (R >= B: a guided sample owns two); K = len(COLUMNS); D history depth.
-Everything is computed in the dtype of `row`, or in float32 (float64 for float64 inputs); only results are rounded.
+Everything is computed in the dtype of `row`, or in float32 (float64 for float64 inputs); only results are rounded. A
+log-probability is a sum whose terms cancel, and is taken in float64.
 In every formula a zero coefficient masks its operand: the term is 0, whatever the operand holds (see `terms.py`).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -129,6 +131,35 @@ def step_statistics(
     statistics[:, 1] = torch.where(ratio == 0, 0.0, _quantile(x_0, ratio))
 
 
+def step_log_prob(
+    log_prob: Tensor,  # [B, N + 1], written at each sample's own row
+    model_output: Tensor,  # [R, C or 2C, H, W]
+    row: Tensor,  # [B, K]
+    step: Tensor,  # [B] int64
+    seed: Tensor,  # [B] int64
+    cond_lane: Tensor,  # [B] int64
+    channels: int,  # C
+    noise: Tensor | None = None,  # [N + 1, B, C, H, W] given instead of Philox: initial, then row by row
+    mask: Tensor | None = None,  # [B, 1 or C, H, W] 1 where the sample is generated, 0 where it is known
+    learned_variance: bool = False,
+) -> None:
+    """log p(x' | x) of each sample's step, in nats; NaN where it adds no noise.
+
+    x' = mean + std z, so log p is the sum over elements of -z^2 / 2 - log std - log(2 pi) / 2. Of a sample that is
+    re-noised where it is known, the elements count whose mask is 1, and those that are partly known do not.
+    """
+    columns, shape = Columns.of(row.double()), (channels, *model_output.shape[2:])
+    z = _step_noise(shape, seed, step, noise).double()
+    log_std = torch.log(columns["s"])
+    if learned_variance:
+        log_std = log_std + _learned_log_std(model_output.index_select(0, cond_lane)[:, channels:].double(), columns)
+    each = -z.square() / 2 - log_std - math.log(2 * math.pi) / 2
+    if mask is not None:
+        each = torch.where((mask == 1) | (columns["known_signal"] == 0), each, 0.0)
+    total = torch.where(row[:, COLUMN["s"]] == 0, torch.nan, each.sum((1, 2, 3)))
+    log_prob.scatter_(1, step[:, None], total[:, None].to(log_prob.dtype))
+
+
 def denoise_step(operands: StepOperands, columns: Columns | None = None) -> None:
     """All that happens between two U-Net calls, for a batch whose samples may be at different rows of different plans.
 
@@ -141,7 +172,7 @@ def denoise_step(operands: StepOperands, columns: Columns | None = None) -> None
     m = _prediction(o.model_output, columns, o.cond_lane, o.uncond_lane, o.statistics, o.gradient, channels)
     x_0 = _clip(columns.add_(columns.times("k_x", o.x), "k_m", m), columns, o.statistics)
     v = o.model_output.index_select(0, o.cond_lane)[:, channels:] if o.learned_variance else None
-    z = _step_noise(o.x, o.seed, o.step, o.noise) if o.stochastic else None
+    z = _step_noise(o.x.shape[1:], o.seed, o.step, o.noise) if o.stochastic else None
     updated = _posterior(o.x, x_0, m, columns, z, v)
     if o.history is not None:
         updated = updated + _past(o.history, columns, o.step)
@@ -241,11 +272,15 @@ def _posterior(x: Tensor, x_0: Tensor, m: Tensor, columns: Columns, z: Tensor | 
     if z is not None and v is None:
         columns.add_(updated, "s", z.to(wide))
     if z is not None and v is not None:
-        low, high = columns["log_var_min"], columns["log_var_max"]
-        share = torch.where(low == high, 0.0, (v.to(wide) + 1) / 2)  # not learned here: v weighs nothing
-        std = columns.times("s", torch.exp(0.5 * torch.lerp(low, high, share)))
+        std = columns.times("s", torch.exp(_learned_log_std(v.to(wide), columns)))
         updated.addcmul_(std, columns.masked("s", z.to(wide)))
     return updated.to(x.dtype)
+
+
+def _learned_log_std(v: Tensor, columns: Columns) -> Tensor:
+    low, high = columns["log_var_min"], columns["log_var_max"]
+    share = torch.where(low == high, 0.0, (v + 1) / 2)  # not learned here: v weighs nothing
+    return 0.5 * torch.lerp(low, high, share)
 
 
 def _std(x: Tensor) -> Tensor:
@@ -308,12 +343,12 @@ def _clip(x_0: Tensor, columns: Columns, statistics: Tensor | None) -> Tensor:
     return torch.where(dynamic, clipped / threshold, clipped)
 
 
-def _step_noise(x: Tensor, seed: Tensor, step: Tensor, noise: Tensor | None) -> Tensor:
+def _step_noise(shape: Sequence[int], seed: Tensor, step: Tensor, noise: Tensor | None) -> Tensor:
     if noise is None:
-        return normal(seed, step, STREAM_STEP, x.shape[1:])
-    batch = x.shape[0]
+        return normal(seed, step, STREAM_STEP, shape)
+    batch = step.shape[0]
     drawn = (step + 1).clamp_(max=noise.shape[0] - 1)
-    return noise.flatten(0, 1).index_select(0, torch.add(torch.arange(batch, device=x.device), drawn, alpha=batch))
+    return noise.flatten(0, 1).index_select(0, torch.add(torch.arange(batch, device=step.device), drawn, alpha=batch))
 
 
 def _past(history: Tensor, columns: Columns, step: Tensor) -> Tensor:

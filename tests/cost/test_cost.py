@@ -27,6 +27,7 @@ from fewstep_kernels import (
     cfg_combine,
     denoise_step,
     group_norm_silu,
+    step_log_prob,
     step_statistics,
 )
 
@@ -172,6 +173,9 @@ def step_calls(guided: bool = True) -> dict[str, tuple[Callable[..., Any], str, 
             begin_step, "step", (empty(2, 9, len(COLUMNS)), two.clone(), row, two.clone(), empty(len(m)), two, other),
         ),
         "step_statistics": (step_statistics, "statistics", (empty(2, 2), x, m, row, two, other)),
+        "step_log_prob": (
+            step_log_prob, "log_prob", (empty(2, 9), m, row, two.clone(), two.clone(), two, 3),
+        ),
         "denoise_step": (
             denoise_step, "step",
             (StepOperands(

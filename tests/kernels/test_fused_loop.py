@@ -4,6 +4,7 @@ Without a GPU they run in Triton's interpreter; with one, `-m gpu` runs the same
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +78,10 @@ def network(x_in: Tensor, t: Tensor) -> Tensor:
     return torch.tanh(0.7 * x_in + (shift + t / 1000)[:, None, None, None])
 
 
+def ops_of(kind: Any) -> StepOps:
+    return StepOps(kind.begin_step, kind.step_statistics, kind.denoise_step, kind.step_log_prob)
+
+
 def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffers:
     """Two samples, both halves each, and an idle slot."""
     signature = Signature(
@@ -113,10 +118,7 @@ def run_loop(plan: Plan, known: bool, device: str, ops: StepOps) -> StaticBuffer
 
 @pytest.mark.parametrize(("build_plan", "known"), PLANS.values(), ids=PLANS.keys())
 def test_a_whole_run_is_the_twins(device: str, build_plan: Callable[[], Plan], known: bool) -> None:
-    theirs, ours = (
-        run_loop(build_plan(), known, device, StepOps(kind.begin_step, kind.step_statistics, kind.denoise_step))
-        for kind in (reference, fused)
-    )
+    theirs, ours = (run_loop(build_plan(), known, device, ops_of(kind)) for kind in (reference, fused))
     for name in ("x", "preview", "x_in", "t"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)
     assert torch.equal(ours.index, theirs.index)
@@ -134,10 +136,7 @@ def test_a_plan_that_looks_far_back_is_its_rows_in_float64(device: str, depth: i
         return network(lanes, torch.full((5,), t, dtype=x_in.dtype))[:2]
 
     exact = run_plan(plan, first_two, start, z)
-    theirs, ours = (
-        run_loop(plan, False, device, StepOps(kind.begin_step, kind.step_statistics, kind.denoise_step)).x[:2].cpu()
-        for kind in (reference, fused)
-    )
+    theirs, ours = (run_loop(plan, False, device, ops_of(kind)).x[:2].cpu() for kind in (reference, fused))
     my_error, their_error = (float((each.double() - exact).abs().max()) for each in (ours, theirs))
     print(f"depth {depth}: ours {my_error:.2e}, twin {their_error:.2e}")
     assert my_error <= 2 * their_error + torch.finfo(torch.float32).eps * float(exact.abs().max())

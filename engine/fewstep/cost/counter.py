@@ -46,6 +46,7 @@ WRITTEN_ONLY = {
     "zero_": {"self"},
     "begin_step": {"row", "step", "t", "r"},
     "step_statistics": {"statistics"},
+    "step_log_prob": {"log_prob"},
     "denoise_step": {"x_in", "preview"},
 }
 

@@ -64,7 +64,7 @@ class Asked:
         return 1 if count is None else count
 
 
-ARGUMENTS: Final = (*(each.name for each in fields(Asked) if each.name != "options"), "callback", "output")
+ARGUMENTS: Final = (*(each.name for each in fields(Asked) if each.name != "options"), "callback", "output", "log_prob")
 """Of `Engine.sample`."""
 
 

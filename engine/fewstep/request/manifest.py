@@ -3,9 +3,9 @@
     {"format": 2, "requests": [{"n": 4, "steps": 4, "sampler": "ddim", "guidance_scale": 3.0}, ...]}
 
 An entry stands for a graph key. So it holds what shapes and work depend on, in the words of `Engine.sample`; seeds and
-labels are values. `callback`, `inpaint` and `noise` are true where one was given, and `guidance_per_call` has the
-scales of a plan that has one for each call. {"session": {"slots": 8, "lanes": 17, ...}} is in the words of
-`Engine.session`.
+labels are values. `callback`, `inpaint` and `noise` are true where one was given, and `log_prob` where it is wanted.
+`guidance_per_call` has the scales of a plan that has one for each call. {"session": {"slots": 8, "lanes": 17, ...}} is
+in the words of `Engine.session`.
 """
 
 import json
@@ -31,8 +31,8 @@ from fewstep.run.decode import OUTPUTS
 
 FORMATS: Final = (1, 2)
 MAX_REQUESTS: Final = 1000
-FLAGS: Final = {1: ("callback", "mask", "noise"), 2: ("callback", "inpaint", "noise")}
-FEATURES: Final = ("stochastic", "statistics", "learned_variance", "known", "given_noise", "preview")
+FLAGS: Final = {1: ("callback", "mask", "noise"), 2: ("callback", "inpaint", "noise", "log_prob")}
+FEATURES: Final = ("stochastic", "statistics", "learned_variance", "known", "given_noise", "preview", "log_prob")
 
 
 def write(path: str | os.PathLike[str], requests: Sequence[Mapping[str, Any]]) -> None:

@@ -57,6 +57,7 @@ class Signature:
     given_noise: bool = False
     known: bool = False
     second_time: bool = False
+    log_prob: bool = False
     condition: Schema = ()  # of what a sample is asked for
     conditioning: Schema = ()  # of what the denoiser makes of it, in each lane
     output: Output | None = None
@@ -102,6 +103,7 @@ class StaticBuffers:
     noise: Tensor | None = None  # [N + 1, B, C, H, W] given noise: initial, then row by row
     known: Tensor | None = None  # [B, C, H, W]
     mask: Tensor | None = None  # [B, 1, H, W] 1 where the sample is generated
+    log_prob: Tensor | None = None  # [B, N + 1] log p(x' | x) of each row that was taken; NaN for the others
     final: Tensor | None = None  # [1, C, H, W] the finished x that is decoded, where each is by itself; else x is
     images: Tensor | None = None  # what the run ends in, as the signature's output says; of `final` or of x
     finite: Tensor | None = None  # [B] bool, beside pixels: whether all values were finite
@@ -139,6 +141,7 @@ class StaticBuffers:
             noise=zeros(steps + 1, *per_sample) if signature.given_noise else None,
             known=zeros(*per_sample) if signature.known else None,
             mask=zeros(samples, 1, *signature.shape[1:]) if signature.known else None,
+            log_prob=zeros(samples, steps + 1) if signature.log_prob else None,
             **_images(signature),
         )
 
@@ -186,6 +189,8 @@ class StaticBuffers:
         self.table[here] = torch.from_numpy(self._tables(plans)).to(self.table)
         self.ints[:, here] = self._index([[start.index for start in starts], seeds, cond_lane, uncond_lane])
         self.x[here] = x
+        if self.log_prob is not None:
+            self.log_prob[here] = torch.nan
         for place in places:
             self._fill_optional(place)
         c_in = c_in.to(x)[:, None, None, None]

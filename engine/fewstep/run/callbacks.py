@@ -36,6 +36,17 @@ class Step:
         """The noisy samples, [len(samples), C, H, W]. A copy."""
         return self._session.buffers.x[: len(self.samples)].clone()
 
+    @property
+    def log_prob(self) -> Tensor:
+        """log p(x' | x) of this step, [len(samples)], in nats; NaN where it added no noise, or a sample was done.
+
+        A copy. Raises ArgumentError in a run that was not asked for it.
+        """
+        kept = self._session.buffers.log_prob
+        if kept is None:
+            raise ArgumentError("log_prob", "a run that was not asked for it", "Engine.sample(..., log_prob=True)")
+        return kept.gather(1, self._session.buffers.step[:, None])[: len(self.samples), 0]
+
     def state(self, sample: int) -> Sample:
         """A sample as it stands: `Engine.sample(start=Resume([...]))` goes on from it, in any batch."""
         return self._session.sample(self._slot(sample))

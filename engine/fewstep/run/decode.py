@@ -25,12 +25,14 @@ class Images(NamedTuple):
 
     values: Tensor  # [B, C', H', W'] float32 (float64 of a float64 network), or [B, H', W', C'] uint8
     finite: Tensor | None = None  # [B] bool, beside pixels: those of a NaN cannot be told from others
+    log_prob: Tensor | None = None  # [B, N] log p(x' | x) of each row, where that was asked for; else NaN
 
     @classmethod
     def cat(cls, parts: Sequence["Images"]) -> "Images":
         """Those of several batches, in order."""
         finite = [part.finite for part in parts if part.finite is not None]
-        return cls(torch.cat([part.values for part in parts]), torch.cat(finite) if finite else None)
+        values = torch.cat([part.values for part in parts])
+        return cls(values, torch.cat(finite) if finite else None, _log_prob(parts))
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,20 @@ class Decoder:
         channels, height, width = output.shape
         pixels = torch.zeros(count, height, width, channels, dtype=torch.uint8, device=device)
         return Images(pixels, torch.zeros(count, dtype=torch.bool, device=device))
+
+
+def _log_prob(parts: Sequence[Images]) -> Tensor | None:
+    """[B, N] of several batches, N the most rows that one has; NaN in those that others have not, or that never ran."""
+    given = [part.log_prob for part in parts if part.log_prob is not None]
+    if not given:
+        return None
+    total, rows = sum(len(part.values) for part in parts), max(each.shape[1] for each in given)
+    found, first = given[0].new_full((total, rows), torch.nan), 0
+    for part in parts:
+        if part.log_prob is not None:
+            found[first : first + len(part.values), : part.log_prob.shape[1]] = part.log_prob
+        first += len(part.values)
+    return found
 
 
 def decode(decoder: Decoder, buffers: StaticBuffers) -> None:

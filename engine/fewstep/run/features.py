@@ -26,6 +26,7 @@ def signature_of(
     watched: bool = False,
     output: Output | None = None,
     second_time: bool = False,
+    log_prob: bool = False,
 ) -> Signature:
     """The features of a session that some samples need, and its size; but for what a denoiser prepares.
 
@@ -37,6 +38,7 @@ def signature_of(
         watched: somebody wants previews.
         output: what a run ends in; None for x.
         second_time: the network is told one; see `Inputs.second_time`.
+        log_prob: somebody wants to know how probable each step was.
     """
     plans = [sample.plan for sample in samples]
     first = samples[0]
@@ -56,6 +58,7 @@ def signature_of(
         known=any(sample.mask is not None for sample in samples),
         condition=schema(first.condition),
         second_time=second_time,
+        log_prob=log_prob,
         output=output,
     )
 

@@ -5,9 +5,10 @@ whose w is 1 on every row needs the conditional half alone, one whose w is 0 the
 then owns a single lane that carries the half it needs, and nothing is combined.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fewstep.diffusion.plan import Plan
+from fewstep.errors import ArgumentError
 
 
 def lanes_of(plan: Plan) -> int:
@@ -23,3 +24,23 @@ def assign_lanes(plans: Sequence[Plan], free: Sequence[int]) -> list[tuple[int, 
     """
     firsts, seconds = free[: len(plans)], iter(free[len(plans) :])
     return [(lane, next(seconds) if plan.halves == "both" else lane) for lane, plan in zip(firsts, plans, strict=True)]
+
+
+def batches(plans: Sequence[Plan], most: int) -> Iterator[list[int]]:
+    """The places of the samples in order, cut where a batch would own more than `most` lanes.
+
+    Raises:
+        ArgumentError: a guided sample where there is one lane; before the first batch.
+    """
+    if max(map(lanes_of, plans)) > most:
+        raise ArgumentError("max_batch", most, "at least 2: a guided sample owns two lanes")
+    batch: list[int] = []
+    used = 0
+    for place, plan in enumerate(plans):
+        owned = lanes_of(plan)
+        if used + owned > most:
+            yield batch
+            batch, used = [], 0
+        batch.append(place)
+        used += owned
+    yield batch

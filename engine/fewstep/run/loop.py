@@ -16,4 +16,7 @@ def sample_loop(denoiser: Denoiser, buffers: StaticBuffers, steps: int, ops: Ste
         m = denoiser.predict(b.x_in, b.t, b.conditioning, b.r)
         if b.statistics is not None:
             ops.step_statistics(b.statistics, b.x, m, b.row, b.cond_lane, b.uncond_lane)
+        if b.log_prob is not None:
+            v = b.signature.learned_variance
+            ops.step_log_prob(b.log_prob, m, b.row, b.step, b.seed, b.cond_lane, b.x.shape[1], b.noise, b.mask, v)
         ops.denoise_step(b.operands(m))

@@ -199,10 +199,13 @@ class Session:
             return replace(place.sample, start=self.buffers.state(slot, len(place.sample.plan) - left))
 
     def take(self, slot: int) -> Images:
-        """The images of one sample, [1, C, H, W] with the sizes of its x, which leaves its slot and lanes to others."""
+        """The images of one sample, [1, C, H, W] with the sizes of its x, which leaves its slot and lanes to others.
+
+        Beside them `log_prob` [1, len(plan)], where the session was opened with that feature.
+        """
         slot = self._held(slot)
         with self._lock, torch.no_grad():
-            images = self._alone(slot)
+            images = self._with_log_prob(self._alone(slot), [slot])
         if slot in self._finished:
             self._finished.remove(slot)
         self._left.pop(slot, None)
@@ -214,9 +217,11 @@ class Session:
         output, count = self.signature.output, len(self._places)
         with self._lock, torch.no_grad():
             if output is not None and output.each:
-                return Images.cat([self._alone(slot) for slot in sorted(self._places)])
-            self._run.decode()
-            return taken(self.buffers, count)
+                images = Images.cat([self._alone(slot) for slot in sorted(self._places)])
+            else:
+                self._run.decode()
+                images = taken(self.buffers, count)
+            return self._with_log_prob(images, sorted(self._places))
 
     def close(self) -> None:
         """Give back what the session holds of its runner. It can be used no more; to close it again does nothing."""
@@ -231,6 +236,13 @@ class Session:
         self.buffers.final.copy_(self.buffers.x[slot : slot + 1])
         self._run.decode()
         return taken(self.buffers, 1)
+
+    def _with_log_prob(self, images: Images, slots: list[int]) -> Images:
+        """Beside them how probable each step of their slots was: a copy, as long as the longest of their plans."""
+        if self.buffers.log_prob is None:
+            return images
+        rows = max(len(self._places[slot].sample.plan) for slot in slots)
+        return images._replace(log_prob=self.buffers.log_prob[slots, :rows])
 
     def _unlike(self, sample: Sample) -> str | None:
         strange = self._strange(sample.plan)

@@ -5,6 +5,7 @@ Formulas are shared functions of `triton.jit`; an op is a thin kernel over them,
 
 from fewstep_kernels.fused import interpreter
 from fewstep_kernels.fused.guidance import cfg_combine
+from fewstep_kernels.fused.log_prob import step_log_prob
 from fewstep_kernels.fused.noising import add_noise, normal
 from fewstep_kernels.fused.norms import group_norm_silu
 from fewstep_kernels.fused.posterior import posterior_update
@@ -19,6 +20,7 @@ __all__ = [
     "group_norm_silu",
     "normal",
     "posterior_update",
+    "step_log_prob",
     "step_statistics",
 ]
 

@@ -8,13 +8,23 @@ import triton.language as tl
 from torch import Tensor
 
 from fewstep_kernels.fused.launch import Launch, block_of, check_floats, grid_of, offsets, term, walk
-from fewstep_kernels.fused.philox import normals
+from fewstep_kernels.fused.philox import STREAM_STEP, normals
 
 
 @triton.jit
 def noised(x_0, z, signal_scale, noise_scale):
     """x_t = signal_scale x_0 + noise_scale z."""
     return term(signal_scale, x_0) + term(noise_scale, z)
+
+
+@triton.jit
+def step_noise(noise_ptr, seed, step, first, here, inside, batch, last, BLOCK: tl.constexpr):
+    """The z of a row: from a given noise, where the initial one comes first, or by Philox."""
+    if noise_ptr is not None:
+        z = tl.load(noise_ptr + tl.minimum(step + 1, last) * batch + here, mask=inside, other=0.0)
+    else:
+        z = normals(seed, step, STREAM_STEP, first, BLOCK)
+    return z
 
 
 @triton.jit

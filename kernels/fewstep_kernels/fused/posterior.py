@@ -69,11 +69,17 @@ def posterior_mean(x, x_0, m, row_ptr):
 
 
 @triton.jit
-def learned_std(v, row_ptr):
-    """sigma with log sigma^2 = (1 + v)/2 log_var_max + (1 - v)/2 log_var_min (Nichol and Dhariwal 2021, eq. 15)."""
+def learned_log_std(v, row_ptr):
+    """log sigma, log sigma^2 = (1 + v)/2 log_var_max + (1 - v)/2 log_var_min (Nichol and Dhariwal 2021, eq. 15)."""
     low, high = tl.load(row_ptr + LOG_VAR_MIN), tl.load(row_ptr + LOG_VAR_MAX)
     share = tl.where(low == high, 0.0, (v + 1.0) / 2.0)  # not learned here: v weighs nothing
-    return tl.exp(0.5 * lerp(low, high, share))
+    return 0.5 * lerp(low, high, share)
+
+
+@triton.jit
+def learned_std(v, row_ptr):
+    """sigma of `learned_log_std`."""
+    return tl.exp(learned_log_std(v, row_ptr))
 
 
 @triton.jit

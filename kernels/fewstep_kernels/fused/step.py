@@ -19,8 +19,8 @@ from fewstep_kernels.fused.launch import (
     term,
     walk,
 )
-from fewstep_kernels.fused.noising import noised
-from fewstep_kernels.fused.philox import STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP, normals
+from fewstep_kernels.fused.noising import noised, step_noise
+from fewstep_kernels.fused.philox import STREAM_INITIAL, STREAM_KNOWN, normals
 from fewstep_kernels.fused.posterior import K, S, clipped, estimate, learned_std, lerp, posterior_mean
 from fewstep_kernels.operands import TENSORS, StepOperands
 from fewstep_kernels.row import COLUMN, COLUMNS, MAX_HISTORY
@@ -68,16 +68,6 @@ def _begin_step_kernel(
             r = tl.load(gathered + R, mask=live)
             tl.store(r_ptr + uncond_lane, r, mask=live)
             tl.store(r_ptr + cond_lane, r, mask=live)
-
-
-@triton.jit
-def _step_noise(noise_ptr, seed, step, first, here, inside, batch, last, BLOCK: tl.constexpr):
-    """The z of a row: from a given noise, where the initial one comes first, or by Philox."""
-    if noise_ptr is not None:
-        z = tl.load(noise_ptr + tl.minimum(step + 1, last) * batch + here, mask=inside, other=0.0)
-    else:
-        z = normals(seed, step, STREAM_STEP, first, BLOCK)
-    return z
 
 
 @triton.jit
@@ -152,7 +142,7 @@ def _denoise_step_kernel(
     if STOCHASTIC:
         std = tl.load(row_ptr + S)
         if std != 0.0:
-            z = _step_noise(noise_ptr, seed, step, first, here, inside, batch, last_noise, BLOCK)
+            z = step_noise(noise_ptr, seed, step, first, here, inside, batch, last_noise, BLOCK)
             if LEARNED:
                 v_ptr = model_output_ptr + variance_at + offsets(cond_lane, element, size, model_output_stride)
                 v = tl.load(v_ptr, mask=inside, other=0.0).to(tl.float32)

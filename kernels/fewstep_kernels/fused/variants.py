@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewstep_kernels.fused.guidance import cfg_combine_launches
 from fewstep_kernels.fused.launch import Launch
+from fewstep_kernels.fused.log_prob import step_log_prob_launch
 from fewstep_kernels.fused.noising import add_noise_launch, normal_launch
 from fewstep_kernels.fused.posterior import posterior_update_launch
 from fewstep_kernels.fused.statistics import step_statistics_launch
@@ -87,7 +88,7 @@ def _integers(count: int = SAMPLES) -> Tensor:
 
 def variants() -> list[Variant]:
     """Each kernel with each of its flags, for contiguous, channels-last and ragged samples in the dtypes it takes."""
-    return [*_functional(), *_statistics(), *_steps()]
+    return [*_functional(), *_statistics(), *_log_prob(), *_steps()]
 
 
 def _functional() -> Iterator[Variant]:
@@ -119,6 +120,25 @@ def _statistics() -> Iterator[Variant]:
                 name = str(dtype).removeprefix("torch.")
                 form = f"{'guided' if lanes > SAMPLES else 'one lane'}{', gradient' if gradient is not None else ''}"
                 yield variant(f"step_statistics {name} {form}", launch)
+
+
+def _log_prob() -> Iterator[Variant]:
+    row, index = _tensor(SAMPLES, len(COLUMNS)), _integers()
+    log_prob = _tensor(SAMPLES, STEPS + 1)
+    optional = {"given noise": ("noise",), "inpainting": ("mask",), "learned variance": ("learned_variance",)}
+    forms = {"by seed": (), **optional, "everything": ("noise", "mask", "learned_variance")}
+    for where, shape in (("even", EVEN), ("ragged", RAGGED)):
+        channels, *size = shape
+        for form, asked in forms.items():
+            given: dict[str, Any] = {
+                "noise": _tensor(STEPS + 1, SAMPLES, *shape),
+                "mask": _tensor(SAMPLES, 1, *size),
+                "learned_variance": True,
+            }
+            m = _tensor(LANES, 2 * channels, *size, dtype=torch.bfloat16, channels_last=True)
+            operands = (log_prob, m, row, index, index, index, channels)
+            chosen = {name: value for name, value in given.items() if name in asked}
+            yield variant(f"step_log_prob {where} {form}", step_log_prob_launch(*operands, **chosen))
 
 
 def _steps() -> Iterator[Variant]:
