@@ -12,7 +12,9 @@ from torch import Tensor
 from fewstep.diffusion import schedules
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError
+from fewstep.fields import read_json
 from fewstep.models.layouts.diffusers import config_from_diffusers, naming
+from fewstep.models.layouts.edm_folder import is_edm
 from fewstep.models.layouts.keys import Keys
 from fewstep.models.model import Model
 from fewstep.models.net.config import UNetConfig
@@ -101,7 +103,7 @@ def model_subject(folder: str, device: str = "cpu", max_batch: int = 16) -> Subj
     engine = Engine.from_pretrained(folder, device=device, max_batch=max_batch)
     inner = Path(folder) / "unet" if (Path(folder) / "unet").is_dir() else Path(folder)
     unet_2d, why = None, "not in diffusers' format"
-    if (inner / "config.json").exists():
+    if (inner / "config.json").exists() and not is_edm(read_json(inner / "config.json", constants=True)):
         unet_2d, why = optional_diffusers(lambda: _loaded_unet_2d(inner))
     if not isinstance(engine.model.conditions, Unconditional):
         unet_2d, why = None, "its pipelines take no labels"
