@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, SCMScheduler
+from diffusers import (
+    EulerDiscreteScheduler,
+    FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SCMScheduler,
+)
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from fewstep import schedules
@@ -97,15 +102,26 @@ def test_flow_match_is_what_diffusers_runs_by_default(config: str, steps: int) -
 @pytest.mark.parametrize("mu", [0.5, 1.15])
 def test_a_shift_at_sampling_time_is_that_of_pipelines_that_hand_over_their_sigmas(steps: int, mu: float) -> None:
     """As Flux's does: 1 .. 1 / steps, shifted by exp(mu); whatever shift the flow was trained with."""
-    theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02 if steps > 1 else None)
     theirs.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-    for schedule in (schedules.flow(4000), schedules.flow(4000, 3.0)):
-        ours = make_levels(schedule, steps, "trailing", mu=mu)
-        tolerance = 1e-3 if steps in (3, 20) else FLOAT32  # where 1 / steps is no timestep of 4000
-        assert ours.noise_scale == pytest.approx(theirs.sigmas.numpy(), abs=tolerance)
-        assert ours.noise_scale == pytest.approx(
-            make_levels(schedule, steps, "trailing", shift=math.exp(mu)).noise_scale
-        )
+    for schedule in (FLOW, schedules.flow(1000, 3.0)):
+        ours = make_levels(schedule, steps, "flow_even", mu=mu, shift_terminal=0.02)
+        assert ours.noise_scale == pytest.approx(theirs.sigmas.numpy(), abs=FLOAT32)
+        assert ours.t == pytest.approx(theirs.timesteps.numpy(), abs=1000 * FLOAT32)
+        said = [make_levels(schedule, steps, "trailing", **shift) for shift in ({"mu": mu}, {"shift": math.exp(mu)})]
+        assert said[0].noise_scale == pytest.approx(said[1].noise_scale, rel=1e-12)
+        even = make_levels(schedule, steps, "flow_even", mu=mu)
+        assert said[0].noise_scale == pytest.approx(even.noise_scale, abs=2e-3)  # its timesteps are whole
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_even_levels_of_a_flow_are_those_of_diffusers_flow_maps(steps: int, shift: float) -> None:
+    theirs = FlowMapEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(steps)
+    ours = make_levels(schedules.flow(1000, shift), steps, "flow_even")
+    assert ours.noise_scale == pytest.approx(theirs.sigmas.numpy(), abs=1e-14)
+    assert ours.t == pytest.approx(theirs.timesteps.numpy(), rel=1e-14)
 
 
 def test_the_shift_of_the_training_changes_nothing() -> None:
@@ -174,7 +190,7 @@ CASES = [
     (name, spacing)
     for name, schedule in SCHEDULES.items()
     for spacing in LEVEL_OPTIONS
-    if not (spacing == "flow_match" and schedule.kind != "flow")
+    if schedule.kind == "flow" or not spacing.startswith("flow_")
 ]
 
 
@@ -189,9 +205,9 @@ def test_every_spacing_falls_in_exactly_its_steps(name: str, spacing: str) -> No
         levels.falls()
         assert levels.sigmas[-1] == 0
         assert levels.sigmas[0] <= schedule.sigmas[-1]
-        if spacing in ("trailing", "linspace", "flow_match", "trigflow") and strength == 1:
+        if spacing in ("trailing", "linspace", "flow_even", "flow_match", "trigflow") and strength == 1:
             assert levels.sigmas[0] == schedule.sigmas[-1]
-        if spacing in ("trailing", "linspace", "trigflow"):
+        if spacing in ("trailing", "linspace", "flow_even", "trigflow"):
             assert levels.sigmas[0] == pytest.approx(schedule.sigmas[round(1000 * strength) - 1], rel=1e-9)
 
 

@@ -218,7 +218,7 @@ def test_a_network_that_looks_its_time_up_gets_integers(count: int) -> None:
 
 
 WHOLE = ("leading", "trailing", "linspace", "lcm")
-OF_SIGMAS = [name for name in LEVEL_OPTIONS if name not in (*WHOLE, "flow_match")]
+OF_SIGMAS = [name for name in LEVEL_OPTIONS if name not in WHOLE and not name.startswith("flow_")]
 
 
 @pytest.mark.parametrize(

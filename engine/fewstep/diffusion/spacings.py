@@ -39,6 +39,7 @@ LEVEL_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "polyexponential": ("sigma_min", "sigma_max", "rho", "final"),
     "beta": ("sigma_min", "sigma_max", "alpha", "beta", "final"),
     "ays": ("table", "final"),
+    "flow_even": ("shift", "mu", "shift_terminal", "ladder", "final"),
     "flow_match": ("shift", "mu", "shift_terminal", "ladder", "final"),
     "trigflow": ("t_max", "intermediate", "final"),
 }
@@ -121,30 +122,52 @@ def _ays(schedule: Schedule, steps: int, strength: float, table: Any = "sd15", f
     return Levels.of_sigmas(sigmas, schedule, "ays", final)
 
 
-def _flow_match(
+def _flow_even(schedule: Schedule, steps: int, strength: float, **options: Any) -> Levels:
+    """Even noise scales down to the clean end, then shifted, unrounded:
+
+    noise_scale = shift u / (1 + (shift - 1) u),    u = strength (1 - i / steps)
+
+    What diffusers' FlowMapEulerDiscreteScheduler runs, and its pipelines of Flux and others, which hand the scheduler
+    1 .. 1 / steps. The shift is the schedule's own unless `shift` or `mu` say another.
+    """
+    _check_flow(schedule, "flow_even")
+    share = reach(schedule, strength) / len(schedule)
+    return _flow(schedule, share * (1 - np.arange(steps) / steps), "flow_even", **options)
+
+
+def _flow_match(schedule: Schedule, steps: int, strength: float, **options: Any) -> Levels:
+    """Even noise scales between the ends of a flow, then shifted: where it was trained with a shift, once more.
+
+    noise_scale = shift u / (1 + (shift - 1) u),    u = linspace(noise_scale[T - 1], noise_scale[0], steps)
+
+    What diffusers' FlowMatchEulerDiscreteScheduler runs unless it is handed sigmas, so what a folder's config means.
+    """
+    _check_flow(schedule, "flow_match")
+    high, low = float(schedule.noise_scale[reach(schedule, strength) - 1]), float(schedule.noise_scale[0])
+    if high == low and steps > 1:
+        raise ArgumentError("strength", strength, f"more: within it lies one level, and not {steps}")
+    return _flow(schedule, np.linspace(high, low, steps), "flow_match", **options)
+
+
+def _check_flow(schedule: Schedule, spacing: str) -> None:
+    if schedule.kind != "flow":
+        raise ArgumentError("spacing", spacing, f"others on a {schedule.name} schedule: this one is for a flow")
+
+
+def _flow(
     schedule: Schedule,
-    steps: int,
-    strength: float,
+    u: Array,
+    spacing: str,
     shift_terminal: Any = None,
     ladder: Any = None,
     final: Any = "clean",
     **options: Any,
 ) -> Levels:
-    """Even noise scales between the ends of a flow, then shifted: where that was trained with a shift, once more.
+    """Noise scales with a shift; `shift_terminal` stretches them to end there.
 
-    noise_scale = shift u / (1 + (shift - 1) u),    u = linspace(noise_scale[T - 1], noise_scale[0], steps)
-
-    What diffusers' FlowMatchEulerDiscreteScheduler runs unless it is handed sigmas, so what a folder's config means.
-    The shift is the schedule's own unless `shift` or `mu` say another. `shift_terminal` stretches the result to end
-    there; `ladder` puts one of LADDERS between its ends, over the noise scale and not over Karras time.
+    `ladder` puts one of LADDERS between their ends, over the noise scale and not over Karras time.
     """
-    if schedule.kind != "flow":
-        raise ArgumentError("spacing", "flow_match", f"others on a {schedule.name} schedule: this one is for a flow")
     shift = chosen_shift(schedule, options)
-    high, low = float(schedule.noise_scale[reach(schedule, strength) - 1]), float(schedule.noise_scale[0])
-    if high == low and steps > 1:
-        raise ArgumentError("strength", strength, f"more: within it lies one level, and not {steps}")
-    u = np.linspace(high, low, steps)
     with np.errstate(divide="ignore"):
         sigmas = shifted(u / (1 - u), own_shift(schedule) if shift is None else shift)
     if shift_terminal is not None or ladder is not None:
@@ -155,10 +178,10 @@ def _flow_match(
         if ladder is not None:
             if not one_of(ladder, LADDERS):
                 raise ArgumentError("ladder", ladder, named(LADDERS, ladder))
-            noise_scale = LADDERS[ladder](steps, float(noise_scale[-1]), float(noise_scale[0]))
+            noise_scale = LADDERS[ladder](len(u), float(noise_scale[-1]), float(noise_scale[0]))
         with np.errstate(divide="ignore"):
             sigmas = noise_scale / (1 - noise_scale)
-    return Levels.of_sigmas(sigmas, schedule, "flow_match", final)
+    return Levels.of_sigmas(sigmas, schedule, spacing, final)
 
 
 def _trigflow(
@@ -196,7 +219,12 @@ def _trigflow(
     return Levels.of_sigmas(sigmas, schedule, "trigflow", final)
 
 
-OF_THEIR_OWN: Final[dict[str, Callable[..., Levels]]] = {"ays": _ays, "flow_match": _flow_match, "trigflow": _trigflow}
+OF_THEIR_OWN: Final[dict[str, Callable[..., Levels]]] = {
+    "ays": _ays,
+    "flow_even": _flow_even,
+    "flow_match": _flow_match,
+    "trigflow": _trigflow,
+}
 
 
 def _check_own_start(schedule: Schedule, ends: dict[str, float], strength: float, sigmas: int) -> None:
