@@ -22,7 +22,7 @@ STARTS = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=to
 def exact_end() -> Tensor:
     """Where the flow of the mixture takes sigma z, at the end of the dense levels, in Karras time."""
     sigmas = dense("ve", 1).sigmas
-    return three_moons().flow(float(sigmas[0]) * STARTS, float(sigmas[0]), float(sigmas[1]))
+    return three_moons().flow(float(sigmas[0]) * STARTS, float(sigmas[0]), float(sigmas[1]), substeps=400)
 
 
 def end_of(name: str, kind: Kind, levels: int) -> Tensor:
