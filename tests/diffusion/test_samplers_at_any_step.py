@@ -71,18 +71,23 @@ def end_of(plan: Plan) -> dict[str, float]:
 
 
 def judge(plan: Plan) -> None:
-    """Bounds for every plan: wide ones for a model that is no denoiser, and for a method of high order in few steps."""
-    order = SAMPLERS[plan.sampler].order
-    if plan.levels.signal_scale[-1] == 0 or (plan.wasted and not order):
+    """The mean of every plan of a solver; the variance of those whose steps are not too long for their method.
+
+    A step of high order overshoots where the noise falls to less than a third: Heun's from sigma = 80 to 0.002 leaves
+    it at 80. One of first order never does. A model that is no denoiser has wide bounds.
+    """
+    order, sigmas = SAMPLERS[plan.sampler].order, plan.levels.sigmas
+    if not np.isfinite(sigmas[-1]) or (plan.wasted and not order):
         return  # it lands, as asked, where nothing but noise is; or has a call where its model says nothing, and warns
-    end = end_of(plan)
+    end, short = end_of(plan), bool((sigmas[:-2] < 3 * sigmas[1:-1]).all())
     said = f"{end}\n{plan.describe()}"
     assert np.isfinite(list(end.values())).all(), said
-    assert abs(end["mean"] - 1) < 1e-9 if order else 0.1 < end["mean"] < 5, said
+    assert abs(end["mean"] - 1) < 1e-9 * max(1, end["variance"]) if order else 0.1 < end["mean"] < 5, said
     assert abs(end["mean from z"]) < (1.5 if order else 5), said
-    most = {0: 5.0, 1: 1.5}.get(order, 50.0)  # a long step of second order overshoots: cosine's first sigma is 20,000
-    assert 0 <= end["variance"] < most, said
-    assert 0 <= end["variance from z"] < 4 * most, said
+    if order < 2 or short:
+        most = 1.5 if order else 5.0
+        assert 0 <= end["variance"] < most, said
+        assert 0 <= end["variance from z"] < 4 * most, said
     if order and len(plan) >= 10:
         assert end["variance"] > 0.1, said
 
