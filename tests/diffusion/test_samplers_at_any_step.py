@@ -73,13 +73,13 @@ def end_of(plan: Plan) -> dict[str, float]:
 def judge(plan: Plan) -> None:
     """The mean of every plan of a solver; the variance of those whose steps are not too long for their method.
 
-    A step of high order overshoots where the noise falls to less than a third: Heun's from sigma = 80 to 0.002 leaves
-    it at 80. One of first order never does. A model that is no denoiser has wide bounds.
+    A step of high order overshoots where the noise falls to a small part: Heun's from sigma = 80 to 0.002 leaves it at
+    80. One of first order never does. A model that is no denoiser has wide bounds.
     """
     order, sigmas = SAMPLERS[plan.sampler].order, plan.levels.sigmas
     if not np.isfinite(sigmas[-1]) or (plan.wasted and not order):
         return  # it lands, as asked, where nothing but noise is; or has a call where its model says nothing, and warns
-    end, short = end_of(plan), bool((sigmas[:-2] < 3 * sigmas[1:-1]).all())
+    end, short = end_of(plan), bool((sigmas[:-3] < 4 * sigmas[2:-1]).all())
     said = f"{end}\n{plan.describe()}"
     assert np.isfinite(list(end.values())).all(), said
     assert abs(end["mean"] - 1) < 1e-9 * max(1, end["variance"]) if order else 0.1 < end["mean"] < 5, said
@@ -88,7 +88,7 @@ def judge(plan: Plan) -> None:
         most = 1.5 if order else 5.0
         assert 0 <= end["variance"] < most, said
         assert 0 <= end["variance from z"] < 4 * most, said
-    if order and len(plan) >= 10:
+    if order and short and len(plan) >= 10:
         assert end["variance"] > 0.1, said
 
 
@@ -120,7 +120,7 @@ def judge_all(name: str, cases: Iterable[tuple[str, str, str, int]]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("turn", "name"), enumerate(SAMPLERS), ids=SAMPLERS)
 def test_nothing_is_black(turn: int, name: str) -> None:
-    """Half of all schedules and spacings, with every prediction and number of steps; the next sampler has the others."""
+    """Half of the schedules and spacings, with every prediction and number of steps; the next sampler has the others."""
     predictions, pairs = SAMPLERS[name].predictions, list(product(SCHEDULES, SPACINGS))
     half = enumerate(pairs[turn % 2 :: 2])
     print(judge_all(name, ((*pair, predictions[i % len(predictions)], 1 + i * 7 % 50) for i, pair in half)))
