@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewstep import ArgumentError, schedules
-from fewstep.diffusion.levels import LEVEL_OPTIONS
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.diffusion.schedules import Schedule
+from fewstep.diffusion.spacings import LEVEL_OPTIONS
 from fewstep.diffusion.times import OF_SIGMA
 from support.oracles import affine_run
 
@@ -71,19 +71,24 @@ def end_of(plan: Plan) -> dict[str, float]:
 
 
 def judge(plan: Plan) -> None:
-    """Bounds for every plan: wide ones for a model that is no denoiser, and for a method of high order in few steps."""
-    order = SAMPLERS[plan.sampler].order
-    if plan.levels.signal_scale[-1] == 0 or (plan.wasted and not order):
+    """The mean of every plan of a solver; the variance of those whose steps are not too long for their method.
+
+    A step of high order overshoots where the noise falls to a small part: Heun's from sigma = 80 to 0.002 leaves it at
+    80. One of first order never does. A model that is no denoiser has wide bounds.
+    """
+    order, sigmas = SAMPLERS[plan.sampler].order, plan.levels.sigmas
+    if not np.isfinite(sigmas[-1]) or (plan.wasted and not order):
         return  # it lands, as asked, where nothing but noise is; or has a call where its model says nothing, and warns
-    end = end_of(plan)
+    end, short = end_of(plan), bool((sigmas[:-3] < 4 * sigmas[2:-1]).all())
     said = f"{end}\n{plan.describe()}"
     assert np.isfinite(list(end.values())).all(), said
-    assert abs(end["mean"] - 1) < 1e-9 if order else 0.1 < end["mean"] < 5, said
+    assert abs(end["mean"] - 1) < 1e-9 * max(1, end["variance"]) if order else 0.1 < end["mean"] < 5, said
     assert abs(end["mean from z"]) < (1.5 if order else 5), said
-    most = 1.5 if order and (order == 1 or len(plan) > 20) else 5
-    assert 0 <= end["variance"] < most, said
-    assert 0 <= end["variance from z"] < 4 * most, said
-    if order and len(plan) >= 10:
+    if order < 2 or short:
+        most = 1.5 if order else 5.0
+        assert 0 <= end["variance"] < most, said
+        assert 0 <= end["variance from z"] < 4 * most, said
+    if order and short and len(plan) >= 10:
         assert end["variance"] > 0.1, said
 
 
@@ -113,11 +118,12 @@ def judge_all(name: str, cases: Iterable[tuple[str, str, str, int]]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_nothing_is_black(name: str) -> None:
-    """Every schedule with every spacing, and every prediction and number of steps with some of them."""
-    predictions, pairs = SAMPLERS[name].predictions, product(SCHEDULES, SPACINGS)
-    print(judge_all(name, ((*pair, predictions[i % len(predictions)], 1 + i * 7 % 50) for i, pair in enumerate(pairs))))
+@pytest.mark.parametrize(("turn", "name"), enumerate(SAMPLERS), ids=SAMPLERS)
+def test_nothing_is_black(turn: int, name: str) -> None:
+    """Half of the schedules and spacings, with every prediction and number of steps; the next sampler has the others."""
+    predictions, pairs = SAMPLERS[name].predictions, list(product(SCHEDULES, SPACINGS))
+    half = enumerate(pairs[turn % 2 :: 2])
+    print(judge_all(name, ((*pair, predictions[i % len(predictions)], 1 + i * 7 % 50) for i, pair in half)))
 
 
 @pytest.mark.long

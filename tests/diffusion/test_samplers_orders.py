@@ -15,6 +15,7 @@ from support.plan_interpreter import run_plan
 from support.sampler_case import DETERMINISTIC, KINDS, NOISY, SIGMA_DATA, dense, dense_plan
 
 COUNTS = [40, 80, 160]
+MORE = [80, 160, 320]  # where a method of order 3 or 4 has come to its order
 STARTS = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -22,7 +23,7 @@ STARTS = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=to
 def exact_end() -> Tensor:
     """Where the flow of the mixture takes sigma z, at the end of the dense levels, in Karras time."""
     sigmas = dense("ve", 1).sigmas
-    return three_moons().flow(float(sigmas[0]) * STARTS, float(sigmas[0]), float(sigmas[1]))
+    return three_moons().flow(float(sigmas[0]) * STARTS, float(sigmas[0]), float(sigmas[1]), substeps=400)
 
 
 def end_of(name: str, kind: Kind, levels: int) -> Tensor:
@@ -39,9 +40,11 @@ CASES = [(name, kind) for name in DETERMINISTIC for kind in KINDS if kind in SAM
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), CASES, ids=[f"{name}, {kind}" for name, kind in CASES])
 def test_a_deterministic_sampler_has_the_order_it_claims(name: str, kind: Kind) -> None:
-    errors = [float((end_of(name, kind, levels) - exact_end()).norm(dim=1).mean()) for levels in COUNTS]
-    slope, order = slope_of(errors, COUNTS), SAMPLERS[name].order
-    told = ", ".join(f"{count}: {error:.1e}" for count, error in zip(COUNTS, errors, strict=True))
+    order = SAMPLERS[name].order
+    counts = COUNTS if order < 3 else MORE
+    errors = [float((end_of(name, kind, levels) - exact_end()).norm(dim=1).mean()) for levels in counts]
+    slope = slope_of(errors, counts)
+    told = ", ".join(f"{count}: {error:.1e}" for count, error in zip(counts, errors, strict=True))
     print(f"{name}, {kind}: order {slope:.2f}, claimed {order}; {told}")
     assert slope > order - 0.25
     assert np.argmin(errors) == len(errors) - 1

@@ -13,7 +13,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SIGMA_DATA = 0.5
 
 
-def dense(kind: Kind, levels: int, high: float = 20.0, low: float = 0.05, preconditioned: bool = False) -> Levels:
+def dense(kind: Kind, levels: int, high: float = 20.0, low: float = 0.05) -> Levels:
     """`levels` calls on Karras et al.'s ladder from sigma = high down to low, where the last one lands.
 
     It is not clean there, so that as the steps get shorter all of them do. The network is told sigma.
@@ -27,15 +27,14 @@ def dense(kind: Kind, levels: int, high: float = 20.0, low: float = 0.05, precon
         "ve": (np.ones_like(sigmas), sigmas),
         "trig": (np.cos(angle), SIGMA_DATA * np.sin(angle)),
     }[kind]
-    sigma_data = SIGMA_DATA if preconditioned or kind == "trig" else None
+    sigma_data = SIGMA_DATA if kind == "trig" else None
     return Levels(sigmas[:-1], signal_scale, noise_scale, kind, "dense", "sigma", sigma_data=sigma_data)
 
 
-def dense_plan(name: str, kind: Kind, levels: int, prediction: str | None = None, **options: object) -> Plan:
-    """A sampler's plan on these levels; the prediction is one that the kind of levels has, unless given."""
-    chosen = prediction or ("edm" if kind == "trig" else "eps")
-    preconditioned = chosen == "edm"
-    return SAMPLERS[name].build(dense(kind, levels, preconditioned=preconditioned), chosen, **options)
+def dense_plan(name: str, kind: Kind, levels: int, **options: object) -> Plan:
+    """A sampler's plan on these levels, with all rows of the order it claims: the last too, where it can be told so."""
+    whole = {"lower_order_final": False} if "lower_order_final" in SAMPLERS[name].options else {}
+    return SAMPLERS[name].build(dense(kind, levels), "edm" if kind == "trig" else "eps", **whole, **options)
 
 
 SOLVERS = [name for name, sampler in SAMPLERS.items() if sampler.order > 0]
@@ -43,5 +42,6 @@ DRAWS = {name: dense_plan(name, SAMPLERS[name].kinds[0], 8).stochastic for name 
 DETERMINISTIC = [name for name in SOLVERS if not DRAWS[name]]
 NOISY: list[tuple[str, dict[str, float]]] = [
     *((name, {}) for name in SOLVERS if DRAWS[name]),
-    *((name, {"eta": 0.9}) for name in DETERMINISTIC if "eta" in SAMPLERS[name].options),
+    # A flow map adds noise to what one call made of a whole step; the network of a solver has no such answer.
+    *((name, {"eta": 0.9}) for name in DETERMINISTIC if "eta" in SAMPLERS[name].options and name != "flow_map"),
 ]
