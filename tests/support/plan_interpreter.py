@@ -24,8 +24,13 @@ def clip_estimate(x_0: Tensor, limit: float, ratio: float) -> Tensor:
     return x_0.clamp(-q, q) / q
 
 
-def run_plan(plan: Plan, model: Network, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
-    """x [B, C, ...] float64 after every row; model(x_in, t) gives [B, C or 2C, ...]; noise holds a z per row."""
+def run_plan(
+    plan: Plan, model: Network, x: Tensor, noise: Sequence[Tensor], touch: Callable[[Tensor], Tensor] = lambda x: x
+) -> Tensor:
+    """x [B, C, ...] float64 after every row; model(x_in, t) gives [B, C or 2C, ...]; noise holds a z per row.
+
+    `touch`: what somebody else makes of x after each row.
+    """
     history: list[Tensor] = []
     for row, z in zip(plan.rows.tolist(), noise, strict=True):
         r = dict(zip(COLUMNS, row, strict=True))
@@ -40,7 +45,7 @@ def run_plan(plan: Plan, model: Network, x: Tensor, noise: Sequence[Tensor]) -> 
         x_0 = clip_estimate(r["k_x"] * x + r["k_m"] * m, r["clip"], r["clip_ratio"])
         past = sum((r[f"c_{j + 1}"] * h for j, h in enumerate(history)), torch.zeros_like(x))
         kept = r["h_x"] * x + r["h_0"] * x_0 + r["h_m"] * m
-        x = r["a"] * x + r["b"] * x_0 + r["e"] * m + past + std * z
+        x = touch(r["a"] * x + r["b"] * x_0 + r["e"] * m + past + std * z)
         history = [kept, *history][: plan.history]
     return x
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,43 @@ class Plan:
         rows[:-1, COLUMN["c_in_next"]] = rows[1:, COLUMN["c_in"]]
         scale = levels.init_scale if init_scale is None else init_scale
         return cls(sampler, prediction, levels, rows, scale, history, learned_variance, closed)
+
+    @classmethod
+    def from_diffusers(
+        cls,
+        scheduler: Any,
+        steps: int | None = None,
+        *,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+        strength: float = 1.0,
+        **options: Any,
+    ) -> Plan:
+        """What a scheduler of diffusers does, as rows: any whose `step` is linear in x, in what the network answers and
+        in normal noise. docs/traced-schedulers.md lists them all.
+
+        The scheduler is not touched: a copy of it is run once on independent vectors in float64. x_0 is clipped as it
+        clips, and where it keeps a state that no row has, the plan is closed.
+
+        Args:
+            scheduler: an object with `set_timesteps` and `step`. diffusers itself is not needed.
+            steps: the number of model calls, which is not always what `set_timesteps` counts: Heun's method calls twice
+                at most of its timesteps. None: as `timesteps` or `sigmas` say, or as the scheduler was set by
+                `set_timesteps` and is ready to run.
+            timesteps, sigmas, mu: for `set_timesteps`, where it takes them.
+            strength: in (0, 1]. As in image-to-image pipelines, the last int(n strength) of n inference steps are run;
+                n is the least that leaves exactly `steps` calls.
+            options: what else `step` takes, such as eta or s_churn, or `set_timesteps`.
+
+        Raises:
+            ArgumentError: a scheduler that is no plan, with its class and the reason; an argument that it does not
+                take; a number of calls that it cannot make, with the nearest that it can.
+        """
+        from fewstep.diffusion.traced import trace
+
+        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+        return trace(scheduler, steps, given, strength, options)
 
     def __len__(self) -> int:
         """N, the number of model calls."""

@@ -1,7 +1,7 @@
 """Plans read off diffusers' schedulers: any that is linear in x, in what the network answers and in normal noise."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from fewstep.diffusion.tracing.conventions import convention, prediction_of, set
 from fewstep.diffusion.tracing.landing import landing
 from fewstep.diffusion.tracing.prepare import Prepared, prepare
 from fewstep.diffusion.tracing.probe import Probe, probe
-from fewstep.diffusion.tracing.refusal import Refusal
+from fewstep.diffusion.tracing.refused import RefusedError
 from fewstep.diffusion.tracing.sight import HANDED, look_at, look_at_step
 from fewstep.diffusion.tracing.solve import Estimates, solve
 from fewstep.errors import ArgumentError
@@ -28,28 +28,21 @@ TAKEN = (*HANDED, "num_inference_steps", "timesteps", "sigmas", "mu", "device", 
 
 
 def trace(
-    scheduler: Any,
-    steps: int | None = None,
-    *,
-    timesteps: Sequence[float] | None = None,
-    sigmas: Sequence[float] | None = None,
-    mu: float | None = None,
-    strength: float = 1.0,
-    **options: Any,
+    scheduler: Any, steps: int | None, given: Mapping[str, Any], strength: float, options: Mapping[str, Any]
 ) -> Plan:
-    """As `Plan.from_diffusers`."""
-    name = type(scheduler).__name__
+    """What `Plan.from_diffusers` says; `given` are its timesteps, sigmas and mu."""
     try:
         look_at(scheduler)
         of_step, of_timesteps = _sorted(scheduler, options)
         look_at_step(scheduler, of_step)
-        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-        given = {key: value for key, value in given.items() if value is not None}
+        given = {name: value for name, value in given.items() if value is not None}
         prepared = prepare(scheduler, steps, strength, given, of_timesteps)
         return _plan(prepared, probe(prepared, of_step), _spacing(scheduler, given), strength)
-    except Refusal as reason:
+    except RefusedError as reason:
         allowed = "one whose step is linear in x, in what the network answers and in normal noise"
-        raise ArgumentError("scheduler", f"{name}, of which no plan is made: {reason}", allowed) from reason
+        raise ArgumentError(
+            "scheduler", f"{type(scheduler).__name__}, of which no plan is made: {reason}", allowed
+        ) from reason
 
 
 def _plan(prepared: Prepared, maps: Probe, spacing: str, strength: float) -> Plan:
@@ -58,10 +51,12 @@ def _plan(prepared: Prepared, maps: Probe, spacing: str, strength: float) -> Pla
     kind = _kind(maps, setting(scheduler, "prediction_type"))
     prediction = prediction_of(scheduler, kind == "flow")
     if prediction is None:
-        raise Refusal("it does not say what its network predicts, in a word that is known here")
+        raise RefusedError("it does not say what its network predicts, in a word that is known here")
     of_data = setting(scheduler, "sigma_data") if prediction in ("edm", "v") else None
     if of_data is not None and convention(scheduler).in_units_of_data:
         maps.c_in, maps.m = maps.c_in / of_data, maps.m * of_data
+    if not (maps.noise_scale > 0).all():
+        raise RefusedError("it calls the network where there is no noise")
     x_0 = _estimates(scheduler, maps, prediction, of_data)
     columns = solve(maps, x_0)
     signal, noise = landing(columns, maps, x_0, kind, of_data)
@@ -137,11 +132,9 @@ def _kind(maps: Probe, prediction_type: object) -> Kind:
         return "trig"
     if (signal == 1).all():
         return "ve"
-    flow, vp = (
-        bool(np.abs(each - 1).max() <= FLOAT32) for each in (signal + noise, signal**2 + noise**2)
-    )
+    flow, vp = (bool(np.abs(each - 1).max() <= FLOAT32) for each in (signal + noise, signal**2 + noise**2))
     if not flow and not vp:
-        raise Refusal("its noise levels are of no kind that is known here")
+        raise RefusedError("its noise levels are of no kind that is known here")
     # One call where no signal is left is of both kinds.
     return "flow" if flow and (not vp or prediction_type in (None, "flow_prediction")) else "vp"
 

@@ -1,4 +1,4 @@
-"""Brownian motion made of independent vectors, in place of the noise samplers that k-diffusion's SDE solvers draw from."""
+"""Brownian motion made of independent vectors, for the SDE solvers that came from k-diffusion."""
 
 from bisect import bisect
 from collections.abc import Callable

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fewstep.diffusion.tracing.basis import Basis
-from fewstep.diffusion.tracing.refusal import Refusal
+from fewstep.diffusion.tracing.refused import RefusedError
 
 NORMAL = (torch.randn, torch.randn_like)
 NOT_NORMAL = (torch.rand, torch.rand_like, torch.randint, torch.randint_like, torch.multinomial, torch.bernoulli)
@@ -44,7 +44,7 @@ class Interception(TorchFunctionMode):
         if func in NORMAL:
             return self._noise(func, args, kwargs)
         if func in NOT_NORMAL:
-            raise Refusal("its step draws noise that is not normal")
+            raise RefusedError("its step draws noise that is not normal")
         if func in CLAMPS and self.basis.holds(args[0]):
             return self.clip(args[0], *_limits(*args[1:], **kwargs))
         if func is Tensor.float:
@@ -63,9 +63,13 @@ class Interception(TorchFunctionMode):
 
     def _noise(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         size = args[0] if args else kwargs.get("size", ())
-        shape = tuple(size.shape) if isinstance(size, Tensor) else tuple(size if isinstance(size, tuple | list) else args)
+        shape = (
+            tuple(size.shape) if isinstance(size, Tensor) else tuple(size if isinstance(size, tuple | list) else args)
+        )
         if shape != self.basis.shape:
-            raise Refusal(f"its step draws noise of shape {list(shape)} for a sample of shape {list(self.basis.shape)}")
+            raise RefusedError(
+                f"its step draws noise of shape {list(shape)} for a sample of shape {list(self.basis.shape)}"
+            )
         return self.basis.vector()
 
 
@@ -77,5 +81,5 @@ def _limits(min: Any = None, max: Any = None) -> tuple[float]:
     """The limit of a clamp that is symmetric."""
     low, high = (None if each is None else float(each) for each in (min, max))
     if low is None or high is None or low != -high or not high > 0:
-        raise Refusal(f"its step clips x_0 to [{low}, {high}], and a row only between -limit and limit")
+        raise RefusedError(f"its step clips x_0 to [{low}, {high}], and a row only between -limit and limit")
     return (high,)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fewstep.diffusion.tracing.basis import Basis
 from fewstep.diffusion.tracing.conventions import setting
 from fewstep.diffusion.tracing.prepare import Prepared
-from fewstep.diffusion.tracing.refusal import Refusal
+from fewstep.diffusion.tracing.refused import RefusedError
 
 Level = tuple[float, float]
 
@@ -46,7 +46,7 @@ def level_of(prepared: Prepared, i: int, c_in: float, basis: Basis) -> Level:
         return 1 - float(sigmas[at]), float(sigmas[at])
     if hasattr(scheduler, "alphas") and hasattr(scheduler, "betas"):
         return float(scheduler.alphas[at]), float(scheduler.betas[at])
-    raise Refusal("it does not say at which noise level its x lies")
+    raise RefusedError("it does not say at which noise level its x lies")
 
 
 def _sigma_of(scheduler: Any, c_in: float) -> float:
@@ -60,13 +60,15 @@ def _sigma_of(scheduler: Any, c_in: float) -> float:
 def _forward(scheduler: Any, t: Tensor, basis: Basis) -> Level | None:
     """What `add_noise` or `scale_noise` makes of x_0 and z; None where there is none that needs no more."""
     add_noise, scale_noise = (getattr(scheduler, name, None) for name in ("add_noise", "scale_noise"))
-    if add_noise is None or len(inspect.signature(add_noise).parameters) > 3:
-        add_noise = None
-    if add_noise is None and scale_noise is None:
-        return None
     first = basis.used
     x_0, z, times = basis.vector(), basis.vector(), t.reshape(1)
-    noised = add_noise(x_0, z, times) if add_noise is not None else scale_noise(x_0, times, z)
+    if add_noise is not None and len(inspect.signature(add_noise).parameters) == 3:
+        noised = add_noise(x_0, z, times)
+    elif scale_noise is not None:
+        noised = scale_noise(x_0, times, z)
+    else:
+        basis.used = first
+        return None
     numbers = basis.coefficients(noised)
     basis.used = first  # they take part in nothing else
     return float(numbers[first]), float(numbers[first + 1])

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import as_python, integer, number
-from fewstep.diffusion.ladders import MAX_TIMESTEPS
-from fewstep.diffusion.tracing.refusal import Refusal
+from fewstep.diffusion.tracing.refused import RefusedError
 from fewstep.errors import ArgumentError
+
+MAX_CALLS = 1000  # a basis has eight vectors for each call, and every call works on all of them
 
 
 class Prepared(NamedTuple):
@@ -52,7 +53,7 @@ def prepare(
 
     if steps is None:
         return told(None) if "timesteps" in given or "sigmas" in given else _as_it_is(scheduler, options, strength)
-    steps = integer("steps", steps, 1, MAX_TIMESTEPS)
+    steps = integer("steps", steps, 1, MAX_CALLS)
     if "timesteps" in given or "sigmas" in given:
         found = told(steps if _needs_count(scheduler) else None)
         if len(found.timesteps) != steps:
@@ -66,17 +67,18 @@ def _with_calls(told: Callable[[int], Prepared], steps: int, strength: float) ->
 
     The number of calls never falls with that of inference steps.
     """
-    found = told(steps)
-    if len(found.timesteps) == steps and strength == 1:
-        return found
+    if strength == 1:
+        found = told(steps)
+        if len(found.timesteps) == steps:
+            return found
     low, high = 0, 2 * int(steps / strength) + 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _calls(told, middle) >= steps else (middle, high)
-    calls = _calls(told, high)
-    if calls == steps:
-        return told(high)
-    near = sorted({each for each in (_calls(told, low), calls) if each > 0})
+    found = told(high)
+    if len(found.timesteps) == steps:
+        return found
+    near = sorted({each for each in (_calls(told, low), len(found.timesteps)) if each > 0})
     raise ArgumentError("steps", steps, f"{' or '.join(map(str, near))}: this scheduler makes no other number of calls")
 
 
@@ -86,7 +88,7 @@ def _calls(told: Callable[[int], Prepared], count: int) -> int:
         return 0
     try:
         return len(told(count).timesteps)
-    except (ArgumentError, Refusal):
+    except (ArgumentError, RefusedError):
         return 0
 
 
@@ -105,7 +107,7 @@ def _told(scheduler: Any, count: int | None, options: Mapping[str, Any]) -> Any:
     try:
         own.set_timesteps(**arguments)
     except Exception as error:
-        raise Refusal(f"its set_timesteps says: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise RefusedError(f"its set_timesteps says: {' '.join(str(error).split()) or type(error).__name__}") from error
     return own
 
 
@@ -114,7 +116,9 @@ def _as_it_is(scheduler: Any, options: Mapping[str, Any], strength: float) -> Pr
     begun = getattr(scheduler, "step_index", None) is not None or getattr(scheduler, "counter", 0) != 0
     count = getattr(scheduler, "num_inference_steps", None)
     if begun or count is None or options or strength < 1:
-        why = "a number of model calls: " + ("this scheduler is amid a run" if begun else "none is set in this scheduler")
+        why = "a number of model calls: " + (
+            "this scheduler is amid a run" if begun else "none is set in this scheduler"
+        )
         raise ArgumentError("steps", None, why)
     return _left(copy.deepcopy(scheduler), count, 1.0)
 
@@ -122,7 +126,7 @@ def _as_it_is(scheduler: Any, options: Mapping[str, Any], strength: float) -> Pr
 def _left(own: Any, count: int | None, strength: float) -> Prepared:
     """The last calls, as image-to-image pipelines take them: of n inference steps the last int(n strength)."""
     if not isinstance(getattr(own, "timesteps", None), Tensor):
-        raise Refusal("it has no timesteps")
+        raise RefusedError("it has no timesteps")
     _widen(own)
     timesteps = own.timesteps
     count = count or getattr(own, "num_inference_steps", None) or max(len(timesteps) - 1, 1)

@@ -17,7 +17,8 @@ from fewstep.diffusion.tracing.conventions import convention, setting
 from fewstep.diffusion.tracing.interception import Interception
 from fewstep.diffusion.tracing.levels import level_of
 from fewstep.diffusion.tracing.prepare import Prepared
-from fewstep.diffusion.tracing.refusal import Refusal
+from fewstep.diffusion.tracing.refused import RefusedError
+from fewstep.diffusion.tracing.sight import optional_inputs
 
 ROUNDING = 1e-9  # what two float64 maps of one thing may differ by, of their size
 LEARNED = ("learned", "learned_range")
@@ -59,14 +60,14 @@ def probe(prepared: Prepared, step_options: Mapping[str, Any]) -> Probe:
     """Run the prepared scheduler.
 
     Raises:
-        Refusal: it raises an error, is not linear, or clips what is not x_0.
+        RefusedError: it raises an error, is not linear, or clips what is not x_0.
     """
     scheduler, count = prepared.scheduler, len(prepared.timesteps)
     learned = _variance_type(scheduler) in LEARNED
     basis = Basis(8 * count + 8, batch=3 if learned else 1)
     vectors, returned, calls = _Vectors(), [], []
     arguments = _Arguments(prepared, basis, step_options)
-    with torch.no_grad(), Interception(basis) as seen, _its_errors():
+    with torch.no_grad(), Interception(basis) as seen, _its_errors(scheduler, step_options):
         if hasattr(scheduler, "noise_sampler"):
             scheduler.noise_sampler = Brownian(basis.vector)
         if hasattr(scheduler, "_threshold_sample"):
@@ -84,7 +85,7 @@ def probe(prepared: Prepared, step_options: Mapping[str, Any]) -> Probe:
             result = arguments.step(i, x, m, learned)
             clips = seen.clips[made:]
             if len(clips) > 1:
-                raise Refusal("its step clips twice")
+                raise RefusedError("its step clips twice")
             own = [int(np.flatnonzero(basis.coefficients(each.result))[0]) for each in clips]
             vectors.clipped |= dict.fromkeys([i], own[0]) if own else {}
             vectors.noise += [each for each in range(first, basis.used) if each not in own]
@@ -94,15 +95,18 @@ def probe(prepared: Prepared, step_options: Mapping[str, Any]) -> Probe:
 
 
 @contextmanager
-def _its_errors() -> Iterator[None]:
+def _its_errors(scheduler: Any, options: Mapping[str, Any]) -> Iterator[None]:
     """What the scheduler itself raises, as the reason why it is no plan."""
     try:
         yield
-    except (Refusal, MemoryError):
+    except (RefusedError, MemoryError):
         raise
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        raise Refusal(f"it says: {said}") from error
+        lacks = [name for name in optional_inputs(scheduler) if name not in options]
+        raise RefusedError(
+            f"it says: {said}" + (f" (its step also takes {', '.join(lacks)})" if lacks else "")
+        ) from error
 
 
 class _Arguments:
@@ -129,9 +133,10 @@ class _Arguments:
         }
         output = self.scheduler.step(**{name: given[name] for name in given if name in self.names}, **self.options)
         self.x_0 = output[1] if len(output) > 1 and self.basis.holds(output[1]) else None
-        if not self.basis.holds(output[0]):
-            raise Refusal("its step returns no tensor of the sample's shape")
-        return output[0]
+        result: Tensor = output[0]
+        if not self.basis.holds(result):
+            raise RefusedError("its step returns no tensor of the sample's shape")
+        return result
 
     @staticmethod
     def _shares(m: Tensor) -> Tensor:
@@ -150,7 +155,7 @@ def _input_scale(scheduler: Any, t: Tensor, basis: Basis, x: Tensor, own: int) -
     scaled = scheduler.scale_model_input(x, t)
     numbers = basis.coefficients(scaled)
     if not basis.is_linear(scaled, ROUNDING) or np.delete(numbers, own).any():
-        raise Refusal("its scale_model_input does more than to scale x")
+        raise RefusedError("its scale_model_input does more than to scale x")
     return float(numbers[own])
 
 
@@ -158,9 +163,9 @@ def _maps(basis: Basis, vectors: _Vectors, returned: list[Tensor], calls: list[A
     """The maps by what their vectors are."""
     for i, each in enumerate(returned):
         if not bool(torch.isfinite(each).all()):
-            raise Refusal(f"its step divides by zero at call {i + 1}")
+            raise RefusedError(f"its step gives no finite number at call {i + 1}")
         if not basis.is_linear(each, ROUNDING):
-            raise Refusal("its step is not linear")
+            raise RefusedError("its step is not linear")
     middle = 1 if learned else 0
     all_of = np.stack([basis.coefficients(each, middle) for each in returned])
     count = len(returned)
@@ -194,10 +199,10 @@ def _estimates(basis: Basis, vectors: _Vectors, calls: list[Any]) -> Iterator[tu
             continue
         numbers = basis.coefficients(clip.argument)
         if not np.isfinite(numbers).all():
-            raise Refusal(f"its step divides by zero at call {i + 1}")
+            raise RefusedError(f"its step gives no finite number at call {i + 1}")
         own = [vectors.x[i], vectors.m[i]]
         if np.abs(np.delete(numbers, own)).max() > ROUNDING * np.abs(numbers).max():
-            raise Refusal("its step clips something else than what one call says of x_0")
+            raise RefusedError("its step clips something else than what one call says of x_0")
         yield float(numbers[own[0]]), float(numbers[own[1]])
 
 
@@ -209,5 +214,5 @@ def _learned(basis: Basis, vectors: _Vectors, returned: list[Tensor]) -> tuple[A
     )
     noisy = middle > 0
     if (np.abs(low * high - middle**2) > 1e-6 * middle**2).any():
-        raise Refusal("its variance is learned, and not as a share of a log variance between two bounds")
+        raise RefusedError("its variance is learned, and not as a share of a log variance between two bounds")
     return tuple(np.where(noisy, 2 * np.log(np.where(noisy, each, 1.0)), 0.0) for each in (low, high))  # type: ignore[return-value]

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Collection
 from typing import Any
 
-from fewstep.diffusion.tracing.refusal import Refusal
+from fewstep.diffusion.tracing.refused import RefusedError
 
 # What a pipeline hands to `step`, by its names.
 HANDED = (
@@ -19,18 +19,26 @@ HANDED = (
 
 
 def look_at(scheduler: Any) -> None:
-    """Raises Refusal for what is no scheduler of numbers that a plan could be made of."""
+    """Raises RefusedError for what is no scheduler of numbers that a plan could be made of."""
     for name in ("set_timesteps", "step"):
         if not callable(getattr(scheduler, name, None)):
-            raise Refusal(f"it has no {name}")
+            raise RefusedError(f"it has no {name}")
     sample = inspect.signature(scheduler.step).parameters.get("sample")
     if sample is not None and "LongTensor" in str(sample.annotation):
-        raise Refusal("its samples are tokens")
+        raise RefusedError("its samples are tokens")
 
 
 def look_at_step(scheduler: Any, options: Collection[str]) -> None:
-    """Raises Refusal where `step` needs what neither a pipeline's loop nor `options` has."""
+    """Raises RefusedError where `step` needs what neither a pipeline's loop nor `options` has."""
     parameters = inspect.signature(scheduler.step).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if missing := [name for name in needed if name not in (*HANDED, *options)]:
-        raise Refusal(f"its step needs {' and '.join(missing)}, which are not x, a time or what the network answers")
+        raise RefusedError(
+            f"its step needs {' and '.join(missing)}, which are not x, a time or what the network answers"
+        )
+
+
+def optional_inputs(scheduler: Any) -> list[str]:
+    """What else `step` takes, and has no value for unless it is given."""
+    parameters = inspect.signature(scheduler.step).parameters.values()
+    return [p.name for p in parameters if p.default is None and p.name not in (*HANDED, "generator")]

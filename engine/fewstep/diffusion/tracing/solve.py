@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fewstep.diffusion.ladders import Array
 from fewstep.diffusion.tracing.probe import Probe
-from fewstep.diffusion.tracing.refusal import Refusal
+from fewstep.diffusion.tracing.refused import RefusedError
 from fewstep_kernels.row import MAX_HISTORY
 
 NOTHING = 1e-12  # a coefficient beside the largest of its call
@@ -21,7 +21,9 @@ SAME = 1e-9  # what two directions, or a map and its solution, may differ by, of
 COMPOSED = 1e-8  # what all rows together may differ by from the run they come from, of its size
 
 X, X_0, M = 0, 1, 2  # of what a row keeps
-FAMILIES = ((X_0,), (M,), (X,), (X, X_0), (X, M))  # what the rows of a closed plan may keep, the plainest first
+# What the rows of a closed plan may keep, and how many of them are read: the plainest first. Of two numbers together
+# only one is read, since two calls would have to read the same combination.
+KEPT = [((part,), depth) for depth in range(1, MAX_HISTORY + 1) for part in (X_0, M, X)] + [((X, X_0), 1), ((X, M), 1)]
 
 
 class Columns(NamedTuple):
@@ -61,13 +63,13 @@ def solve(maps: Probe, x_0: Estimates) -> Columns:
     what the last row made it.
 
     Raises:
-        Refusal: there are no such rows.
+        RefusedError: there are no such rows.
     """
     found = _open(maps, x_0)
     if found is None:
         found = _closed(maps, x_0)
     if not _is_the_run(found, maps, x_0):
-        raise Refusal("its hidden state cannot be taken out of x without loss")
+        raise RefusedError("its hidden state cannot be taken out of x without loss")
     return found
 
 
@@ -166,33 +168,30 @@ def _new_noise(noise: Array) -> Array:
 def _closed(maps: Probe, x_0: Estimates) -> Columns:
     """Rows that hold for a run in which each call reads what the last one returned, and for no other."""
     run = _run(maps, x_0)
-    for depth in range(1, min(MAX_HISTORY, len(maps.m) - 1) + 1):
-        for family in FAMILIES:
-            if len(family) > 1 and depth > 1:
-                continue  # two calls would have to read the same combination
-            if (found := _with_history(run, x_0, family, depth)) is not None:
-                return found
-    raise Refusal("its calls read more of the past than the four values that rows keep")
+    for parts, depth in KEPT:
+        if (found := _with_history(run, x_0, parts, depth)) is not None:
+            return found
+    raise RefusedError("its calls read more of the past than the four values that rows keep")
 
 
-def _with_history(run: _Run, x_0: Estimates, family: tuple[int, ...], depth: int) -> Columns | None:
-    """Closed rows that keep a combination of `family` and read `depth` of them; None where some row cannot."""
+def _with_history(run: _Run, x_0: Estimates, kept: tuple[int, ...], depth: int) -> Columns | None:
+    """Closed rows that keep a combination of these parts and read `depth` of them; None where some row cannot."""
     count = len(run.m)
     now, c, h = np.zeros((count, 4)), np.zeros((count, MAX_HISTORY)), np.zeros((count, 3))
     parts = (run.x[:-1], run.x_0, run.m)
     for i in range(count):
         lags = range(1, min(depth, i) + 1)
         own = [run.x[i], run.x_0[i] * x_0.clipped[i], run.m[i], run.z[i]]
-        terms = np.array(own + [parts[part][i - j] for j in lags for part in family])
+        terms = np.array(own + [parts[part][i - j] for j in lags for part in kept])
         found = _least(terms, run.x[i + 1])
         if found is None:
             return None
-        now[i], past = found[:4], found[4:].reshape(-1, len(family))
+        now[i], past = found[:4], found[4:].reshape(-1, len(kept))
         for j, use in zip(lags, past, strict=True):
-            if len(family) == 1:
-                c[i, j - 1], h[i - j, family[0]] = use[0], 1.0
+            if len(kept) == 1:
+                c[i, j - 1], h[i - j, kept[0]] = use[0], 1.0
             else:
-                c[i, j - 1], h[i - j, list(family)] = float(use.any()), use
+                c[i, j - 1], h[i - j, list(kept)] = float(use.any()), use
     return Columns(now[:, X], now[:, X_0], now[:, M], now[:, 3], c, h, closed=True)
 
 
