@@ -192,7 +192,8 @@ class Plan:
         read = np.zeros(len(self), dtype=bool)
         for age in range(1, min(self.history, len(self) - 1) + 1):
             read[:-age] |= self.column(f"c_{age}")[age:] != 0
-        return read & ((self.column("h_m") != 0) | (self.column("h_0") * self.column("k_m") != 0))
+        leaves: npt.NDArray[np.bool_] = (self.column("h_m") != 0) | (self.column("h_0") * self.column("k_m") != 0)
+        return read & leaves
 
     def warn_of_waste(self, stacklevel: int) -> None:
         """`WastedCallWarning` where a call is for nothing; `stacklevel` as for `warnings.warn`, from the caller."""
