@@ -10,6 +10,7 @@ import pytest
 from fewstep import schedules
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.samplers import Clip, heun, kdpm2, make_plan
+from fewstep_kernels.row import COLUMN
 from support.diffusers_loops import (
     PREDICTIONS,
     TOLERANCE,
@@ -91,7 +92,7 @@ def test_kdpm2_is_diffusers_kdpm2_and_at_eta_1_its_ancestral_one(
         t = np.array(plan.levels.t)
         t[0::2] = t[0::2].round()
         rows = np.array(plan.rows)
-        rows[:, 0] = t
+        rows[:, COLUMN["t"]] = rows[:, COLUMN["r"]] = t
         plan = replace(plan, levels=replace(plan.levels, t=t), rows=rows)
     assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE

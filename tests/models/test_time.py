@@ -79,9 +79,7 @@ def formula(time: str, sigma: float, schedule: Schedule) -> float:
 
 
 STRAIGHT = ("euler", "euler_ancestral", "heun", "edm", "edm_euler")  # in Karras time, where some signal has to be left
-OWN = [
-    name for name in SAMPLERS if name != "kdpm2"
-]  # those that visit the schedule's own levels, given their own spacing
+OWN = [name for name in SAMPLERS if name not in ("kdpm2", "flow_map")]  # at the schedule's levels, told t alone
 
 
 def sampled(samplers: Iterable[str], times: Iterable[str] = TIMES) -> list[tuple[str, str, str]]:
@@ -92,7 +90,6 @@ def sampled(samplers: Iterable[str], times: Iterable[str] = TIMES) -> list[tuple
         for sampler in samplers
         if SCHEDULES[name].kind in SAMPLERS[sampler].kinds and time in times
         if not (sampler in STRAIGHT and np.isinf(SCHEDULES[name].sigmas[-1]) and SCHEDULES[name].kind != "flow")
-        if not (sampler == "flow_map" and time in ("index", "edm"))  # nothing to be told of the clean end
     ]
 
 

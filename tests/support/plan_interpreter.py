@@ -62,6 +62,13 @@ class Adapter(nn.Module):
         return self.model(x, float(t[0]))
 
 
+class FlowMapAdapter(Adapter):
+    """As such a module that is told a second time."""
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor | None = None) -> Tensor:
+        return self.model(x, float(t[0]))
+
+
 def told_as(plan: Plan) -> Schedule:
     """A schedule whose network counts as the plan does."""
     if plan.levels.schedule is not None:
@@ -78,7 +85,8 @@ def run_in_engine(plan: Plan, model: Network, noise: Sequence[Tensor]) -> Tensor
     """The same run by `Engine.sample` in float64: noise[0] is where it starts, noise[1 + i] belongs to row i."""
     shape = tuple(noise[0].shape[1:])
     told = {"schedule": told_as(plan), "time": plan.levels.time, "prediction": plan.prediction}
-    engine = Engine(Model(Adapter(model), shape=shape, **told))  # type: ignore[arg-type]
+    adapter = Adapter if (plan.column("r") == plan.column("t")).all() else FlowMapAdapter
+    engine = Engine(Model(adapter(model), shape=shape, **told))  # type: ignore[arg-type]
     ends: list[Tensor] = []
 
     def keep(step: Step) -> None:  # the images are float32
