@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from fewstep.diffusion.samplers import SAMPLERS
+from fewstep.diffusion.schedules import Kind
 from support.oracles import exact_model, slope_of, three_moons
 from support.plan_interpreter import run_plan
-from support.sampler_case import dense, dense_plan
+from support.sampler_case import dense
 
 COUNTS = [40, 80, 160]
 STARTS = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -34,13 +36,13 @@ ORDERS: dict[str, tuple[str, dict[str, Any], float, float]] = {
 def exact_end() -> torch.Tensor:
     """Where the flow takes sigma z, at the end of the dense levels, in Karras time."""
     sigmas = dense("ve", 1).sigmas
-    return three_moons().flow(float(sigmas[0]) * STARTS, float(sigmas[0]), float(sigmas[1]))
+    return three_moons().flow(float(sigmas[0]) * STARTS, float(sigmas[0]), float(sigmas[1]), substeps=400)
 
 
-def order_of(name: str, exact_end: torch.Tensor, kind: str = "ve", prediction: str = "eps", **own: Any) -> float:
+def order_of(name: str, exact_end: torch.Tensor, kind: Kind = "ve", prediction: str = "eps", **own: Any) -> float:
     errors = []
     for levels in COUNTS:
-        plan = dense_plan(name, kind, levels, prediction, **own)
+        plan = SAMPLERS[name].build(dense(kind, levels), prediction, **own)
         model = exact_model(three_moons(), plan.levels, prediction)
         x = run_plan(plan, model, plan.levels.noise_scale[0] * STARTS, [1e3 * STARTS] * len(plan))
         errors.append(float((x / plan.levels.signal_scale[-1] - exact_end).norm(dim=1).mean()))

@@ -138,7 +138,7 @@ SAMPLERS: dict[str, Sampler] = {
     "deis": Sampler(deis, "DEIS: polynomials in ln sigma through past eps", order=2),
     "lms": Sampler(lms, "linear multistep in Karras time: looks three calls back", order=4, fractional=True),
     "plms": Sampler(
-        plms, "pseudo linear multistep: PNDM without its Runge-Kutta calls", kinds=("vp",), order=3, calls=plms_calls
+        plms, "pseudo linear multistep: PNDM without its Runge-Kutta calls", kinds=("vp",), order=2, calls=plms_calls
     ),
     "lcm": Sampler(lcm, "latent consistency models", spacing="lcm", kinds=("vp",), boundary=True, order=0),
     "tcd": Sampler(tcd, "trajectory consistency distillation", "lcm", kinds=("vp",), order=0),

@@ -68,21 +68,21 @@ def dpmpp(sampler: str, levels: Levels, prediction: str, solver: Solver, clip: C
     _, first, second = length * moments(-length, 3)
 
     _, u_1, u_2 = nodes(at, solver.order, 3)
-    third = solver.order > 2
+    third = (solver.order > 2) & np.isfinite(u_1)
     of_slope = np.where(third | (solver.solver_type == "heun"), first, whole / 2)
-    of_bend = np.where(third, (second if solver.exact else second / 2) - of_slope * np.where(third, u_1, 0.0), 0.0)
-    of_bend = of_bend / -u_2
-    gap = np.where(third, u_1 - np.where(third, u_2, 0.0), 1.0)
-    d_0, d_1 = (of_slope + of_bend) / -u_1, -of_bend / gap
+    of_bend = np.where(third, second if solver.exact else second / 2, 0.0) - of_slope * np.where(third, u_1, 0.0)
+    bend = of_bend / -u_2  # what d_0 - d_1 weighs
+    of_d_0 = (of_slope + bend) / -u_1
+    of_d_1 = bend / (np.where(third, u_1, 1.0) - np.where(third, u_2, 0.0))
 
     return Plan.build(
         sampler,
         prediction,
         levels,
         a=noise_s / noise * q**eta,
-        b=signal_s * (whole + d_0),
+        b=signal_s * (whole + of_d_0),
         s=noise_s * np.sqrt(1 - q ** (2 * eta)) * solver.s_noise,
         h_0=1.0,
-        **past(signal_s * np.array([d_1 - d_0, -d_1])),
+        **past(signal_s * np.array([-of_d_0 - of_d_1, of_d_1])),
         **clip_columns(clip),
     )
