@@ -13,7 +13,7 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
+    IPNDMScheduler,
     UNet2DModel,
     UniPCMultistepScheduler,
 )
@@ -62,7 +62,7 @@ def test_a_plan_of_ones_own_replaces_a_scheduler_without_a_sampler(model: UNet2D
 
 
 def test_a_scheduler_that_is_unknown_or_broken_is_not_asked(model: UNet2DModel, tmp_path: Path) -> None:
-    folder = pipeline(tmp_path, model, FlowMatchEulerDiscreteScheduler())
+    folder = pipeline(tmp_path, model, IPNDMScheduler())
     assert "which is not known" in refusal(lambda: Engine.from_pretrained(folder, defaults=FOUR))
     given: dict[str, Any] = {"schedule": schedules.flow(), "prediction": "flow"}
     engine = Engine.from_pretrained(folder, device="cpu", defaults={"sampler": "euler", "steps": 3}, **given)
