@@ -12,6 +12,7 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     EulerDiscreteScheduler,
     IPNDMScheduler,
     UNet2DModel,
@@ -52,10 +53,12 @@ def test_all_of_the_sampling_can_be_given(model: UNet2DModel, tmp_path: Path) ->
 
 
 def test_a_plan_of_ones_own_replaces_a_scheduler_without_a_sampler(model: UNet2DModel, tmp_path: Path) -> None:
-    folder = pipeline(tmp_path, model, DPMSolverMultistepScheduler(beta_end=0.01, prediction_type="v_prediction"))
+    folder = pipeline(tmp_path, model, DPMSolverSinglestepScheduler(beta_end=0.01, prediction_type="v_prediction"))
     file = folder / "scheduler" / "scheduler_config.json"
     message = refusal(lambda: Engine.from_pretrained(folder))
-    assert message.startswith(f"{file}: _class_name: got 'DPMSolverMultistepScheduler', whose sampler fewstep does not")
+    assert message.startswith(
+        f"{file}: _class_name: got 'DPMSolverSinglestepScheduler', whose sampler fewstep does not"
+    )
     engine = Engine.from_pretrained(folder, device="cpu", defaults=FOUR)
     assert engine.model.prediction == "v"
     assert engine.model.schedule.to_config()["beta_end"] == 0.01

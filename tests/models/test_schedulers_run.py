@@ -1,9 +1,8 @@
 """What is read off a scheduler_config.json runs as diffusers runs that scheduler: whole loops, in float64."""
 
-import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.plan import Plan
-from fewstep.diffusion.samplers import build_plan
+from fewstep.diffusion.samplers import SAMPLERS, build_plan
 from fewstep.diffusion.schedules import from_config
+from fewstep.diffusion.spacings import make_levels
+from fewstep.errors import ArgumentError
 from fewstep.models.layouts.diffusers_scheduler import Sampling, sampling_from_scheduler
 from support.diffusers_loops import TOLERANCE, difference, dummy_model, module_of, noise_for, run_diffusers, widened
 from support.loading_case import refusal
@@ -24,6 +25,7 @@ COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 LADDERS = ({"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True})
 V = {"prediction_type": "v_prediction"}
 TRAILING = {"timestep_spacing": "trailing"}
+THRESHOLD = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.5}
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
 CASES: dict[str, tuple[dict[str, Any], ...]] = {
     "EulerDiscreteScheduler": (*LADDERS, V | TRAILING),
@@ -31,6 +33,24 @@ CASES: dict[str, tuple[dict[str, Any], ...]] = {
     "HeunDiscreteScheduler": ({}, V | TRAILING, LEADING, {"clip_sample": True, "clip_sample_range": 0.8}, LADDERS[0]),
     "KDPM2DiscreteScheduler": ({}, V | TRAILING, LEADING, LADDERS[1]),
     "KDPM2AncestralDiscreteScheduler": ({}, V | TRAILING, LEADING, LADDERS[1]),
+    "DPMSolverMultistepScheduler": (
+        {},
+        V | TRAILING | THRESHOLD | {"solver_order": 3, "euler_at_final": True},
+        LEADING | {"solver_type": "heun", "final_sigmas_type": "sigma_min", "lower_order_final": False},
+        {"algorithm_type": "sde-dpmsolver++", "num_train_timesteps": 40},
+    ),
+    "UniPCMultistepScheduler": (
+        {},
+        V | TRAILING | THRESHOLD | {"solver_order": 3},
+        LEADING | {"solver_type": "bh1", "final_sigmas_type": "sigma_min", "lower_order_final": False},
+    ),
+    "DEISMultistepScheduler": ({}, V | TRAILING | {"solver_order": 3}, LEADING | {"lower_order_final": False}),
+    "LMSDiscreteScheduler": ({}, V | TRAILING, LEADING, LADDERS[0]),
+    "PNDMScheduler": (
+        {"skip_prk_steps": True},
+        V | TRAILING | {"skip_prk_steps": True, "set_alpha_to_one": True},
+        LEADING | {"skip_prk_steps": True},
+    ),
     "TCDScheduler": (
         {},
         V | {"clip_sample": True},
@@ -53,6 +73,15 @@ OWN_START = {
 }  # diffusers draws it with the data's variance beside the noise's, Karras et al. do not
 
 
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """diffusers' schedulers, and what torch makes of Python's numbers, in float64."""
+    widened(monkeypatch)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def said(scheduler: Any) -> Sampling:
     return sampling_from_scheduler(json.loads(scheduler.to_json_string()), "scheduler_config.json")
 
@@ -63,20 +92,20 @@ def plan_of(sampling: Sampling, **changes: Any) -> Plan:
     )
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.filterwarnings("ignore:.*__array_:DeprecationWarning")
 @pytest.mark.parametrize("levels", [None, 4], ids=["as it says", "4 steps"])
 @pytest.mark.parametrize(("name", "config"), EVERY, ids=[f"{name}-{'-'.join(config)}" for name, config in EVERY])
 def test_a_scheduler_runs_as_diffusers_runs_it(
     name: str, config: dict[str, Any], levels: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    widened(monkeypatch)
-    monkeypatch.setattr(torch, "linspace", functools.partial(torch.linspace, dtype=torch.float64))
     scheduler = getattr(diffusers, name)(**config)
     sampling = said(scheduler)
-    twice = sampling.plan["sampler"] in ("heun", "kdpm2")
-    calls = sampling.plan["steps"] if levels is None else (2 * levels - 1 if twice else levels)
+    chosen = SAMPLERS[sampling.plan["sampler"]]
+    levels = chosen.levels("", sampling.plan["steps"]) if levels is None else levels
+    calls = chosen.calls(levels)
     plan = plan_of(sampling, steps=calls)
-    set_timesteps(scheduler, (calls + 1) // 2 if twice else calls)
+    set_timesteps(scheduler, levels)
     model, noise = dummy_model(), noise_for(calls)
     theirs = run(scheduler, model, noise, monkeypatch)
     # diffusers begins EDM's with the scale of data and noise, sqrt(sigma^2 + 1), and Karras et al. with that of noise.
@@ -121,6 +150,20 @@ def run(scheduler: Any, model: Callable[[Tensor, float], Tensor], noise: list[Te
         ),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas: got True; supported: False"),
         ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, "use_dynamic_shifting: got True, and mu, "),
+        ("DPMSolverMultistepScheduler", LADDERS[0], "use_karras_sigmas: got True; supported: False"),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"}, "algorithm_type: got 'dpmsolver'; supported"),
+        ("DPMSolverMultistepScheduler", {"solver_order": 1}, "solver_order: got 1; allowed: an integer from 2 to 3"),
+        ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}, "use_lu_lambdas: got True; supported: False"),
+        ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1}, "lambda_min_clipped: got -5.1; supported: "),
+        ("DPMSolverMultistepScheduler", {"variance_type": "learned"}, "variance_type: got 'learned'; supported: None"),
+        ("UniPCMultistepScheduler", {"predict_x0": False}, "predict_x0: got False; supported: True"),
+        ("UniPCMultistepScheduler", {"disable_corrector": [0]}, "disable_corrector: got [0]; supported: []"),
+        ("UniPCMultistepScheduler", {"solver_type": "bh1"}, "solver_type: got 'bh1'; supported: bh2"),
+        ("UniPCMultistepScheduler", {"lower_order_final": False}, "lower_order_final: got False; supported: True"),
+        ("UniPCMultistepScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr: got True; supported: F"),
+        ("DEISMultistepScheduler", LADDERS[1], "use_exponential_sigmas: got True; supported: False"),
+        ("PNDMScheduler", {}, "skip_prk_steps: got False; supported: True"),
+        ("PNDMScheduler", {"skip_prk_steps": True, "timestep_spacing": "linspace"}, "timestep_spacing: got 'linspace'"),
         ("SCMScheduler", {"prediction_type": "epsilon"}, "prediction_type: got 'epsilon'; supported: 'trigflow'"),
         (
             "EDMEulerScheduler",
@@ -142,3 +185,19 @@ def test_the_shift_of_a_size_is_said_by_the_caller() -> None:
     theirs = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     theirs.set_timesteps(4, mu=1.15)
     np.testing.assert_allclose(plan_of(sampling).column("t"), theirs.timesteps.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_the_last_of_one_step_more_can_be_left_out(spacing: str) -> None:
+    """As DPMSolverMultistepScheduler has it; an image start stays within its share of the schedule."""
+    schedule = from_config({"name": "linear", "num_timesteps": 1000})
+    theirs = diffusers.DPMSolverMultistepScheduler(timestep_spacing=spacing)
+    theirs.set_timesteps(7)
+    ours = make_levels(schedule, 7, spacing, skip_last=True)
+    assert ours.t.tolist() == theirs.timesteps.tolist()
+    assert ours.noise_scale[-1] == 0
+    assert make_levels(schedule, 7, spacing, strength=0.5, skip_last=True).t.max() < 500
+    with pytest.raises(ArgumentError, match="steps: got 1000; allowed: an integer from 1 to 999 with skip_last"):
+        make_levels(schedule, 1000, spacing, skip_last=True)
+    with pytest.raises(ArgumentError, match="skip_last: got 1; allowed: True or False"):
+        make_levels(schedule, 7, spacing, skip_last=1)

@@ -1,9 +1,11 @@
 """What each class of diffusers' schedulers runs, as a plan of a `ModelSpec`; the schedules of those without betas."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fewstep.diffusion.samplers.plms import plms_calls
 from fewstep.diffusion.samplers.woven import twice
 from fewstep.diffusion.schedules import MAX_SIGMA, MAX_TIMESTEPS
 from fewstep.fields import Fields
@@ -79,6 +81,70 @@ def _kdpm2_ancestral(read: Fields, length: int) -> dict[str, Any]:
     return _kdpm2(read, length) | {"eta": 1.0}
 
 
+def _lms(read: Fields, length: int) -> dict[str, Any]:
+    return {"sampler": "lms"} | _sigmas(read, DDIM_STEPS, length)
+
+
+def _pndm(read: Fields, length: int) -> dict[str, Any]:
+    """It steps by T // N whatever its timesteps are: these must be so far apart."""
+    read.only("skip_prk_steps", True, False)
+    final = "clean" if read.flag("set_alpha_to_one", False) else "first"
+    if read.choice("timestep_spacing", ("leading", "trailing"), "leading") == "leading":
+        spaced = _spaced(read, DDIM_STEPS, length, "leading")
+    else:
+        spaced = {"steps": _dividing(DDIM_STEPS, length), "spacing": "trailing"}
+    return {"sampler": "plms", "final": final, "combined": "m"} | spaced | {"steps": plms_calls(spaced["steps"])}
+
+
+def _dpm_solver(read: Fields, length: int) -> dict[str, Any]:
+    noisy = read.choice("algorithm_type", ("dpmsolver++", "sde-dpmsolver++"), "dpmsolver++") == "sde-dpmsolver++"
+    order = read.integer("solver_order", 2, 2 if noisy else 3, 2)
+    final = FINALS[read.choice("final_sigmas_type", ("zero",) if noisy else tuple(FINALS), "zero")]
+    read.only("lambda_min_clipped", -math.inf, -math.inf)
+    read.only("use_lu_lambdas", False, False)
+    read.only("variance_type", None)
+    return {
+        "sampler": "dpmpp_2m_sde" if noisy else f"dpmpp_{order}m",
+        "final": final,
+        "solver_type": read.choice("solver_type", ("midpoint", "heun"), "midpoint"),
+        "lower_order_final": read.flag("lower_order_final", True),
+        "euler_at_final": read.flag("euler_at_final", False),
+        **_multistep(read, length),
+    }
+
+
+def _unipc(read: Fields, length: int) -> dict[str, Any]:
+    """Where it lands clean, its bh1 is NaN, and so is its last step unless that is of lower order."""
+    final = FINALS[read.choice("final_sigmas_type", tuple(FINALS), "zero")]
+    clean = final == "clean"
+    read.only("predict_x0", True, True)
+    read.only("disable_corrector", [], [])
+    for name in ("solver_p", "sigma_min", "sigma_max", "shift_terminal"):
+        read.only(name, None)
+    if clean:
+        read.only("lower_order_final", True, True)
+    return {
+        "sampler": "unipc",
+        "final": final,
+        "order": read.integer("solver_order", 1, 3, 2),
+        "solver_type": read.choice("solver_type", ("bh2",) if clean else ("bh2", "bh1"), "bh2"),
+        "lower_order_final": read.flag("lower_order_final", True),
+        **_multistep(read, length),
+    }
+
+
+def _deis(read: Fields, length: int) -> dict[str, Any]:
+    read.only("algorithm_type", "deis", "deis")
+    read.only("solver_type", "logrho", "logrho")
+    return {
+        "sampler": "deis",
+        "final": "first",
+        "order": read.integer("solver_order", 1, 3, 2),
+        "lower_order_final": read.flag("lower_order_final", True),
+        **_multistep(read, length),
+    }
+
+
 def _lcm(read: Fields, length: int) -> dict[str, Any]:
     return _distilled(read, length, "lcm") | {
         "timestep_scaling": read.number("timestep_scaling", 1e-6, 1e6, 10.0),
@@ -131,8 +197,7 @@ def _scm(_: Fields, length: int) -> dict[str, Any]:
 
 def _flow_map(_: Fields, length: int) -> dict[str, Any]:
     """As many steps as divide the timesteps: then their ends are timesteps, which diffusers' need not be."""
-    steps = next(steps for steps in range(min(MAP_STEPS, length), 0, -1) if length % steps == 0)
-    return {"sampler": "flow_map", "steps": steps, "spacing": "trailing"}
+    return {"sampler": "flow_map", "steps": _dividing(MAP_STEPS, length), "spacing": "trailing"}
 
 
 def _karras_levels(read: Fields) -> dict[str, Any]:
@@ -191,6 +256,20 @@ def _distilled(read: Fields, length: int, sampler: str) -> dict[str, Any]:
     return {"sampler": sampler, "steps": min(LCM_STEPS, original), "original_steps": original}
 
 
+def _multistep(read: Fields, length: int) -> dict[str, Any]:
+    """Whole timesteps; but for trailing ones, those of one step more without the last. It rounds those of ladders."""
+    for name in (*LADDERS, "rescale_betas_zero_snr", "use_dynamic_shifting"):
+        if read.has(name):
+            read.only(name, False)
+    spaced = _spaced(read, min(DDIM_STEPS, max(length - 1, 1)), length, "linspace", more=1)
+    return spaced | {"clip": _clip(read, False)}
+
+
+def _dividing(most: int, length: int) -> int:
+    """The most steps, up to `most`, whose trailing timesteps are equally far apart."""
+    return next(steps for steps in range(min(most, length), 0, -1) if length % steps == 0)
+
+
 def _ladder(read: Fields) -> str | None:
     """Which ladder of sigmas takes the place of those at the timesteps."""
     chosen = [name for name in LADDERS if read.has(name) and read.flag(name)]
@@ -208,14 +287,20 @@ def _sigmas(read: Fields, steps: int, length: int) -> dict[str, Any]:
     return {"steps": min(steps, length), "spacing": ladder}
 
 
-def _spaced(read: Fields, steps: int, length: int, usual: str) -> dict[str, Any]:
-    """Steps, spacing and offset: at most `steps`, and as many as fit below the last timestep with the offset."""
+def _spaced(read: Fields, steps: int, length: int, usual: str, more: int = 0) -> dict[str, Any]:
+    """Steps, spacing and offset: at most `steps`, and as many as fit below the last timestep with the offset.
+
+    `more` is 1 where the timesteps are those of so many steps more, but for trailing ones.
+    """
     spacing = read.choice("timestep_spacing", SPACINGS, usual)
-    if spacing != "leading":
+    skipping = {"skip_last": True} if more else {}
+    if spacing == "trailing":
         return {"steps": min(steps, length), "spacing": spacing}
+    if spacing == "linspace":
+        return {"steps": min(steps, length), "spacing": spacing} | skipping
     offset = read.integer("steps_offset", 0, length - 1, 0)
-    steps = fitting_steps(steps, length, offset)
-    return {"steps": steps, "spacing": spacing} | ({"offset": offset} if offset else {})
+    steps = max(fitting_steps(steps + more, length, offset) - more, 1)
+    return {"steps": steps, "spacing": spacing} | ({"offset": offset} if offset else {}) | skipping
 
 
 def _clip(read: Fields, usual: bool) -> float | dict[str, float] | None:
@@ -244,16 +329,11 @@ SCHEDULERS: Final[Mapping[str, Scheduler]] = {
     "SCMScheduler": Scheduler(_scm, None, _trigflow_levels, _of_trigflow),
     "FlowMatchEulerDiscreteScheduler": Scheduler(_flow_match, None, _flow_levels, lambda _: "flow"),
     "FlowMapEulerDiscreteScheduler": Scheduler(_flow_map, None, _flow_levels, lambda _: "flow"),
-    # Of the same training; whoever gives a plan can have their noise schedule, which the file must then say.
-    **{
-        name: Scheduler(None, None)
-        for name in (
-            "DEISMultistepScheduler",
-            "DPMSolverMultistepScheduler",
-            "DPMSolverSinglestepScheduler",
-            "LMSDiscreteScheduler",
-            "PNDMScheduler",
-            "UniPCMultistepScheduler",
-        )
-    },
+    "DPMSolverMultistepScheduler": Scheduler(_dpm_solver),
+    "UniPCMultistepScheduler": Scheduler(_unipc),
+    "DEISMultistepScheduler": Scheduler(_deis),
+    "LMSDiscreteScheduler": Scheduler(_lms),
+    "PNDMScheduler": Scheduler(_pndm),
+    # Of the same training; whoever gives a plan can have its noise schedule, which the file must then say.
+    "DPMSolverSinglestepScheduler": Scheduler(None, None),
 }

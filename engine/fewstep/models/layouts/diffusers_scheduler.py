@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import build_plan
 from fewstep.diffusion.schedules import MAX_TIMESTEPS, from_config
 from fewstep.errors import ArgumentError, ModelError, NoSamplerError, some_of
 from fewstep.fields import Fields, shown
@@ -88,7 +88,7 @@ def _length(schedule: dict[str, Any], where: str) -> int:
 def _check(schedule: dict[str, Any], prediction: str, plan: dict[str, Any], where: str) -> None:
     """ModelError, naming the file, where the default plan cannot be made."""
     try:
-        make_plan(schedule=from_config(schedule), prediction=prediction, **plan)
+        build_plan(schedule=from_config(schedule), prediction=prediction, **plan)
     except ArgumentError as error:
         raise ModelError(f"{where}: its default plan cannot be made: {error}") from error
 
