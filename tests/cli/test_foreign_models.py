@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DPMSolverSinglestepScheduler, UNet2DModel
 
 from fewstep import Engine
 from fewstep.results import read_parameters
@@ -20,11 +20,11 @@ def model() -> UNet2DModel:
 
 
 def test_a_sampler_of_ones_own_opens_a_pipeline_without_one_here(run: Run, model: UNet2DModel, tmp_path: Path) -> None:
-    DDPMPipeline(model, DPMSolverMultistepScheduler()).save_pretrained(tmp_path / "m")
+    DDPMPipeline(model, DPMSolverSinglestepScheduler()).save_pretrained(tmp_path / "m")
     out = tmp_path / "out.png"
     for asked in ((), ("--steps", 3), ("--sampler", "ddim")):
         error = run("generate", tmp_path / "m", *asked, "--out", out).error
-        assert "got 'DPMSolverMultistepScheduler', whose sampler fewstep does not have" in error
+        assert "got 'DPMSolverSinglestepScheduler', whose sampler fewstep does not have" in error
         assert error.endswith("or say what to sample with, a sampler and its steps such as ddim and 50")
     assert run("generate", tmp_path / "m", "--sampler", "ddim", "--steps", 3, "--seed", 0, "--out", out).code == 0
     assert read_parameters(out)["steps"] == "3"

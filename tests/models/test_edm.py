@@ -89,26 +89,44 @@ def test_the_null_class_is_there_where_labels_were_dropped(tmp_path: Path) -> No
 @pytest.mark.parametrize("case", ["ddpm++", "adm", "improved ddpm", "flow with a second time"])
 def test_a_folder_is_sampled(case: str, tmp_path: Path) -> None:
     model = Model.from_pretrained(written(tmp_path / "m", case))
-    assert model.defaults["steps"] == 18
+    steps = {"improved ddpm": ("ddim", 18), "flow with a second time": ("flow_map", 2)}
+    assert (model.defaults["sampler"], model.defaults["steps"]) == steps.get(case, ("heun", 35))
     engine = Engine(model)
-    (sample,) = engine.sample(labels=[2], steps=2).images
+    (sample,) = engine.sample(labels=[2], steps=3).images
     assert sample.isfinite().all()
 
 
 def test_a_run_is_that_of_edm(tmp_path: Path) -> None:
-    """sigma_i = (80^(1/7) + i/4 (0.002^(1/7) - 80^(1/7)))^7, then 0;  x' = x + (sigma' - sigma) (x - D) / sigma."""
+    """Algorithm 1 of Karras et al. at sigma_i = (80^(1/7) + i/4 (0.002^(1/7) - 80^(1/7)))^7, i = 0 .. 4, then 0."""
     engine = Engine(Model.from_pretrained(written(tmp_path / "m", "ddpm++, blurred"), dtype=torch.float64))
     unet, spec = load_model(tmp_path / "m", dtype=torch.float64)
     ends = 80 ** (1 / 7), 0.002 ** (1 / 7)
     sigmas = np.append((ends[0] + np.arange(5) / 4 * (ends[1] - ends[0])) ** 7, 0.0)
     z = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def slope(x: Tensor, sigma: float) -> Tensor:
+        return (x - image(unet, spec, {"x": x, "sigma": torch.full((2,), sigma, dtype=torch.float64)})) / sigma
+
     x = 80 * z
     with torch.no_grad():
         for sigma, below in pairwise(sigmas):
-            denoised = image(unet, spec, {"x": x, "sigma": torch.full((2,), sigma, dtype=torch.float64)})
-            x = x + (below - sigma) * (x - denoised) / sigma
-    ours = engine.sample(n=2, steps=5, noise=z).images
-    torch.testing.assert_close(ours, x, rtol=1e-9, atol=1e-9)
+            d = slope(x, sigma)
+            euler = x + (below - sigma) * d
+            x = euler if below == 0 else x + (below - sigma) * (d + slope(euler, below)) / 2
+    torch.testing.assert_close(engine.sample(n=2, steps=9, noise=z).images, x, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_a_flow_map_of_fastgen_is_told_where_it_goes(tmp_path: Path) -> None:
+    """x_r = x_t - (t - r) u(x_t, t, r), FastGen's loop for an ODE."""
+    case = "flow with a second time"
+    engine = Engine(Model.from_pretrained(written(tmp_path / "m", case), dtype=torch.float64))
+    unet, _ = load_model(tmp_path / "m", dtype=torch.float64)
+    x = z = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for t, r in ((1.0, 0.5), (0.5, 0.0)):
+        at, to = (torch.full((2,), each, dtype=torch.float64) for each in (t, r))
+        x = x - (t - r) * unet(x, at, torch.tensor([1, 4]), r=to)
+    torch.testing.assert_close(engine.sample(labels=[1, 4], noise=z).images, x, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

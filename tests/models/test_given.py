@@ -12,8 +12,9 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
+    IPNDMScheduler,
     UNet2DModel,
     UniPCMultistepScheduler,
 )
@@ -52,17 +53,19 @@ def test_all_of_the_sampling_can_be_given(model: UNet2DModel, tmp_path: Path) ->
 
 
 def test_a_plan_of_ones_own_replaces_a_scheduler_without_a_sampler(model: UNet2DModel, tmp_path: Path) -> None:
-    folder = pipeline(tmp_path, model, DPMSolverMultistepScheduler(beta_end=0.01, prediction_type="v_prediction"))
+    folder = pipeline(tmp_path, model, DPMSolverSinglestepScheduler(beta_end=0.01, prediction_type="v_prediction"))
     file = folder / "scheduler" / "scheduler_config.json"
     message = refusal(lambda: Engine.from_pretrained(folder))
-    assert message.startswith(f"{file}: _class_name: got 'DPMSolverMultistepScheduler', whose sampler fewstep does not")
+    assert message.startswith(
+        f"{file}: _class_name: got 'DPMSolverSinglestepScheduler', whose sampler fewstep does not"
+    )
     engine = Engine.from_pretrained(folder, device="cpu", defaults=FOUR)
     assert engine.model.prediction == "v"
     assert engine.model.schedule.to_config()["beta_end"] == 0.01
 
 
 def test_a_scheduler_that_is_unknown_or_broken_is_not_asked(model: UNet2DModel, tmp_path: Path) -> None:
-    folder = pipeline(tmp_path, model, FlowMatchEulerDiscreteScheduler())
+    folder = pipeline(tmp_path, model, IPNDMScheduler())
     assert "which is not known" in refusal(lambda: Engine.from_pretrained(folder, defaults=FOUR))
     given: dict[str, Any] = {"schedule": schedules.flow(), "prediction": "flow"}
     engine = Engine.from_pretrained(folder, device="cpu", defaults={"sampler": "euler", "steps": 3}, **given)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fewstep.checks import entries, exact, integer, named, number, one_of, whole
+from fewstep.checks import entries, exact, flag, integer, named, number, one_of, whole
 from fewstep.diffusion.align_your_steps import align_your_steps_sigmas
 from fewstep.diffusion.ladders import (
     MAX_SIGMA,
@@ -30,9 +30,9 @@ LADDERS: Final[dict[str, Callable[..., Array]]] = {
 TWO_STEPS: Final = 1.3  # the angle of the second of two calls, where TrigFlow students have it
 
 LEVEL_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "leading": ("offset", "final", "shift", "mu"),
+    "leading": ("offset", "final", "shift", "mu", "skip_last"),
     "trailing": ("final", "shift", "mu"),
-    "linspace": ("final", "shift", "mu"),
+    "linspace": ("final", "shift", "mu", "skip_last"),
     "lcm": ("original_steps", "final"),
     "karras": ("sigma_min", "sigma_max", "rho", "final"),
     "exponential": ("sigma_min", "sigma_max", "final"),
@@ -89,10 +89,17 @@ def _listed(schedule: Schedule, steps: int, timesteps: Timesteps, strength: floa
 def _timesteps(
     schedule: Schedule, steps: int, spacing: str, strength: float, fractional: bool, **options: Any
 ) -> Levels:
-    """Leading, trailing or linspace timesteps; on a flow with another shift in place of that of its training."""
-    shift = chosen_shift(schedule, options)
-    own = {name: value for name, value in options.items() if name not in ("shift", "mu")}
-    levels = Levels.spaced(schedule, steps, spacing, strength=strength, fractional=fractional, **own)
+    """Leading, trailing or linspace timesteps; on a flow with another shift in place of that of its training.
+
+    With `skip_last` they are those of one step more without the last, as diffusers' multistep schedulers have them.
+    """
+    shift, skips = chosen_shift(schedule, options), flag("skip_last", options.get("skip_last", False))
+    own = {name: value for name, value in options.items() if name not in ("shift", "mu", "skip_last")}
+    if skips:
+        steps = integer("steps", steps, 1, max(reach(schedule, strength) - 1, 1), " with skip_last")
+    levels = Levels.spaced(schedule, steps + skips, spacing, strength=strength, fractional=fractional, **own)
+    if skips:
+        levels = levels.visited([*range(steps), steps + 1])
     if shift is None or shift == own_shift(schedule):
         return levels
     sigmas = shifted(levels.sigmas[:-1], shift / own_shift(schedule))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from fewstep.diffusion.samplers.woven import twice
 from fewstep.diffusion.schedules import MAX_SIGMA, MAX_TIMESTEPS
 from fewstep.fields import Fields
 from fewstep.models.given import arguments_of, merged
@@ -23,8 +24,9 @@ REFUSED: Final = {
 }
 SIGMA_MIN: Final = 0.002  # of EDM's sampler, where the network allows it
 SIGMA_MAX: Final = 80.0
-STEPS: Final = 18
-LEVELS: Final = 1000
+LEVELS: Final = 18  # that it visits
+STEPS: Final = 2  # of a flow map, as FastGen's recipe for two has them
+TRAINING: Final = 1000  # levels, where only their ends are known
 
 
 def is_edm(data: Mapping[str, Any]) -> bool:
@@ -35,7 +37,7 @@ def is_edm(data: Mapping[str, Any]) -> bool:
 def open_edm(
     folder: Path, data: Mapping[str, Any], where: str, given: Mapping[str, Any], variant: str | None
 ) -> tuple[Weights, ModelSpec]:
-    """The network before its weights are read, and a spec that samples it as EDM does, by Euler's method.
+    """The network before its weights are read, and a spec that samples it as EDM does.
 
     Args:
         folder: the model's.
@@ -57,7 +59,7 @@ def open_edm(
     if size % multiple:
         allowed = f"multiples of {multiple}, as it is halved between {config.levels} levels"
         raise read.error("img_resolution", f"got {size}; allowed: {allowed}")
-    sampling = _improved(read) if kind == IMPROVED else _preconditioned(read)
+    sampling = _improved(read) if kind == IMPROVED else _preconditioned(read, maps=config.second_time is not None)
     read.finish()
     found = find_weights(folder, "", STEM, variant)
     null = classes if config.num_classes == classes + 1 else None
@@ -80,38 +82,43 @@ def open_edm(
     return weights, ModelSpec.from_dict(merged(spec, given), str(folder), arguments_of(given))
 
 
-def _preconditioned(read: Fields) -> dict[str, Any]:
-    """D = c_skip x + c_out F(c_in x, ln(sigma) / 4), on the ladder of EDM's sampler.
+def _preconditioned(read: Fields, maps: bool) -> dict[str, Any]:
+    """D = c_skip x + c_out F(c_in x, ln(sigma) / 4), by Heun's method on the ladder of EDM's sampler.
 
     FastGen's may go without c_in, c_skip and c_out; then a flow is told its noise scale, from 0 to 1, the others sigma.
+    A flow with a second time is a flow map.
     """
     sigma_data = read.number("sigma_data", 1e-6, 1e6, 0.5)
     read.only("sigma_shift", 0.0, 0.0)
     plain = read.optional_choice("drop_precond", ("both",)) == "both"
     predicts = read.choice("net_pred_type", ("x0", "eps", "flow") if plain else ("x0",), "x0")
+    prediction = predicts.replace("x0", "x_0") if plain else "edm"
     straight = read.choice("schedule_type", ("edm", "rf") if plain else ("edm",), "edm") == "rf"
-    low = max(SIGMA_MIN, read.number("sigma_min", 0.0, MAX_SIGMA, 0.0))
-    high = SIGMA_MAX if read.data.get("sigma_max") == math.inf else read.number("sigma_max", 0.0, MAX_SIGMA, SIGMA_MAX)
-    read.ignore("sigma_max")
-    if low >= high:
-        raise read.error("sigma_max", f"got {high:g}; allowed: more than {low:g}, where sampling ends")
+    ends = _ends(read)
     if predicts == "flow" and not straight:
         raise read.error("schedule_type", "got 'edm' beside a flow; supported: rf")
     if straight:
-        schedule: dict[str, Any] = {"name": "flow", "num_timesteps": LEVELS, "time": "unit"}
-        plan: dict[str, Any] = {"sampler": "euler", "steps": STEPS}
-        return {"schedule": schedule, "prediction": predicts.replace("x0", "x_0"), "plan": plan}
-    schedule = {
-        "name": "karras",
-        "num_timesteps": LEVELS,
-        "sigma_min": low,
-        "sigma_max": min(high, SIGMA_MAX),
-        "time": "sigma" if plain else "edm",
+        flow = {"name": "flow", "num_timesteps": TRAINING, "time": "unit"}
+        maps = maps and predicts == "flow"
+        plan = {"sampler": "flow_map", "steps": STEPS} if maps else {"sampler": "euler", "steps": LEVELS}
+        return {"schedule": flow, "prediction": prediction, "plan": plan}
+    schedule = {"name": "karras", "num_timesteps": TRAINING, **ends, "time": "sigma" if plain else "edm"}
+    return {
+        "schedule": schedule if plain else schedule | {"sigma_data": sigma_data},
+        "prediction": prediction,
+        "plan": {"sampler": "heun", "steps": twice(LEVELS), "spacing": "karras"},
     }
-    plan = {"sampler": "euler", "steps": STEPS, "spacing": "karras"}
-    if plain:
-        return {"schedule": schedule, "prediction": predicts.replace("x0", "x_0"), "plan": plan}
-    return {"schedule": schedule | {"sigma_data": sigma_data}, "prediction": "edm", "plan": plan}
+
+
+def _ends(read: Fields) -> dict[str, float]:
+    """The sigmas between which EDM's sampler runs, as far as the network allows it."""
+    low = max(SIGMA_MIN, read.number("sigma_min", 0.0, MAX_SIGMA, 0.0))
+    unbounded = read.data.get("sigma_max", math.inf) == math.inf
+    read.ignore("sigma_max")
+    high = SIGMA_MAX if unbounded else min(SIGMA_MAX, read.number("sigma_max", 0.0, MAX_SIGMA))
+    if low >= high:
+        raise read.error("sigma_max", f"got {high:g}; allowed: more than {low:g}, where sampling ends")
+    return {"sigma_min": low, "sigma_max": high}
 
 
 def _improved(read: Fields) -> dict[str, Any]:
@@ -123,4 +130,4 @@ def _improved(read: Fields) -> dict[str, Any]:
         "s": read.number("C_2", 0.0, 1.0, 0.008),
         "max_beta": 1 - least,
     }
-    return {"schedule": schedule, "prediction": "eps", "plan": {"sampler": "ddim", "steps": STEPS}}
+    return {"schedule": schedule, "prediction": "eps", "plan": {"sampler": "ddim", "steps": LEVELS}}
