@@ -79,13 +79,14 @@ def judge(plan: Plan) -> None:
     order, sigmas = SAMPLERS[plan.sampler].order, plan.levels.sigmas
     if not np.isfinite(sigmas[-1]) or (plan.wasted and not order):
         return  # it lands, as asked, where nothing but noise is; or has a call where its model says nothing, and warns
-    end, short = end_of(plan), bool((sigmas[:-3] < 4 * sigmas[2:-1]).all())
+    noisy = sigmas[sigmas > 0]
+    end, short = end_of(plan), all((noisy[:-calls] < 4 * noisy[calls:]).all() for calls in (1, 2))
     said = f"{end}\n{plan.describe()}"
     assert np.isfinite(list(end.values())).all(), said
     assert abs(end["mean"] - 1) < 1e-9 * max(1, end["variance"]) if order else 0.1 < end["mean"] < 5, said
     assert abs(end["mean from z"]) < (1.5 if order else 5), said
     if order < 2 or short:
-        most = 1.5 if order else 5.0
+        most = {0: 20.0, 1: 1.5}.get(order, 2.0)
         assert 0 <= end["variance"] < most, said
         assert 0 <= end["variance from z"] < 4 * most, said
     if order and short and len(plan) >= 10:
@@ -118,9 +119,9 @@ def judge_all(name: str, cases: Iterable[tuple[str, str, str, int]]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("turn", "name"), enumerate(SAMPLERS), ids=SAMPLERS)
+@pytest.mark.parametrize(("turn", "name"), list(enumerate(SAMPLERS)), ids=SAMPLERS)
 def test_nothing_is_black(turn: int, name: str) -> None:
-    """Half of the schedules and spacings, with every prediction and number of steps; the next sampler has the others."""
+    """Half of the schedules and spacings, with all predictions and numbers of steps; the next sampler has the others."""
     predictions, pairs = SAMPLERS[name].predictions, list(product(SCHEDULES, SPACINGS))
     half = enumerate(pairs[turn % 2 :: 2])
     print(judge_all(name, ((*pair, predictions[i % len(predictions)], 1 + i * 7 % 50) for i, pair in half)))

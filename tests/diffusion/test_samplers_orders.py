@@ -46,7 +46,7 @@ def test_a_deterministic_sampler_has_the_order_it_claims(name: str, kind: Kind) 
     slope = slope_of(errors, counts)
     told = ", ".join(f"{count}: {error:.1e}" for count, error in zip(counts, errors, strict=True))
     print(f"{name}, {kind}: order {slope:.2f}, claimed {order}; {told}")
-    assert slope > order - 0.25
+    assert slope > order - 0.4
     assert np.argmin(errors) == len(errors) - 1
 
 
