@@ -139,7 +139,7 @@ class Plan:
         from fewstep.diffusion.traced import trace
 
         given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-        return trace(scheduler, steps, given, strength, options)
+        return trace(cls, scheduler, steps, given, strength, options)
 
     def __len__(self) -> int:
         """N, the number of model calls."""

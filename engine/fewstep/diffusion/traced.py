@@ -1,9 +1,11 @@
 """Plans read off diffusers' schedulers: any that is linear in x, in what the network answers and in normal noise."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +13,6 @@ from fewstep.checks import named
 from fewstep.diffusion.forward import network
 from fewstep.diffusion.ladders import Array
 from fewstep.diffusion.levels import Levels
-from fewstep.diffusion.plan import OWN, Plan
 from fewstep.diffusion.schedules import Kind
 from fewstep.diffusion.times import OF_SIGMA, time_of_sigma
 from fewstep.diffusion.tracing.conventions import convention, prediction_of, setting
@@ -23,21 +24,30 @@ from fewstep.diffusion.tracing.sight import HANDED, look_at, look_at_step
 from fewstep.diffusion.tracing.solve import Estimates, solve
 from fewstep.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from fewstep.diffusion.plan import Plan
+
+ITS_OWN = "consistency"  # a prediction whose c_in, k_x and k_m a plan does not look up: they are among the rows
 FLOAT32 = 1e-5  # what two numbers of a scheduler may differ by that are one: it keeps both in float32
 TAKEN = (*HANDED, "num_inference_steps", "timesteps", "sigmas", "mu", "device", "generator", "strength", "r_timestep")
 
 
 def trace(
-    scheduler: Any, steps: int | None, given: Mapping[str, Any], strength: float, options: Mapping[str, Any]
+    cls: type[Plan],
+    scheduler: Any,
+    steps: int | None,
+    given: Mapping[str, Any],
+    strength: float,
+    options: Mapping[str, Any],
 ) -> Plan:
-    """What `Plan.from_diffusers` says; `given` are its timesteps, sigmas and mu."""
+    """What `Plan.from_diffusers` says; `cls` is Plan, `given` are its timesteps, sigmas and mu."""
     try:
         look_at(scheduler)
         of_step, of_timesteps = _sorted(scheduler, options)
         look_at_step(scheduler, of_step)
         given = {name: value for name, value in given.items() if value is not None}
         prepared = prepare(scheduler, steps, strength, given, of_timesteps)
-        return _plan(prepared, probe(prepared, of_step), _spacing(scheduler, given), strength)
+        return _plan(cls, prepared, probe(prepared, of_step), _spacing(scheduler, given), strength)
     except RefusedError as reason:
         allowed = "one whose step is linear in x, in what the network answers and in normal noise"
         raise ArgumentError(
@@ -45,7 +55,7 @@ def trace(
         ) from reason
 
 
-def _plan(prepared: Prepared, maps: Probe, spacing: str, strength: float) -> Plan:
+def _plan(cls: type[Plan], prepared: Prepared, maps: Probe, spacing: str, strength: float) -> Plan:
     scheduler = prepared.scheduler
     t = np.array([float(each) for each in prepared.timesteps])
     kind = _kind(maps, setting(scheduler, "prediction_type"))
@@ -87,9 +97,9 @@ def _plan(prepared: Prepared, maps: Probe, spacing: str, strength: float) -> Pla
     rows |= dict(zip(("h_x", "h_0", "h_m"), columns.h.T, strict=True))
     if learned:
         rows |= {"log_var_min": maps.log_var_min, "log_var_max": maps.log_var_max}
-    plan = Plan.build(
+    plan = cls.build(
         type(scheduler).__name__,
-        OWN[0],  # c_in, k_x and k_m are among the rows
+        ITS_OWN,
         levels,
         init_scale=_init_scale(scheduler, of_data) if strength == 1 else None,
         history=columns.history,

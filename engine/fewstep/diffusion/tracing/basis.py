@@ -25,13 +25,14 @@ class Basis:
     def __init__(self, size: int, batch: int = 1) -> None:
         self.size, self.used = size, 0
         self.shape = (batch, 1, size + CHECKS, 1)
-        self._random = np.random.default_rng(0).uniform(0.5, 2.0, (size, CHECKS))
+        random = np.random.default_rng(0)
+        self._random = random.uniform(0.5, 2.0, (size, CHECKS)) * random.choice((-1.0, 1.0), (size, CHECKS))
 
-    def vector(self) -> Tensor:
-        """The next vector."""
+    def vector(self, length: float = 1.0) -> Tensor:
+        """The next vector, of any length."""
         values = np.zeros(self.shape[2])
-        values[self.used] = 1
-        values[self.size :] = self._random[self.used]
+        values[self.used] = length
+        values[self.size :] = length * self._random[self.used]
         self.used += 1
         return self.tensor(values)
 

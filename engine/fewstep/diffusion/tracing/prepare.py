@@ -67,19 +67,19 @@ def _with_calls(told: Callable[[int], Prepared], steps: int, strength: float) ->
 
     The number of calls never falls with that of inference steps.
     """
-    if strength == 1:
-        found = told(steps)
-        if len(found.timesteps) == steps:
-            return found
+    if strength == 1 and _calls(told, steps) == steps:
+        return told(steps)
     low, high = 0, 2 * int(steps / strength) + 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _calls(told, middle) >= steps else (middle, high)
-    found = told(high)
-    if len(found.timesteps) == steps:
-        return found
-    near = sorted({each for each in (_calls(told, low), len(found.timesteps)) if each > 0})
-    raise ArgumentError("steps", steps, f"{' or '.join(map(str, near))}: this scheduler makes no other number of calls")
+    below, above = _calls(told, low), _calls(told, high)
+    if above == steps:
+        return told(high)
+    if above == 0:
+        return told(steps)  # which says why not
+    near = " or ".join(str(each) for each in sorted({below, above}) if each > 0)
+    raise ArgumentError("steps", steps, f"{near}: this scheduler makes no other number of calls")
 
 
 def _calls(told: Callable[[int], Prepared], count: int) -> int:

@@ -1,10 +1,11 @@
 """A scheduler's whole run on independent vectors: what each call makes of everything that was ever handed in."""
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from fewstep.diffusion.tracing.refused import RefusedError
 from fewstep.diffusion.tracing.sight import optional_inputs
 
 ROUNDING = 1e-9  # what two float64 maps of one thing may differ by, of their size
-LEARNED = ("learned", "learned_range")
 
 
 @dataclass
@@ -57,41 +57,68 @@ class _Vectors:
 
 
 def probe(prepared: Prepared, step_options: Mapping[str, Any]) -> Probe:
-    """Run the prepared scheduler.
+    """The maps of the prepared scheduler.
+
+    It is run twice, the second time on longer x and m, since what depends on their size looks linear in a single run.
 
     Raises:
         RefusedError: it raises an error, is not linear, or clips what is not x_0.
     """
+    if setting(prepared.scheduler, "variance_type") == "learned":
+        raise RefusedError("its variance is learned, and not as a share of a log variance between two bounds")
+    again = prepared._replace(scheduler=copy.deepcopy(prepared.scheduler))
+    maps = _observed(prepared, step_options, Lengths(1.0, 1.0))
+    others = _observed(again, step_options, Lengths(2.0, 4.0))
+    for name in ("x", "m", "clipped", "noise"):
+        one, other = getattr(maps, name), getattr(others, name)
+        if one.shape != other.shape or (np.abs(one - other) > ROUNDING * np.abs(one).max(initial=0)).any():
+            raise RefusedError("its step is not linear")
+    return maps
+
+
+class Lengths(NamedTuple):
+    """Of the vectors that x and m are."""
+
+    x: float
+    m: float
+
+
+def _observed(prepared: Prepared, step_options: Mapping[str, Any], lengths: Lengths) -> Probe:
+    """Of one run."""
     scheduler, count = prepared.scheduler, len(prepared.timesteps)
-    learned = _variance_type(scheduler) in LEARNED
+    learned = setting(scheduler, "variance_type") == "learned_range"
     basis = Basis(8 * count + 8, batch=3 if learned else 1)
     vectors, returned, calls = _Vectors(), [], []
     arguments = _Arguments(prepared, basis, step_options)
     with torch.no_grad(), Interception(basis) as seen, _its_errors(scheduler, step_options):
-        if hasattr(scheduler, "noise_sampler"):
-            scheduler.noise_sampler = Brownian(basis.vector)
-        if hasattr(scheduler, "_threshold_sample"):
-            limit = float(setting(scheduler, "sample_max_value", 1.0))
-            ratio = float(setting(scheduler, "dynamic_thresholding_ratio", 0.995))
-            scheduler._threshold_sample = lambda sample: seen.clip(sample, limit, ratio)
+        _take_over(scheduler, seen)
         for i in range(count):
             vectors.x.append(basis.used)
-            x = basis.vector()
-            c_in = _input_scale(scheduler, prepared.timesteps[i], basis, x, vectors.x[i])
+            x = basis.vector(lengths.x)
+            c_in = _input_scale(scheduler, prepared.timesteps[i], basis, x, vectors.x[i]) / lengths.x
             level = level_of(prepared, i, c_in, basis)
             vectors.m.append(basis.used)
-            m = basis.vector()
+            m = basis.vector(lengths.m)
             first, made = basis.used, len(seen.clips)
-            result = arguments.step(i, x, m, learned)
+            returned.append(arguments.step(i, x, m, learned))
             clips = seen.clips[made:]
             if len(clips) > 1:
                 raise RefusedError("its step clips twice")
             own = [int(np.flatnonzero(basis.coefficients(each.result))[0]) for each in clips]
             vectors.clipped |= dict.fromkeys([i], own[0]) if own else {}
             vectors.noise += [each for each in range(first, basis.used) if each not in own]
-            returned.append(result)
             calls.append((c_in, level, clips[0] if clips else None))
-    return _maps(basis, vectors, returned, calls, learned)
+    return _maps(basis, vectors, returned, calls, learned, lengths)
+
+
+def _take_over(scheduler: Any, seen: Interception) -> None:
+    """The noise and the clipping that a scheduler does not ask torch for."""
+    if hasattr(scheduler, "noise_sampler"):
+        scheduler.noise_sampler = Brownian(seen.basis.vector)
+    if hasattr(scheduler, "_threshold_sample"):
+        limit = float(setting(scheduler, "sample_max_value", 1.0))
+        ratio = float(setting(scheduler, "dynamic_thresholding_ratio", 0.995))
+        scheduler._threshold_sample = lambda sample: seen.clip(sample, limit, ratio)
 
 
 @contextmanager
@@ -144,10 +171,6 @@ class _Arguments:
         return torch.tensor([-1.0, 0.0, 1.0], dtype=m.dtype, device="cpu").reshape(3, 1, 1, 1).expand(m.shape)
 
 
-def _variance_type(scheduler: Any) -> object:
-    return getattr(scheduler, "variance_type", None) or setting(scheduler, "variance_type")
-
-
 def _input_scale(scheduler: Any, t: Tensor, basis: Basis, x: Tensor, own: int) -> float:
     """c_in, by which the scheduler scales what the network is called with."""
     if not hasattr(scheduler, "scale_model_input"):
@@ -159,7 +182,9 @@ def _input_scale(scheduler: Any, t: Tensor, basis: Basis, x: Tensor, own: int) -
     return float(numbers[own])
 
 
-def _maps(basis: Basis, vectors: _Vectors, returned: list[Tensor], calls: list[Any], learned: bool) -> Probe:
+def _maps(
+    basis: Basis, vectors: _Vectors, returned: list[Tensor], calls: list[Any], learned: bool, lengths: Lengths
+) -> Probe:
     """The maps by what their vectors are."""
     for i, each in enumerate(returned):
         if not bool(torch.isfinite(each).all()):
@@ -172,11 +197,11 @@ def _maps(basis: Basis, vectors: _Vectors, returned: list[Tensor], calls: list[A
     clipped = np.zeros((count, count))
     for call, vector in vectors.clipped.items():
         clipped[:, call] = all_of[:, vector]
-    k = np.array(list(_estimates(basis, vectors, calls)))
+    k = np.array(list(_estimates(basis, vectors, calls, lengths)))
     low, high = _learned(basis, vectors, returned) if learned else (np.full(count, np.nan),) * 2
     return Probe(
-        x=all_of[:, vectors.x],
-        m=all_of[:, vectors.m],
+        x=all_of[:, vectors.x] / lengths.x,
+        m=all_of[:, vectors.m] / lengths.m,
         clipped=clipped,
         noise=all_of[:, vectors.noise],
         c_in=np.array([c_in for c_in, _, _ in calls]),
@@ -191,7 +216,7 @@ def _maps(basis: Basis, vectors: _Vectors, returned: list[Tensor], calls: list[A
     )
 
 
-def _estimates(basis: Basis, vectors: _Vectors, calls: list[Any]) -> Iterator[tuple[float, float]]:
+def _estimates(basis: Basis, vectors: _Vectors, calls: list[Any], lengths: Lengths) -> Iterator[tuple[float, float]]:
     """k_x, k_m of what each call clips."""
     for i, (_, _, clip) in enumerate(calls):
         if clip is None:
@@ -203,7 +228,7 @@ def _estimates(basis: Basis, vectors: _Vectors, calls: list[Any]) -> Iterator[tu
         own = [vectors.x[i], vectors.m[i]]
         if np.abs(np.delete(numbers, own)).max() > ROUNDING * np.abs(numbers).max():
             raise RefusedError("its step clips something else than what one call says of x_0")
-        yield float(numbers[own[0]]), float(numbers[own[1]])
+        yield float(numbers[own[0]]) / lengths.x, float(numbers[own[1]]) / lengths.m
 
 
 def _learned(basis: Basis, vectors: _Vectors, returned: list[Tensor]) -> tuple[Array, Array]:

@@ -33,9 +33,7 @@ def look_at_step(scheduler: Any, options: Collection[str]) -> None:
     parameters = inspect.signature(scheduler.step).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if missing := [name for name in needed if name not in (*HANDED, *options)]:
-        raise RefusedError(
-            f"its step needs {' and '.join(missing)}, which are not x, a time or what the network answers"
-        )
+        raise RefusedError(f"its step needs {', '.join(missing)} beside x, a time and what the network answers")
 
 
 def optional_inputs(scheduler: Any) -> list[str]:
