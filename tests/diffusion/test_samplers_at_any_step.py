@@ -121,7 +121,7 @@ def judge_all(name: str, cases: Iterable[tuple[str, str, str, int]]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("turn", "name"), list(enumerate(SAMPLERS)), ids=SAMPLERS)
 def test_nothing_is_black(turn: int, name: str) -> None:
-    """Half of the schedules and spacings, with all predictions and numbers of steps; the next sampler has the others."""
+    """Half of the schedules and spacings, with all predictions and steps; the next sampler has the other half."""
     predictions, pairs = SAMPLERS[name].predictions, list(product(SCHEDULES, SPACINGS))
     half = enumerate(pairs[turn % 2 :: 2])
     print(judge_all(name, ((*pair, predictions[i % len(predictions)], 1 + i * 7 % 50) for i, pair in half)))
