@@ -151,7 +151,6 @@ SAMPLERS: dict[str, Sampler] = {
         "networks told where a step goes: MeanFlow and others",
         predictions=FLOW_FIRST,
         kinds=("flow", "ve", "trig"),
-        order=0,
     ),
 }
 

@@ -33,9 +33,9 @@ def edm(
     start, whose variance is the sum of both. The network is told the raised level, as in the paper; diffusers' Euler
     asks it at the level below. Beyond the schedule's own last level it is told that one's time.
     """
-    pool, start, added, raised = _churned(levels.in_karras_time(), s_churn, s_tmin, s_tmax, s_noise)
-    visits = pool.visited([*woven(raised, np.arange(1, len(raised))), len(pool)])
-    s, s_next = pool.noise_scale[raised], levels.sigmas[1:]
+    pool, start, added, raised = _churned(levels, s_churn, s_tmin, s_tmax, s_noise)
+    visits = pool.visited([*woven(raised, np.arange(1, len(raised))), len(pool)]).in_karras_time()
+    s, s_next = pool.sigmas[raised], levels.sigmas[1:]
     return Plan.build(
         "edm",
         prediction,
@@ -57,9 +57,9 @@ def edm_euler(
     clip: ClipLike = None,
 ) -> Plan:
     """As `edm`, with Euler's step (`euler`) in place of Heun's: N calls of N levels."""
-    pool, start, added, raised = _churned(levels.in_karras_time(), s_churn, s_tmin, s_tmax, s_noise)
-    visits = pool.visited([*raised, len(pool)])
-    ratio = levels.sigmas[1:] / pool.noise_scale[raised]
+    pool, start, added, raised = _churned(levels, s_churn, s_tmin, s_tmax, s_noise)
+    visits = pool.visited([*raised, len(pool)]).in_karras_time()
+    ratio = levels.sigmas[1:] / pool.sigmas[raised]
     return Plan.build(
         "edm_euler",
         prediction,
@@ -81,13 +81,14 @@ class Churned(NamedTuple):
     raised: npt.NDArray[np.int64]  # [N] the places in the pool where each begins
 
 
-def _churned(steps: Levels, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> Churned:
-    count, sigma = len(steps), steps.falls().noise
+def _churned(levels: Levels, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> Churned:
+    steps, count = levels.in_karras_time(), len(levels)
+    sigma = steps.falls().noise
     gamma = min(number("s_churn", s_churn, 0, math.inf) / count, math.sqrt(2) - 1)
     s_tmin = number("s_tmin", s_tmin, 0, math.inf)
     churns = (s_tmin <= sigma) & (sigma <= number("s_tmax", s_tmax, s_tmin, math.inf)) & (gamma > 0)
-    pool = pooled(steps, (1 + gamma) * sigma[churns])
+    pool = pooled(levels, (1 + gamma) * sigma[churns])
     raised = np.arange(count)
     raised[churns] = count + np.arange(churns.sum())
-    added = number("s_noise", s_noise, 0, 1e6) * np.sqrt(pool.noise_scale[raised] ** 2 - sigma**2)
+    added = number("s_noise", s_noise, 0, 1e6) * np.sqrt(pool.sigmas[raised] ** 2 - sigma**2)
     return Churned(pool, math.hypot(steps.init_scale, added[0]), added, raised)

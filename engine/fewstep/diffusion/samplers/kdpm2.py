@@ -27,9 +27,9 @@ def kdpm2(levels: Levels, prediction: str = "eps", eta: float = 0.0, clip: ClipL
     first = np.append(middle, down[-1]) / s
     second = scale_1 * (down_1 - s_1) / middle
     none = np.zeros_like(middle)
-    pool = pooled(steps, middle / (1 - middle) if steps.kind == "flow" else middle)
+    pool = pooled(levels, middle / (1 - middle) if steps.kind == "flow" else middle)
     own = np.arange(len(steps))
-    visits = pool.visited([*woven(own, len(steps) + own[:-1]), len(pool)])
+    visits = pool.visited([*woven(own, len(steps) + own[:-1]), len(pool)]).straight()
     return Plan.build(
         "kdpm2",
         prediction,

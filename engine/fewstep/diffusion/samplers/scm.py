@@ -12,7 +12,7 @@ def scm(levels: Levels, prediction: str = "eps", clip: ClipLike = None) -> Plan:
 
     x' = signal_s x_0 + noise_s z
 
-    On TrigFlow's levels, with v predicted, this is the sampler of sCM (Lu and Song, 2410.11081, section 4),
+    On TrigFlow's levels, with v predicted, this is the sampler of sCM (Lu and Song, 2410.11081),
 
     x_0 = cos(t) x - sigma_data sin(t) F(x / sigma_data, t),    x' = cos(s) x_0 + sigma_data sin(s) z
 

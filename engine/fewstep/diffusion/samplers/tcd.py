@@ -1,4 +1,4 @@
-"""Strategic stochastic sampling. Zheng et al., Trajectory Consistency Distillation (2402.19159), algorithm 4."""
+"""Strategic stochastic sampling. Zheng et al., Trajectory Consistency Distillation (2402.19159)."""
 
 import numpy as np
 
