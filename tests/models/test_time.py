@@ -78,7 +78,8 @@ def formula(time: str, sigma: float, schedule: Schedule) -> float:
     return by_level[sigma] / (count if time == "unit" else 1)
 
 
-STRAIGHT = ("euler", "euler_ancestral", "heun", "edm", "edm_euler")  # in Karras time, where some signal has to be left
+# In Karras time, where some signal has to be left.
+STRAIGHT = ("euler", "euler_ancestral", "heun", "edm", "edm_euler", "lms", "plms")
 OWN = [name for name in SAMPLERS if name not in ("kdpm2", "flow_map")]  # at the schedule's levels, told t alone
 
 

@@ -136,7 +136,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_3m_sde": Sampler(dpmpp_3m_sde, "the same with fresh noise at every step", order=2),
     "unipc": Sampler(unipc, "UniPC: each call also corrects the step before it", order=3),
     "deis": Sampler(deis, "DEIS: polynomials in ln sigma through past eps", order=2),
-    "lms": Sampler(lms, "linear multistep in Karras time: looks three calls back", order=4, fractional=True),
+    "lms": Sampler(lms, "linear multistep in Karras time: looks three calls back", order=3, fractional=True),
     "plms": Sampler(
         plms, "pseudo linear multistep: PNDM without its Runge-Kutta calls", kinds=("vp",), order=2, calls=plms_calls
     ),

@@ -15,7 +15,8 @@ def lms(levels: Levels, prediction: str = "eps", order: int = 4, clip: ClipLike 
     x' = x + sum_j w_j d^(-j),    w_j = integral from sigma to sigma' of l_j
 
     with l_j the Lagrange polynomials of the sigmas where d, d', .. were found (`multistep.adams`); Hairer, Norsett and
-    Wanner, Solving Ordinary Differential Equations I, section III.5. Row i combines at most i + 1 of them.
+    Wanner, Solving Ordinary Differential Equations I, section III.5. Row i combines at most i + 1 of them,
+    so that the first is Euler's, and a run is of order 3 to 4.
 
     Here x = x_0 + sigma z (`Levels.straight`), and levels of a flow keep their coordinates, with noise_scale for sigma.
     Zero terminal SNR has sigma = inf and raises.
