@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fewstep
 from fewstep import ArgumentError, Engine, Inpaint, Plan, Resume, Sample, Samples, Step, schedules
-from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers import SAMPLERS, build_plan, make_plan
 from fewstep.run.graphs.runner import GraphRunner
 from fewstep_kernels import COLUMN
 from support.recorder import RecorderCapturer
@@ -45,6 +45,20 @@ RUNS: dict[str, dict[str, Any]] = {
     "given noise": {"sampler": "ddpm", "steps": 3, "noise": torch.randn(4, 2, *SHAPE, generator=torch.Generator())},
     "learned variance": {"sampler": "ddpm", "steps": 3, "variance": "learned_range"},
 }
+
+
+def plan_of(sampler: str) -> Plan | None:
+    """One of a few calls, where there is one that adds noise."""
+    for steps in (4, 5):
+        try:
+            plan = build_plan(sampler, SCHEDULE, steps)
+        except ArgumentError:
+            continue
+        return plan if plan.stochastic else None
+    return None
+
+
+RUNS |= {f"{name}, as it is": {"plan": plan} for name in SAMPLERS if (plan := plan_of(name)) is not None}
 
 
 def kept_of(engine: Engine, **arguments: Any) -> tuple[list[list[Sample]], Samples, list[Tensor]]:

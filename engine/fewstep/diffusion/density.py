@@ -36,8 +36,8 @@ def log_prob(
         plan: whose row it is.
         step: the number of the row, from 0.
         x: [B, C, ...] before the step.
-        m: [B, C, ...] the network's prediction at c_in x, guided already: uncond + w (cond - uncond). Where the plan's
-            variance is learned, [B, 2C, ...]: the prediction, then v of the conditional half.
+        m: [B, C, ...] the network's prediction at c_in x, guided and rescaled already (`fewstep_kernels.cfg_combine` is
+            the formula). Where the plan's variance is learned, [B, 2C, ...]: that, then v of the conditional half.
         x_next: [B, C, ...] after it.
         history: [D, B, C, ...] what the rows before left, youngest first, as `State.history`; for a plan that reads it.
         mask: [B or 1, C or 1, ...], 1 where the sample is generated: those elements count, and no others, so none that
