@@ -199,5 +199,5 @@ def test_the_last_of_one_step_more_can_be_left_out(spacing: str) -> None:
     assert make_levels(schedule, 7, spacing, strength=0.5, skip_last=True).t.max() < 500
     with pytest.raises(ArgumentError, match="steps: got 1000; allowed: an integer from 1 to 999 with skip_last"):
         make_levels(schedule, 1000, spacing, skip_last=True)
-    with pytest.raises(ArgumentError, match="skip_last: got 1; allowed: True or False"):
+    with pytest.raises(ArgumentError, match="skip_last: got 1; allowed: true or false"):
         make_levels(schedule, 7, spacing, skip_last=1)
