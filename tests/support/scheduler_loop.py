@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import diffusers.schedulers
-import numpy as np
 import torch
 from torch import Tensor
 

@@ -137,9 +137,7 @@ def _kind(maps: Probe, prediction_type: object) -> Kind:
         return "trig"
     if (signal == 1).all():
         return "ve"
-    flow, vp = (
-        bool(np.abs(each - 1).max() <= FLOAT32) for each in (signal + noise, signal**2 + noise**2)
-    )
+    flow, vp = (bool(np.abs(each - 1).max() <= FLOAT32) for each in (signal + noise, signal**2 + noise**2))
     if not flow and not vp:
         raise Refusal("its noise levels are of no kind that is known here")
     # One call where no signal is left is of both kinds.

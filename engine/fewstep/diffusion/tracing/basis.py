@@ -37,7 +37,9 @@ class Basis:
 
     def tensor(self, values: Array) -> Tensor:
         """A combination [W] as a tensor [B, 1, W, 1]."""
-        return torch.tensor(values, dtype=torch.float64, device="cpu").reshape(1, 1, -1, 1).repeat(self.shape[0], 1, 1, 1)
+        return (
+            torch.tensor(values, dtype=torch.float64, device="cpu").reshape(1, 1, -1, 1).repeat(self.shape[0], 1, 1, 1)
+        )
 
     def holds(self, value: object) -> bool:
         """Whether a value is a tensor of combinations."""
@@ -60,4 +62,3 @@ class Basis:
     def _numbers(combination: Tensor, sample: int) -> Array:
         numbers: Array = combination[sample].reshape(-1).double().numpy()
         return numbers
-

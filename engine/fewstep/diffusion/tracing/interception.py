@@ -63,7 +63,9 @@ class Interception(TorchFunctionMode):
 
     def _noise(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         size = args[0] if args else kwargs.get("size", ())
-        shape = tuple(size.shape) if isinstance(size, Tensor) else tuple(size if isinstance(size, tuple | list) else args)
+        shape = (
+            tuple(size.shape) if isinstance(size, Tensor) else tuple(size if isinstance(size, tuple | list) else args)
+        )
         if shape != self.basis.shape:
             raise Refusal(f"its step draws noise of shape {list(shape)} for a sample of shape {list(self.basis.shape)}")
         return self.basis.vector()

@@ -10,9 +10,7 @@ from fewstep.diffusion.tracing.solve import Columns, Estimates
 CLEAN = 1e-6  # of noise beside signal: what is left by tables in float32
 
 
-def landing(
-    columns: Columns, maps: Probe, x_0: Estimates, kind: Kind, sigma_data: float | None
-) -> tuple[float, float]:
+def landing(columns: Columns, maps: Probe, x_0: Estimates, kind: Kind, sigma_data: float | None) -> tuple[float, float]:
     """signal and noise of x after the last row, in coordinates of that kind.
 
     All is a combination of x_0, of the first z and of the noise of each row. The network knows x_0, and its m says so

@@ -114,7 +114,9 @@ def _as_it_is(scheduler: Any, options: Mapping[str, Any], strength: float) -> Pr
     begun = getattr(scheduler, "step_index", None) is not None or getattr(scheduler, "counter", 0) != 0
     count = getattr(scheduler, "num_inference_steps", None)
     if begun or count is None or options or strength < 1:
-        why = "a number of model calls: " + ("this scheduler is amid a run" if begun else "none is set in this scheduler")
+        why = "a number of model calls: " + (
+            "this scheduler is amid a run" if begun else "none is set in this scheduler"
+        )
         raise ArgumentError("steps", None, why)
     return _left(copy.deepcopy(scheduler), count, 1.0)
 
