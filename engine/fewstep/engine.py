@@ -140,6 +140,7 @@ class Engine:
         guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         strength: float = 1.0,
+        preset: str | None = None,
         **options: Any,
     ) -> Plan:
         """The plan that `sample` runs: the model's own, with what is given here in its place.
@@ -155,12 +156,14 @@ class Engine:
                 call, or an interval, `Plan.with_guidance`.
             guidance_rescale: phi of Lin et al. 2023, 0 to 1.
             strength: the share of the noise range that is run; for an image start.
+            preset: a name in `fewstep.presets.PRESETS`, such as "lightning-4", whose settings are in place of the
+                model's own; a sampler is not asked for beside it.
             options: further options of the sampler, such as eta, clip or spacing.
 
         Raises:
             ArgumentError: naming the argument and what is allowed.
         """
-        plan = self._planner.plan(steps, sampler, guidance_scale, guidance_rescale, strength, options)
+        plan = self._planner.plan(steps, sampler, guidance_scale, guidance_rescale, strength, options, preset)
         self._planner.warn([plan], own_levels=strength == 1 and not options, stacklevel=2)
         return plan
 
@@ -173,7 +176,7 @@ class Engine:
         sampler: SamplerName | str | Sequence[str] | None = None,
         guidance_scale: float | Sequence[float] | None = None,
         seeds: int | Sequence[int] | None = None,
-        plan: Plan | Sequence[Plan] | None = None,
+        plan: Plan | str | Sequence[Plan] | Sequence[str] | None = None,
         start: Start | Resume | Sequence[Start | None] | None = None,
         noise: Noise | None = None,
         condition: Mapping[str, Tensor | tuple[Tensor, Tensor]] | None = None,
@@ -188,7 +191,7 @@ class Engine:
             labels: one per sample, for a model that takes them: numbers, or names of classes.
             steps, sampler, guidance_scale: as for `Engine.plan`.
             seeds: one per sample, or an integer s for s, s + 1, ...; drawn at random unless given.
-            plan: a plan instead of steps and sampler.
+            plan: a plan instead of steps and sampler; or the name of a preset, such as "lightning-4" (see `plan`).
             start: `Image(x, strength)`, `Inpaint(x, mask)`, or `Resume(states)`, which says all else too.
             noise: instead of the seeds': the initial noise [B, C, H, W], or with each row's [N + 1, B, C, H, W]; a
                 torch.Generator, which draws as diffusers does; or one tensor or generator per sample.

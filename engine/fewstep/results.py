@@ -263,7 +263,7 @@ class Samples:
 
     def _plan_parameters(self, index: int) -> dict[str, str]:
         plan, scale = self.plans[index], self.guidance_scale_of([index])
-        text = {"sampler": plan.sampler, "steps": str(len(plan))}
+        text = {"sampler": plan.sampler, "steps": str(len(plan))} | ({"plan": plan.preset} if plan.preset else {})
         text["guidance_scale"] = ",".join(map(_number, scale if isinstance(scale, list) else [scale]))
         return text | ({"guidance_rescale": _column(plan, "phi")} if _column(plan, "phi") != "0" else {})
 

@@ -3,6 +3,7 @@
 ROOMS: dict[str, tuple[str, ...]] = {
     "ground": (
         "archives",
+        "callers",
         "checks",
         "columns",
         "errors",
@@ -18,7 +19,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "run": ("run",),
     "request": ("request",),
     "models": ("models",),
-    "engine": ("", "bounds", "engine", "results", "samplers", "schedules", "warming"),  # what a user imports
+    "engine": ("", "bounds", "engine", "presets", "results", "samplers", "schedules", "warming"),  # what a user imports
     "train": ("train",),
     "evaluate": ("evaluate",),
     "bench": ("bench",),

@@ -17,6 +17,7 @@ from fewstep.cli.shared import (
     progress,
     whole_numbers,
 )
+from fewstep.diffusion.presets import preset_named
 from fewstep.errors import ArgumentError
 from fewstep.request.asked import MAX_SAMPLES
 from fewstep.run.callbacks import counting
@@ -46,6 +47,7 @@ def generate(
     seeds: options.Seeds = None,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
+    plan: options.Plan = None,
     guidance_scale: options.GuidanceScale = None,
     guidance_rescale: options.GuidanceRescale = 0.0,
     image: options.Image = None,
@@ -74,13 +76,15 @@ def generate(
         raise ArgumentError("mask", str(mask), "only together with --image")
     if image is None and strength is not None:
         raise ArgumentError("strength", strength, "only together with --image")
+    if plan is not None:
+        preset_named("plan", plan)
     _check_output(out, columns, colormap)
 
     weights = dtype_of(dtype)
     set_threads(threads)
     check_device(device)
     reading: dict[str, Any] = {"dtype": weights, "allow_pickle": allow_pickle, "variant": variant}
-    engine = open_engine(model, steps, sampler, device=device, **reading)
+    engine = open_engine(model, steps, sampler, plan, device=device, **reading)
     if out.suffix.lower() == ".png":
         check_channels(engine.model.shape[0], colormap)
     names = engine.model.conditions.names
@@ -89,7 +93,7 @@ def generate(
     count, label_list, seed_list = _per_sample(n, label_list, seed, seeds)
     chosen = engine.model.conditions.spread(count) if labels is None else None
     request: dict[str, Any] = {"n": count, "labels": chosen or label_list, "seeds": seed_list}
-    request |= {"steps": steps, "sampler": sampler}
+    request |= {"steps": steps, "sampler": sampler, "plan": plan}
     request |= {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
     if image is not None:
         request["start"] = _start(engine.model.shape, image, strength, mask)

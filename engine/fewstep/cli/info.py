@@ -24,12 +24,15 @@ EXAMPLES = examples(
     "  fewstep info digits",
     "The parameters of a picture, and how to make it again:",
     "  fewstep info out-003.png",
+    "What families of distilled models are sampled with, by names for --plan:",
+    "  fewstep info --presets",
     "Launches a step, beside those of diffusers:",
     "  fewstep info --cost",
 )
 REPEATED = (  # the parameters that are options of generate
     "steps",
     "sampler",
+    "plan",
     "guidance_scale",
     "guidance_rescale",
     "image",
@@ -48,6 +51,7 @@ def info(
         Path | None, typer.Argument(metavar="MODEL|PNG", help="A model folder, or a PNG that fewstep made.")
     ] = None,
     allow_pickle: AllowPickle = False,
+    presets: Annotated[bool, typer.Option("--presets", help="What families of distilled models are for.")] = False,
     cost: Annotated[
         bool, typer.Option("--cost", help="Count launches, bytes and syncs of a step; of presets without MODEL.")
     ] = False,
@@ -62,6 +66,13 @@ def info(
 
     For a model folder all weights are read and checked, but not for --cost.
     """
+    if presets:
+        if path is not None or cost:
+            raise ArgumentError("presets", True, "nothing beside it but --json")
+        from fewstep.cli.presets_view import show_presets
+
+        show_presets(as_json=as_json)
+        return
     if cost:
         from fewstep.cli.cost import show_cost
 
@@ -220,6 +231,8 @@ def _again(parameters: dict[str, str]) -> str:
         "--seeds": parameters.get("seeds", parameters.get("seed")),
         **{f"--{name.replace('_', '-')}": parameters.get(name) for name in (*REPEATED, "dtype", "colormap", "columns")},
     }
+    if parameters.get("plan"):
+        del options["--sampler"]  # which the preset says
     words = ["fewstep", "generate", parameters.get("model", "MODEL")]
     for name, value in options.items():
         words += [] if value in (None, DEFAULTS.get(name)) else [name, value]

@@ -8,22 +8,26 @@ if TYPE_CHECKING:
     from fewstep.engine import Engine
 
 
-def open_engine(model: str, steps: int | None, sampler: str | None, **options: Any) -> "Engine":
+def open_engine(
+    model: str, steps: int | None, sampler: str | None, plan: str | None = None, **options: Any
+) -> "Engine":
     """The engine of a model; one whose own sampler fewstep does not have is opened with the sampler that is asked for.
 
     Args:
         model: a folder or a name, as `Engine.from_pretrained` takes it.
-        steps, sampler: what the request asks for; None where it does not.
+        steps, sampler, plan: what the request asks for; None where it does not.
         options: of `Engine.from_pretrained`.
 
     Raises:
-        ModelError: as there; of a sampler that is not here, unless both steps and sampler are asked for.
+        ModelError: as there; of a sampler that is not here, unless both steps and sampler, or a plan, are asked for.
     """
     from fewstep.engine import Engine
 
     try:
         return Engine.from_pretrained(model, steps, **options)
     except NoSamplerError:
+        if plan is not None:
+            return Engine.from_pretrained(model, steps, defaults=plan, **options)
         if steps is None or sampler is None:
             raise
         return Engine.from_pretrained(model, steps, defaults={"sampler": sampler, "steps": steps}, **options)

@@ -52,6 +52,10 @@ Sampler = Annotated[
     str | None,
     Option(help=f"{one_of(SAMPLERS)}. Default: the model's own.", rich_help_panel=HOW),
 ]
+Plan = Annotated[
+    str | None,
+    Option(metavar="PRESET", help="Such as lightning-4; fewstep info --presets. Default: none.", rich_help_panel=HOW),
+]
 GuidanceScale = Annotated[
     float | None,
     Option(help="w in uncond + w (cond - uncond). Default: the model's own, else 1.", rich_help_panel=HOW),

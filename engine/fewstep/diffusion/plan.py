@@ -44,6 +44,7 @@ class Plan:
         history: how many past h = h_x x + h_0 x_0 + h_m m the rows read, at most 4.
         learned_variance: the model predicts 2C channels, the last C the share of log_var_max.
         closed: the rows recover hidden state from x, so nobody else may write to it.
+        preset: the name of the preset that it was made by, for the record.
     """
 
     # What a column holds unless a sampler says otherwise: as in a row that does nothing, but without its x' = x.
@@ -57,6 +58,7 @@ class Plan:
     history: int = 0
     learned_variance: bool = False
     closed: bool = False
+    preset: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", read_only(self.rows))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fewstep.checks import as_python, named, one_of, whole
+from fewstep.diffusion.presets import preset_named
 from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES
@@ -14,6 +15,7 @@ from fewstep.request.conditions import condition_from_config, condition_to_confi
 from fewstep.request.guidance import guidance_from_config, guidance_to_config
 
 USUAL_STEPS: Final = 4
+A_PLAN: Final = "a dict such as {'sampler': 'ddim', 'steps': 4}"
 
 
 def usual_plan(prediction: str, length: int, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -28,7 +30,23 @@ def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ArgumentError: an override that is not what the attribute takes.
     """
-    return {IN_SPEC[name][0]: IN_SPEC[name][1](overrides[name]) for name in IN_SPEC if name in overrides}
+    said = with_preset(overrides)
+    return {IN_SPEC[name][0]: IN_SPEC[name][1](said[name]) for name in IN_SPEC if name in said}
+
+
+def with_preset(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a model in which `defaults` may be the name of a preset: as its settings, and what they are for.
+
+    Raises:
+        ArgumentError: no preset of that name.
+    """
+    said = dict(overrides)
+    if isinstance(said.get("defaults"), str):
+        preset = preset_named("defaults", said["defaults"], f"{A_PLAN}, or ")
+        said["defaults"] = preset.defaults
+        if said.get("trained") is None:
+            said["trained"] = preset.trained
+    return said
 
 
 def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +111,7 @@ def fitting_steps(steps: int, length: int, offset: int) -> int:
 
 def _plan(defaults: Any) -> dict[str, Any]:
     if defaults is not None and not isinstance(defaults, Mapping):
-        raise ArgumentError("defaults", defaults, "a dict such as {'sampler': 'ddim', 'steps': 4}")
+        raise ArgumentError("defaults", defaults, f"{A_PLAN}, or the name of a preset")
     return {option: as_python(value) for option, value in (defaults or {}).items()}
 
 
@@ -125,7 +143,7 @@ def _guidance(value: Any) -> dict[str, Any] | None:
 
 def _trained(value: Any) -> dict[str, Any] | None:
     trained = trained_from_config(value)
-    return None if trained is None else {"sampler": trained.sampler, "steps": list(trained.steps)}
+    return None if trained is None else trained.to_config()
 
 
 def _name(value: Any) -> str:

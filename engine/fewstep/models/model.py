@@ -9,13 +9,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from fewstep.callers import outside
 from fewstep.checks import entries, named, one_of, only, whole
+from fewstep.diffusion.presets import preset_named
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES, Time
 from fewstep.diffusion.trained import Trained, trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.models.bundled import model_folder
-from fewstep.models.given import spec_fields, usual_plan
+from fewstep.models.given import spec_fields, usual_plan, with_preset
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
 from fewstep.request.conditions import Condition, condition_from_config
@@ -73,7 +75,7 @@ class Model:
         time: Time | None = None,
         conditions: Condition | Mapping[str, Any] | None = None,
         guidance: Guidance | Mapping[str, Any] | None = None,
-        defaults: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | str | None = None,
         trained: Trained | Mapping[str, Any] | None = None,
         decoder: nn.Module | None = None,
         name: str = "",
@@ -89,11 +91,15 @@ class Model:
                 module(..., guidance=[R]), so that a sample owns one lane at any scale. None: by two halves, where there
                 is a null condition.
             defaults: {"sampler": "ddim", "steps": 4, ...} with options of that sampler, and perhaps the guidance_scale
-                to sample with unless told (1 if it is not there).
-            trained: or {"sampler": "ddim", "steps": [4]}.
+                to sample with unless told (1 if it is not there). Or the name of a preset, such as "lightning-4", whose
+                settings these are then, and which says what the model was trained for.
+            trained: or {"sampler": "ddim", "steps": [4]}, perhaps with the guidance "scales" that it takes: [1, 1] for none.
 
         Raises:
             ArgumentError: naming the argument and what is allowed.
+
+        Warns:
+            UntrainedPlanWarning: its own plan is guided as it was not trained to be.
         """
         if not isinstance(module, nn.Module):
             raise ArgumentError("module", type(module).__name__, "a torch.nn.Module")
@@ -105,7 +111,10 @@ class Model:
             raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
         if not isinstance(name, str):
             raise ArgumentError("name", name, "a text")
-        given = usual_plan(prediction, len(schedule), defaults)
+        said = with_preset({"defaults": defaults, "trained": trained})
+        if isinstance(defaults, str):
+            preset_named("defaults", defaults).check("defaults", schedule, prediction)
+        given = usual_plan(prediction, len(schedule), said["defaults"])
         if "strength" in given:
             allowed = "no strength: a sample has it, by start=fewstep.Image(x, strength)"
             raise ArgumentError("defaults", {"strength": given["strength"]}, allowed)
@@ -119,17 +128,22 @@ class Model:
             "conditions": condition_from_config(conditions),
             "guidance": guidance_from_config(guidance, given.pop("guidance_scale", None)),
             "defaults": MappingProxyType(given),
-            "trained": trained_from_config(trained),
+            "trained": trained_from_config(said["trained"]),
             "decoder": decoder,
             "name": name,
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
         self._check_inputs()
-        if self.trained is not None and not self.trained.lists(given["sampler"], given["steps"]):
+        self._check_plan(said["defaults"] is not None)
+
+    def _check_plan(self, told: bool) -> None:
+        """Whether its own plan can be made, and is one that it was trained for."""
+        if self.trained is not None and not self.trained.lists(self.defaults["sampler"], self.defaults["steps"]):
             raise ArgumentError("trained", str(self.trained), "what lists the default plan, which is another")
-        if defaults is not None:
-            self.planner().plan()
+        plan = self.planner().plan() if told else None
+        if plan is not None and self.trained is not None:
+            self.trained.warn(self.name, plan, None, outside())
 
     def _check_inputs(self) -> None:
         """Whether the network can be called with what the model says it takes."""

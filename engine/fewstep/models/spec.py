@@ -156,8 +156,10 @@ def _guidance(read: Fields) -> dict[str, Any]:
 
 def _trained(read: Fields) -> dict[str, Any]:
     values = {"sampler": read.text("sampler", max_length=100), "steps": list(read.integers("steps", 1, MAX_STEPS))}
+    # Absent where any scale will do: so a folder of before it reads and writes the same.
+    scales = {"scales": list(read.numbers("scales", -MAX_SCALE, MAX_SCALE))} if read.has("scales") else {}
     read.finish()
-    return values
+    return values | scales
 
 
 def _check_shape(read: Fields, values: dict[str, Any]) -> None:

@@ -2,11 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from fewstep.checks import as_python, exact, named, nearest, number
 from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.presets import PRESETS, preset_named
 from fewstep.diffusion.samplers import build_plan, option_names
 from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.times import OF_SIGMA
@@ -55,41 +58,55 @@ class Planner:
         guidance_rescale: float = 0.0,
         strength: float = 1.0,
         options: Mapping[str, Any] | None = None,
+        preset: object = None,
     ) -> Plan:
-        """One plan; None leaves an argument to the defaults. ArgumentError names what cannot be done."""
+        """One plan; None leaves an argument to the defaults. ArgumentError names what cannot be done.
+
+        With the name of a preset its settings are in place of the defaults.
+        """
         check_options(options or {}, PLANNED)
-        chosen = self.defaults["sampler"] if sampler is None else sampler
-        settings = dict(self.defaults) if chosen == self.defaults["sampler"] else {"steps": self.defaults["steps"]}
+        if preset is None:
+            defaults, name = self.defaults, ""
+        else:
+            chosen_preset = preset_named("plan", preset)
+            if sampler is not None:
+                raise ArgumentError("sampler", sampler, f"nothing beside {chosen_preset.name}, which says it already")
+            chosen_preset.check("plan", self.schedule, self.prediction)
+            defaults, name = chosen_preset.defaults, chosen_preset.name
+            defaults.pop("guidance_scale", None)
+            guidance_scale = chosen_preset.scale if guidance_scale is None else guidance_scale
+        chosen = defaults["sampler"] if sampler is None else sampler
+        settings = dict(defaults) if chosen == defaults["sampler"] else {"steps": defaults["steps"]}
         settings |= {name: as_python(value) for name, value in (options or {}).items()}
         wanted = settings.pop("steps")
         settings.pop("sampler", None)
         settings |= {"steps": as_python(wanted if steps is None else steps), "strength": as_python(strength)}
         # Guidance is the model's and not its sampler's, so another sampler keeps it.
         rescale = number("guidance_rescale", guidance_rescale, 0, 1)
-        return self._made(chosen, settings, self.guidance.scale(guidance_scale), rescale)
+        return self._made(chosen, settings, self.guidance.scale(guidance_scale), rescale, name)
 
-    def _made(self, sampler: str, settings: Mapping[str, Any], scale: float, rescale: float) -> Plan:
+    def _made(self, sampler: str, settings: Mapping[str, Any], scale: float, rescale: float, preset: str) -> Plan:
         # With their types, since 1, 1.0 and True are equal.
         options = tuple((name, type(value), value) for name, value in sorted(settings.items()))
-        key = sampler, scale, rescale, options
+        key = sampler, scale, rescale, preset, options
         try:
             kept = self._kept.get(key)
         except TypeError:  # a list of timesteps
-            return self.guidance.planned(self._bare(sampler, settings), scale, rescale)
+            return self.guidance.planned(self._bare(sampler, settings, preset), scale, rescale)
         if kept is None:
-            kept = self._kept[key] = self.guidance.planned(self._bare(sampler, settings), scale, rescale)
+            kept = self._kept[key] = self.guidance.planned(self._bare(sampler, settings, preset), scale, rescale)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return kept
 
-    def _bare(self, sampler: str, settings: Mapping[str, Any]) -> Plan:
+    def _bare(self, sampler: str, settings: Mapping[str, Any], preset: str) -> Plan:
         for name in (*OF_THE_MODEL, "guidance_scale", "guidance_rescale"):
             if name in settings:
                 raise ArgumentError(name, settings[name], "nothing among a sampler's options: the model says it")
         plan = build_plan(sampler, self.schedule, prediction=self.prediction, **settings)
         if plan.second_time and not self.second_time:
             raise ArgumentError("sampler", sampler, f"one whose r is t: {NO_SECOND_TIME}")
-        return plan
+        return replace(plan, preset=preset) if preset else plan
 
     def given(self, plans: Sequence[Plan], scales: Sequence[object], rescale: float) -> list[Plan]:
         """Plans that a user handed over, one per sample, as they run at the scales that were named beside them.
@@ -99,7 +116,8 @@ class Planner:
         """
         for each in plans:
             if not isinstance(each, Plan):
-                raise ArgumentError("plan", each, "a Plan, such as Engine.plan makes, or one per sample")
+                allowed = "a Plan, such as Engine.plan makes, the name of a preset, or one per sample, all of one kind"
+                raise ArgumentError("plan", each, allowed)
             self.check(each, "plan")
         made: dict[object, Plan] = {}
         found, rescale = [], number("guidance_rescale", rescale, 0, 1)
@@ -170,8 +188,14 @@ class Planner:
         """
         for plan in {id(plan): plan for plan in plans}.values():
             plan.warn_of_waste(stacklevel + 1)
-            if self.trained is not None:
-                self.trained.warn(self.name, plan, None if own_levels else self.plan, stacklevel + 1)
+            preset = PRESETS[plan.preset].trained if plan.preset else None
+            if preset is not None:
+                usual = None if own_levels else partial(self.plan, preset=plan.preset)
+                preset.warn(f"a {plan.preset} model", plan, usual, stacklevel + 1)
+            if self.trained not in (None, preset):
+                # The levels of a preset are not surely those of the model's own plans.
+                surely = own_levels and preset is None
+                self.trained.warn(self.name, plan, None if surely else self.plan, stacklevel + 1)
 
 
 def check_options(

@@ -39,6 +39,7 @@ class Request:
     Attributes:
         plans, seeds, starts: one per sample.
         given: whether the plans were handed over, and not made for the request.
+        options: whether options of a sampler were asked for, which may be about its levels.
         condition: what the network is given beside x and t, each [B, ...].
         null: what takes its place in the unconditional half, each [B, ...].
         labels: as they were asked for, in numbers, for the record; None where none were.
@@ -51,6 +52,7 @@ class Request:
     seeds: Sequence[int]
     starts: Sequence[Beginning]
     given: bool
+    options: bool
     condition: Mapping[str, Tensor]
     null: Mapping[str, Tensor]
     labels: list[float] | None = None
@@ -64,7 +66,7 @@ class Request:
     @property
     def own_levels(self) -> bool:
         """Whether the plans surely visit the levels of the model's own."""
-        return not self.given and all(start.strength == 1 for start in self.starts)
+        return not self.given and not self.options and all(start.strength == 1 for start in self.starts)
 
     def parameters(self, place: int) -> dict[str, object]:
         """What made a sample beside its plan, seed and label, for the record; only what the user said."""
@@ -146,7 +148,8 @@ def build_request(
         plans=plans,
         seeds=seeds,
         starts=starts,
-        given=asked.plan is not None,
+        given=asked.plan is not None and not _presets(asked),
+        options=bool(asked.options),
         condition=condition,
         null=null,
         labels=None if asked.labels is None else condition["labels"].tolist(),
@@ -159,23 +162,29 @@ def _plans(asked: Asked, planner: Planner, starts: Sequence[Beginning]) -> list[
     count, options = len(starts), dict(asked.options)
     check_options(options, (*ARGUMENTS, *PLANNED), MOVED)
     scales, rescale = each(asked.guidance_scale, count), options.pop("guidance_rescale", 0.0)
-    if asked.plan is not None:
+    if asked.plan is not None and not _presets(asked):
         beside = {"steps": asked.steps, "sampler": asked.sampler, **options}
         for name, value in beside.items():
             if value is not None:
                 raise ArgumentError(name, value, "nothing beside a plan, which says it already")
         plans = planner.given(each_plan(asked.plan, count), scales, rescale)
     else:
-        steps, samplers = each(asked.steps, count), each(asked.sampler, count)
+        steps, samplers, presets = each(asked.steps, count), each(asked.sampler, count), each_plan(asked.plan, count)
         plans = [
-            planner.plan(step, sampler, scale, rescale, start.strength, options)
-            for step, sampler, scale, start in zip(steps, samplers, scales, starts, strict=True)
+            planner.plan(step, sampler, scale, rescale, start.strength, options, preset)
+            for step, sampler, scale, start, preset in zip(steps, samplers, scales, starts, presets, strict=True)
         ]
     if any(plan.closed and start.mask is not None for plan, start in zip(plans, starts, strict=True)):
         allowed = "no Inpaint: this plan reads its past back from x, which re-noising would break"
         raise ArgumentError("start", "an Inpaint", allowed)
     fresh = {id(plan): plan.with_known(fresh=True) for plan, at in zip(plans, starts, strict=True) if _fresh(at)}
     return [fresh[id(plan)] if _fresh(at) else plan for plan, at in zip(plans, starts, strict=True)]
+
+
+def _presets(asked: Asked) -> bool:
+    """Whether the plans are asked for by the names of presets."""
+    plans = asked.plan if isinstance(asked.plan, list | tuple) else [asked.plan]
+    return bool(plans) and all(isinstance(plan, str) for plan in plans)
 
 
 def each_plan(plan: Plan | Sequence[Plan], count: int) -> list[Plan]:
@@ -239,6 +248,7 @@ def _resumed(
         seeds=[sample.seed for sample in samples],
         starts=[Beginning() for _ in samples],
         given=True,
+        options=False,
         condition=condition,
         null={},
         labels=_recorded_labels(samples),

@@ -1,12 +1,16 @@
 """Multistep sampling of latent consistency models. Luo et al. (2310.04378)."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
-from fewstep.checks import number
+from fewstep.checks import integer, number
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers.clip import ClipLike, clip_columns
 from fewstep.diffusion.schedules import Array
+from fewstep.errors import ArgumentError
 
 
 def boundary(t: Array, timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> tuple[Array, Array]:
@@ -24,6 +28,7 @@ def lcm(
     prediction: str = "eps",
     timestep_scaling: float = 10.0,
     sigma_data: float = 0.5,
+    shifted_timestep: int | None = None,
     clip: ClipLike = None,
 ) -> Plan:
     """A consistency step, then fresh noise up to where the row lands (signal_s, noise_s):
@@ -32,8 +37,28 @@ def lcm(
 
     with t the timestep, whatever the network is told. At t = 0 c_out = 0, and a call would be for nothing. The last row
     draws no noise.
+
+    With a `shifted_timestep` S the network is told floor(t S / T) of the schedule's T timesteps, and x is taken for one
+    of that level: Chen et al., NitroFusion (2412.02030), released code.
     """
     *_, signal_s, noise_s = levels.falls()
-    c_skip, c_out = boundary(levels.timesteps, timestep_scaling, sigma_data)
-    s = np.append(noise_s[:-1], 0.0)
-    return Plan.build("lcm", prediction, levels, a=signal_s * c_skip, b=signal_s * c_out, s=s, **clip_columns(clip))
+    taken = levels if shifted_timestep is None else _shifted(levels, shifted_timestep)
+    c_skip, c_out = boundary(taken.timesteps, timestep_scaling, sigma_data)
+    columns: dict[str, Any] = {"a": signal_s * c_skip, "b": signal_s * c_out, "s": np.append(noise_s[:-1], 0.0)}
+    if taken is not levels:
+        columns["c_in"], columns["k_x"], columns["k_m"], *_ = taken.network(prediction)
+        columns |= {"t": taken.t, "r": taken.t}
+    return Plan.build("lcm", prediction, levels, **columns, **clip_columns(clip))
+
+
+def _shifted(levels: Levels, shifted_timestep: int) -> Levels:
+    """The levels of the same calls at the timesteps floor(t S / T)."""
+    schedule = levels.schedule
+    if schedule is None:
+        raise ArgumentError("shifted_timestep", shifted_timestep, "None: these levels are of no schedule")
+    shift = integer("shifted_timestep", shifted_timestep, 1, len(schedule))
+    index = np.floor(levels.timesteps * shift / len(schedule)).astype(np.int64)
+    signal_scale = np.append(schedule.signal_scale[index], levels.signal_scale[-1])
+    noise_scale = np.append(schedule.noise_scale[index], levels.noise_scale[-1])
+    t = schedule.t[index]
+    return replace(levels, t=t, signal_scale=signal_scale, noise_scale=noise_scale, index=index.astype(np.float64))

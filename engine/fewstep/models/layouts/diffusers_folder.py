@@ -9,8 +9,9 @@ from fewstep.models.given import arguments_of, merged
 from fewstep.models.hub import name_of
 from fewstep.models.layouts import diffusers
 from fewstep.models.layouts.diffusers_scheduler import OVERRIDE, SAMPLING, Sampling, assumed, sampling_from_scheduler
+from fewstep.models.recognise import recognised
 from fewstep.models.safe_load import inside
-from fewstep.models.spec import FORMAT, ModelSpec
+from fewstep.models.spec import FORMAT, NOTHING, ModelSpec
 from fewstep.models.weights import Weights, find_weights
 
 PIPELINES: Final = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline")
@@ -40,8 +41,10 @@ def open_pipeline(folder: Path, given: Mapping[str, Any], variant: str | None) -
     if set(SAMPLING) <= set(given):
         return _unet_2d_model(folder, unet, Sampling(**{name: given[name] for name in SAMPLING}), given, variant)
     scheduler = inside(folder, _place(folder, "scheduler") + "scheduler_config.json")
-    sampling = sampling_from_scheduler(read_json(scheduler, constants=True), str(scheduler), given)
-    return _unet_2d_model(folder, unet, sampling, given, variant)
+    said = read_json(scheduler, constants=True)
+    sampling = sampling_from_scheduler(said, str(scheduler), given)
+    about = {"scheduler": str(said.get("_class_name", "")), "model_index.json": str(read.data.get("_name_or_path", ""))}
+    return _unet_2d_model(folder, unet, sampling, given, variant, about)
 
 
 def open_unet(folder: Path, given: Mapping[str, Any], variant: str | None) -> tuple[Weights, ModelSpec]:
@@ -55,7 +58,12 @@ def _place(folder: Path, part: str) -> str:
 
 
 def _unet_2d_model(
-    folder: Path, place: str, sampling: Sampling, given: Mapping[str, Any], variant: str | None
+    folder: Path,
+    place: str,
+    sampling: Sampling,
+    given: Mapping[str, Any],
+    variant: str | None,
+    about: Mapping[str, str] = NOTHING,
 ) -> tuple[Weights, ModelSpec]:
     path = inside(folder, f"{place}config.json")
     data = read_json(path, constants=True)
@@ -78,6 +86,11 @@ def _unet_2d_model(
     }
     if "shape" not in given:
         spec["shape"] = list(diffusers.image_shape(data, config, str(path)))
+    if about and not {"plan", "trained"} & set(given):
+        names = {"the folder's name": spec["name"], "the name in model_index.json": about["model_index.json"]}
+        names["the name in the U-Net's config.json"] = str(data.get("_name_or_path", ""))
+        found_preset = recognised(names, about["scheduler"], data)
+        spec = spec if found_preset is None else found_preset.applied(spec)
     naming = diffusers.naming(config)
     weights = Weights(config, found.path, naming.keys, diffusers.modern_name)
     return weights, ModelSpec.from_dict(merged(spec, given), str(folder), arguments_of(given))
