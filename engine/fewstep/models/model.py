@@ -93,7 +93,8 @@ class Model:
             defaults: {"sampler": "ddim", "steps": 4, ...} with options of that sampler, and perhaps the guidance_scale
                 to sample with unless told (1 if it is not there). Or the name of a preset, such as "lightning-4", whose
                 settings these are then, and which says what the model was trained for.
-            trained: or {"sampler": "ddim", "steps": [4]}, perhaps with the guidance "scales" that it takes: [1, 1] for none.
+            trained: or {"sampler": "ddim", "steps": [4]}, perhaps with the guidance "scales" that it takes, [1, 1] for
+                none.
 
         Raises:
             ArgumentError: naming the argument and what is allowed.
