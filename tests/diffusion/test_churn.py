@@ -1,17 +1,20 @@
 """Levels that rise: the churn of EDM's stochastic sampler, and Restart."""
 
+from typing import Any
+
 import diffusers
 import numpy as np
 import pytest
 import torch
 
 from fewstep import schedules
+from fewstep.diffusion.ladders import karras_sigmas
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import edm, edm_euler, euler, heun, make_plan
 from fewstep.errors import ArgumentError
 from support.diffusers_loops import TOLERANCE, difference, dummy_model, noise_for, run_diffusers, run_ours
-from support.oracles import affine_moments, exact_maps, one_gaussian
+from support.oracles import affine_moments, exact_maps, one_gaussian, slope_of
 
 EYE = torch.eye(2, dtype=torch.float64)
 
@@ -37,6 +40,21 @@ def test_a_churn_is_in_the_band_that_is_asked_for() -> None:
     assert plan.levels.sigmas[:-1] == pytest.approx(np.where(inside, 1.25 * own, own), rel=1e-12)
     with pytest.raises(ArgumentError, match=r"s_tmax: got 0.01; allowed: a number in \[0.05, inf\]"):
         make_plan("edm", schedules.karras(), 3, s_tmin=0.05, s_tmax=0.01)
+
+
+@pytest.mark.parametrize(("build", "order"), [(edm, 2), (edm_euler, 1)], ids=["edm", "edm_euler"])
+def test_with_churn_the_moments_of_a_gaussian_are_those_of_an_exact_run(build: Any, order: int) -> None:
+    """At the solver's own order: the noise of a churn is exact. Without sampling, since every row is affine."""
+    gaussian, counts, errors = one_gaussian(), [20, 40, 80], []
+    for count in counts:
+        sigmas = karras_sigmas(count + 1, 0.05, 20.0)
+        plan = build(Levels(sigmas[:-1], np.ones(count + 1), sigmas, "ve", time="sigma"), "x_0", s_churn=4.0)
+        start, end = (gaussian.covariance + sigma**2 * EYE for sigma in (plan.levels.sigmas[0], 0.05))
+        mean, covariance = affine_moments(plan, exact_maps(gaussian, plan), gaussian.mean, start)
+        assert float((mean - gaussian.mean).abs().max()) < 1e-10
+        errors.append(float((covariance - end).norm()))
+    print(f"order {(slope := slope_of(errors, counts)):.2f}; off by {', '.join(f'{error:.1e}' for error in errors)}")
+    assert slope > order - 0.25
 
 
 @pytest.mark.usefixtures("float64")
