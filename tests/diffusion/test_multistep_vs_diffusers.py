@@ -95,8 +95,8 @@ def test_dpmpp_is_diffusers_dpm_solver_multistep(
     euler: bool,
     sampler: str,
 ) -> None:
-    """Where it ends short of clean, its SDE draws noise in the last step."""
-    final = "clean" if sampler.endswith("sde") else final
+    """Where it ends short of clean, its SDE draws noise in the last step, and exponential sigmas make it NaN."""
+    final = "clean" if sampler.endswith("sde") or spacing == "exponential" else final
     own = {"solver_type": solver_type, "lower_order_final": lower, "euler_at_final": euler}
     settings = {"solver_order": 3 if "3m" in sampler else 2} | (SDE if sampler.endswith("sde") else {})
     scheduler = diffusers.DPMSolverMultistepScheduler(**told(spacing, prediction, final, clip), **own, **settings)
@@ -121,8 +121,10 @@ def test_dpmpp_is_diffusers_dpm_solver_multistep(
 def test_unipc_is_diffusers_unipc(
     steps: int, prediction: str, spacing: str, clip: bool, final: str, solver_type: str, lower: bool, order: int
 ) -> None:
-    """Its last step is NaN at order 2 where it lands clean or on its own level, and always with bh1 where clean."""
+    """It is not finite at order 2 where it lands clean or on its own level, nor with bh1 where clean; one step that
+    ends short of clean on a ladder goes nowhere."""
     final = "first" if solver_type == "bh1" else final
+    steps = 2 if spacing in LADDERS and steps == 1 else steps
     lower = lower or final == "clean" or spacing in LADDERS
     own = {"solver_type": solver_type, "lower_order_final": lower}
     scheduler = diffusers.UniPCMultistepScheduler(**told(spacing, prediction, final, clip), **own, solver_order=order)
@@ -309,6 +311,18 @@ def test_unipc_lands_clean_where_diffusers_is_not_finite(own: dict[str, Any]) ->
     scheduler.set_timesteps(4)
     plan, model, noise = make_plan("unipc", SCALED, 4, **own), dummy_model(), noise_for(4)
     assert not run_diffusers_as_told(scheduler, plan, model, noise).isfinite().any()
+    assert bool(run_ours(plan, model, noise).isfinite().all())
+
+
+def test_dpmpp_ends_twice_at_the_last_sigma_where_diffusers_is_nan() -> None:
+    """Its last step has no length there, and it divides 0 by it."""
+    own: dict[str, Any] = {"solver_type": "heun"}
+    scheduler = diffusers.DPMSolverMultistepScheduler(**told("exponential", "eps", "first"), **own)
+    scheduler.set_timesteps(20)
+    scheduler.sigmas[-1] = scheduler.sigmas[-2]  # as they are, up to the rounding of exp(log(sigma))
+    plan = plan_at(scheduler, "dpmpp_2m", "exponential", "eps", final="first", **own)
+    model, noise = dummy_model(), noise_for(20)
+    assert bool(run_diffusers_as_told(scheduler, plan, model, noise).isnan().all())
     assert bool(run_ours(plan, model, noise).isfinite().all())
 
 

@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from itertools import combinations, product
 from typing import Any
 
-Pairs = set[tuple[tuple[int, int], ...]]
-
 
 def pairwise(**values: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Combinations, of which every pair of values of two parameters is in one; each covers most of what is left."""
+    bits: dict[tuple[tuple[int, int], ...], int] = {}  # each pair is a bit, and what a combination covers a number
 
-    def pairs(choice: tuple[int, ...]) -> Pairs:
-        return set(combinations(enumerate(choice), 2))
+    def covered(choice: tuple[int, ...]) -> int:
+        return sum(1 << bits.setdefault(pair, len(bits)) for pair in combinations(enumerate(choice), 2))
 
-    choices = list(product(*(range(len(each)) for each in values.values())))
-    left: Pairs = set().union(*map(pairs, choices))
-    found = []
+    choices = {choice: covered(choice) for choice in product(*(range(len(each)) for each in values.values()))}
+    left, found = (1 << len(bits)) - 1, []
     while left:
-        best = max(choices, key=lambda choice: len(pairs(choice) & left))
-        left -= pairs(best)
+        best = max(choices, key=lambda choice: (choices[choice] & left).bit_count())
+        left &= ~choices[best]
         found.append(tuple(each[index] for each, index in zip(values.values(), best, strict=True)))
     return found

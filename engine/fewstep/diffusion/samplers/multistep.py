@@ -18,9 +18,9 @@ Orders = npt.NDArray[np.int64]
 def orders(levels: Levels, order: int, lower_order_final: bool = True, euler_at_final: bool = False) -> Orders:
     """[N] how many answers each row combines: its own and those of the calls before it.
 
-    Row i has i before it. A row that lands clean, where ln(signal / noise) is infinite, combines none. With
+    Row i has i before it. A row that lands clean, where ln(signal / noise) is infinite, is of order 1. With
     `lower_order_final` a run of fewer than 15 calls ends with rows of order 2 and 1, with `euler_at_final` any run ends
-    with one of order 1. These are the rules of DPM-Solver++'s released code.
+    with one of order 1. These are the rules of diffusers' DPM-Solver++.
     """
     few = flag("lower_order_final", lower_order_final) and len(levels) < FEW
     found = np.minimum(order, np.arange(1, len(levels) + 1))
