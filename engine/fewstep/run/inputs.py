@@ -41,29 +41,25 @@ class Inputs:
         """
         module = _inner(module)
         if isinstance(module, torch.jit.ScriptModule):
-            return _of_schema(module)._told(module)
+            return _of_schema(module)._told()
         found, own_call = cls.of_call(module.forward), _has_own_call(module)
         if not (own_call or module._forward_pre_hooks or hasattr(module, "prepare_condition")):
-            return found._told(module)
+            return found._told()
         called = cls.of_call(module.__call__) if own_call else found
         names = called.names if set(called.names) & set(LABEL_ARGUMENTS) else found.names
-        return cls(names=names)._told(module)
+        return cls(names=names)._told()
 
     @classmethod
     def of_call(cls, function: Callable[..., object]) -> "Inputs":
         """Of a method, whatever its names mean; anything, where its code is not Python's."""
         return _of_function(function)
 
-    def _told(self, module: nn.Module) -> "Inputs":
-        """With `r` among what is taken, where it is named.
-
-        A module that names it and yet may be without has an attribute `second_time`, False or None where it is.
-        """
+    def _told(self) -> "Inputs":
+        """With `r` among what is taken, where it is named."""
         if SECOND_TIME not in self.names:
             return self
         names, required = (tuple(name for name in each if name != SECOND_TIME) for each in (self.names, self.required))
-        told = getattr(module, "second_time", True) not in (None, False)
-        return replace(self, names=names, required=required, taken=(*self.taken, SECOND_TIME), second_time=told)
+        return replace(self, names=names, required=required, taken=(*self.taken, SECOND_TIME), second_time=True)
 
     @property
     def told(self) -> str:
