@@ -215,6 +215,14 @@ def test_r_of_a_flow_map_is_where_its_row_lands() -> None:
     assert slope.column("r").tolist() == slope.column("t").tolist()
 
 
+def test_a_solver_ignores_the_variance_that_its_network_answers() -> None:
+    """As DPM-Solver does with guided diffusion's networks: the rows split it off, and no noise depends on it."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(variance_type="learned_range")
+    plan, plain = (Plan.from_diffusers(each, 4) for each in (scheduler, diffusers.DPMSolverMultistepScheduler()))
+    assert plan.learned_variance
+    assert np.array_equal(plan.rows, plain.rows)
+
+
 def test_history_is_what_the_scheduler_keeps() -> None:
     """DPM-Solver++ past x_0, LMS past derivatives, Heun x and its first derivative together."""
     plan = Plan.from_diffusers(diffusers.DPMSolverMultistepScheduler(), 8)
