@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewstep import schedules
 from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.tracing.basis import Basis
 from fewstep.diffusion.tracing.brownian import Brownian
@@ -205,6 +206,40 @@ def test_timesteps_sigmas_and_mu_go_to_the_scheduler_that_takes_them() -> None:
     scheduler = diffusers.EulerDiscreteScheduler()
     scheduler.set_timesteps(sigmas=[10.0, 2.0, 0.0])
     assert Plan.from_diffusers(scheduler).levels.noise_scale.tolist() == [10.0, 2.0, 0.0]
+
+
+NATIVE: dict[str, tuple[str, dict[str, Any], int]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}, 8),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}, 8),
+    "euler": ("EulerDiscreteScheduler", {}, 8),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}, 8),
+    "heun": ("HeunDiscreteScheduler", {}, 7),
+    "kdpm2": ("KDPM2DiscreteScheduler", {}, 7),
+    "lcm": ("LCMScheduler", {}, 8),
+}
+
+
+def composed(plan: Plan) -> np.ndarray:
+    """The final x of a run as coefficients of the first x, of what the network answers and of the noise."""
+    basis = Basis(2 * len(plan) + 1)
+    x, *vectors = (basis.vector() for _ in range(basis.size))
+    answers = iter(vectors[: len(plan)])
+    return basis.coefficients(run_plan(plan, lambda x_in, t: next(answers), plan.init_scale * x, vectors[len(plan) :]))
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_a_native_sampler_is_the_traced_scheduler(name: str) -> None:
+    """Rows are not unique, so that whole runs are compared."""
+    scheduler, settings, steps = NATIVE[name]
+    cls = getattr(diffusers, scheduler)
+    betas = {} if name == "lcm" else {"timestep_spacing": "trailing"}
+    with in_float64(cls):
+        traced = Plan.from_diffusers(cls(**STABLE, **settings, **betas), steps)
+    spacing = "lcm" if name == "lcm" else "trailing"
+    native = make_plan(name, schedules.scaled_linear(), steps, "eps", spacing)
+    assert native.levels.t == pytest.approx(traced.levels.t, rel=1e-12)
+    theirs = composed(traced)
+    assert np.abs(composed(native) - theirs).max() < TOLERANCE * np.abs(theirs).max()
 
 
 def test_r_of_a_flow_map_is_where_its_row_lands() -> None:

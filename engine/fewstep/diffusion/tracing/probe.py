@@ -90,7 +90,7 @@ def _observed(prepared: Prepared, step_options: Mapping[str, Any], lengths: Leng
     basis = Basis(8 * count + 8, batch=3, channels=3) if learned else Basis(8 * count + 8)
     vectors, returned, calls = _Vectors(), [], []
     arguments = _Arguments(prepared, basis, step_options)
-    with torch.no_grad(), Interception(basis) as seen, _its_errors(scheduler, step_options):
+    with torch.no_grad(), torch.device("cpu"), Interception(basis) as seen, _its_errors(scheduler, step_options):
         _take_over(scheduler, seen)
         for i in range(count):
             vectors.x.append(basis.used)
