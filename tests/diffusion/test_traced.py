@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewstep import schedules
 from fewstep.diffusion.plan import Plan
+from fewstep.diffusion.samplers import make_plan
 from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.tracing.basis import Basis
 from fewstep.diffusion.tracing.brownian import Brownian
@@ -154,7 +155,7 @@ def test_closed_plans_are_those_that_differ_when_somebody_writes_to_x(
         theirs = run_pipeline(scheduler, model, noise, touch=touch)
         ours = run_plan(plan, model, plan.init_scale * noise[0], noise[1:], touch)
     difference = float((ours - theirs).abs().max())
-    assert plan.closed == closed
+    assert plan.closed == closed == (", closed" in plan.describe().splitlines()[0])
     assert difference > 1e-3 if closed else difference < TOLERANCE
 
 
@@ -207,12 +208,54 @@ def test_timesteps_sigmas_and_mu_go_to_the_scheduler_that_takes_them() -> None:
     assert Plan.from_diffusers(scheduler).levels.noise_scale.tolist() == [10.0, 2.0, 0.0]
 
 
+NATIVE: dict[str, tuple[str, dict[str, Any], int]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}, 8),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}, 8),
+    "euler": ("EulerDiscreteScheduler", {}, 8),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}, 8),
+    "heun": ("HeunDiscreteScheduler", {}, 7),
+    "kdpm2": ("KDPM2DiscreteScheduler", {}, 7),
+    "lcm": ("LCMScheduler", {}, 8),
+}
+
+
+def composed(plan: Plan) -> np.ndarray:
+    """The final x of a run as coefficients of the first x, of what the network answers and of the noise."""
+    basis = Basis(2 * len(plan) + 1)
+    x, *vectors = (basis.vector() for _ in range(basis.size))
+    answers = iter(vectors[: len(plan)])
+    return basis.coefficients(run_plan(plan, lambda x_in, t: next(answers), plan.init_scale * x, vectors[len(plan) :]))
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_a_native_sampler_is_the_traced_scheduler(name: str) -> None:
+    """Rows are not unique, so that whole runs are compared."""
+    scheduler, settings, steps = NATIVE[name]
+    cls = getattr(diffusers, scheduler)
+    betas = {} if name == "lcm" else {"timestep_spacing": "trailing"}
+    with in_float64(cls):
+        traced = Plan.from_diffusers(cls(**STABLE, **settings, **betas), steps)
+    spacing = "lcm" if name == "lcm" else "trailing"
+    native = make_plan(name, schedules.scaled_linear(), steps, "eps", spacing)
+    assert native.levels.t == pytest.approx(traced.levels.t, rel=1e-12)
+    theirs = composed(traced)
+    assert np.abs(composed(native) - theirs).max() < TOLERANCE * np.abs(theirs).max()
+
+
 def test_r_of_a_flow_map_is_where_its_row_lands() -> None:
     plan = Plan.from_diffusers(diffusers.FlowMapEulerDiscreteScheduler(), 4)
     assert plan.column("r").tolist() == [*plan.levels.t[1:].tolist(), 0.0]
     assert plan.column("e") == pytest.approx((plan.column("r") - plan.column("t")) / 1000)
     slope = Plan.from_diffusers(diffusers.FlowMatchEulerDiscreteScheduler(), 4)
     assert slope.column("r").tolist() == slope.column("t").tolist()
+
+
+def test_a_solver_ignores_the_variance_that_its_network_answers() -> None:
+    """As DPM-Solver does with guided diffusion's networks: the rows split it off, and no noise depends on it."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(variance_type="learned_range")
+    plan, plain = (Plan.from_diffusers(each, 4) for each in (scheduler, diffusers.DPMSolverMultistepScheduler()))
+    assert plan.learned_variance
+    assert np.array_equal(plan.rows, plain.rows)
 
 
 def test_history_is_what_the_scheduler_keeps() -> None:

@@ -140,6 +140,7 @@ def table() -> list[str]:
     return [lines[name] for name in sorted(lines)]
 
 
+@pytest.mark.slow
 def test_the_page_s_table_is_true() -> None:
     written = [each for each in PAGE.read_text().splitlines() if each.startswith("| `")]
     assert written == table(), "the table is:\n" + "\n".join(table())

@@ -27,7 +27,7 @@ DPM = [
 ]
 
 
-SHORT = {"num_train_timesteps": 100}  # for those whose constructor visits all of them, in half a second
+SHORT = {"num_train_timesteps": 50}  # for those whose constructor visits all of them, which takes half a second
 ANGLE = "its network is told 2 / pi atan(sigma), for which no Model has a word"
 
 

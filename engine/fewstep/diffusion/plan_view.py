@@ -58,6 +58,7 @@ def describe(plan: Plan, width: int | None = None) -> str:
         *constant,
         *([f"reads {plan.history} past values"] if plan.history else []),
         *(["learned variance"] if plan.learned_variance else []),
+        *(["closed"] if plan.closed else []),
         *([f"t is {plan.levels.time}"] if plan.levels.time != "timestep" else []),
     ]
     lines = table_lines([[name, *cells] for name, cells in table.items()], width)

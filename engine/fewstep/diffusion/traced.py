@@ -165,7 +165,7 @@ def _estimates(scheduler: Any, maps: Probe, prediction: str, of_data: float | No
 
 
 def _time(scheduler: Any, t: Array, maps: Probe, kind: Kind, of_data: float | None) -> str:
-    """What t counts, in our words; "its own" for what has none."""
+    """What t counts, in our words; "the scheduler's own" for what has none."""
     with np.errstate(divide="ignore"):
         sigma = maps.noise_scale / maps.signal_scale
     if kind == "flow":
@@ -177,7 +177,7 @@ def _time(scheduler: Any, t: Array, maps: Probe, kind: Kind, of_data: float | No
         if _near(t, time_of_sigma(sigma, word, of_data or 1.0)):
             return word
     indices = hasattr(scheduler, "alphas_cumprod") or hasattr(scheduler, "sqrt_alphas_cumprod")
-    return "timestep" if indices else "its own"
+    return "timestep" if indices else "the scheduler's own"
 
 
 def _near(t: Array, known: Array) -> bool:

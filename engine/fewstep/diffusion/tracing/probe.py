@@ -21,6 +21,7 @@ from fewstep.diffusion.tracing.prepare import Prepared
 from fewstep.diffusion.tracing.refused import RefusedError
 from fewstep.diffusion.tracing.sight import optional_inputs
 
+LEARNED = ("learned", "learned_range")  # values of `variance_type` where the network answers twice as many channels
 ROUNDING = 1e-9  # what two float64 maps of one thing may differ by, of their size
 
 
@@ -64,8 +65,6 @@ def probe(prepared: Prepared, step_options: Mapping[str, Any]) -> Probe:
     Raises:
         RefusedError: it raises an error, is not linear, or clips what is not x_0.
     """
-    if setting(prepared.scheduler, "variance_type") == "learned":
-        raise RefusedError("its variance is learned, and not as a share of a log variance between two bounds")
     again = prepared._replace(scheduler=copy.deepcopy(prepared.scheduler))
     maps = _observed(prepared, step_options, Lengths(1.0, 1.0))
     others = _observed(again, step_options, Lengths(2.0, 4.0))
@@ -86,11 +85,12 @@ class Lengths(NamedTuple):
 def _observed(prepared: Prepared, step_options: Mapping[str, Any], lengths: Lengths) -> Probe:
     """Of one run."""
     scheduler, count = prepared.scheduler, len(prepared.timesteps)
-    learned = setting(scheduler, "variance_type") == "learned_range"
-    basis = Basis(8 * count + 8, batch=3 if learned else 1)
+    learned = setting(scheduler, "variance_type") in LEARNED
+    # DPM-Solver takes the first three channels of what the network answers, however many x has.
+    basis = Basis(8 * count + 8, batch=3, channels=3) if learned else Basis(8 * count + 8)
     vectors, returned, calls = _Vectors(), [], []
     arguments = _Arguments(prepared, basis, step_options)
-    with torch.no_grad(), Interception(basis) as seen, _its_errors(scheduler, step_options):
+    with torch.no_grad(), torch.device("cpu"), Interception(basis) as seen, _its_errors(scheduler, step_options):
         _take_over(scheduler, seen)
         for i in range(count):
             vectors.x.append(basis.used)
@@ -186,12 +186,12 @@ def _maps(
     basis: Basis, vectors: _Vectors, returned: list[Tensor], calls: list[Any], learned: bool, lengths: Lengths
 ) -> Probe:
     """The maps by what their vectors are."""
-    for i, each in enumerate(returned):
-        if not bool(torch.isfinite(each).all()):
-            raise RefusedError(f"its step gives no finite number at call {i + 1}")
-        if not basis.is_linear(each, ROUNDING):
-            raise RefusedError("its step is not linear")
     middle = 1 if learned else 0
+    for i, each in enumerate(returned):
+        if not bool(torch.isfinite(each[middle]).all()):
+            raise RefusedError(f"its step gives no finite number at call {i + 1}")
+        if not basis.is_linear(each, ROUNDING, middle):
+            raise RefusedError("its step is not linear")
     all_of = np.stack([basis.coefficients(each, middle) for each in returned])
     count = len(returned)
     clipped = np.zeros((count, count))
@@ -238,6 +238,6 @@ def _learned(basis: Basis, vectors: _Vectors, returned: list[Tensor]) -> tuple[A
         for sample in range(3)
     )
     noisy = middle > 0
-    if (np.abs(low * high - middle**2) > 1e-6 * middle**2).any():
+    if not (np.abs(low * high - middle**2) <= 1e-6 * middle**2).all():
         raise RefusedError("its variance is learned, and not as a share of a log variance between two bounds")
     return tuple(np.where(noisy, 2 * np.log(np.where(noisy, each, 1.0)), 0.0) for each in (low, high))  # type: ignore[return-value]
