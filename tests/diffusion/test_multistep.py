@@ -74,6 +74,7 @@ TRACED: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.filterwarnings("ignore:.*__array:DeprecationWarning")  # diffusers' own, of numpy 2
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 @pytest.mark.parametrize("sampler", TRACED)
 def test_ours_composes_to_what_is_traced(sampler: str, prediction: str) -> None:

@@ -34,7 +34,8 @@ def plms(levels: Levels, prediction: str = "eps", combined: str = "eps", clip: C
     others      e = (55 eps - 59 eps' + 37 eps'' - 9 eps''') / 24
 
     The second and the third call are at the same level, and what the second said is left out of what follows. The
-    weights are those of steps that are equal in t. No signal at the start makes E infinite, and raises.
+    weights are those of steps that are equal in t. E is about the sigma that a step begins at: next to no signal at the
+    start, as on the cosine schedule, makes the second row overshoot, and none at all raises.
 
     combined = "m" combines the network's own answers, and takes for e the eps that follows from the combination and
     this x. diffusers does so; unless m is eps, that is a method of order 1.
