@@ -12,6 +12,7 @@ from PIL import Image
 
 import fewstep
 from fewstep.cli.shared import emit_fields, numbers, whole_numbers
+from fewstep.diffusion.samplers import SAMPLERS
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError
 from fewstep.models.load import save_model
@@ -75,6 +76,33 @@ def test_info_is_as_wide_as_the_terminal(
 def test_info_in_a_pipe_keeps_its_lines_whole(run: Run, tmp_path: Path) -> None:
     save_model(tmp_path / "m", UNet(CONFIG), replace(SPEC, description="words " * 60))
     assert f"  description  {'words ' * 59}words\n" in run("info", tmp_path / "m").out
+
+
+def test_samplers_are_listed_with_what_their_plans_show(run: Run) -> None:
+    told = {each["name"]: each for each in json.loads(run("info", "--samplers", "--json").out)["samplers"]}
+    assert list(told) == list(SAMPLERS)
+    assert {name for name, each in told.items() if each["stochastic"]} >= {"ddpm", "euler_ancestral", "dpmpp_2m_sde"}
+    assert told["ddim"]["made_stochastic_by"] == ["eta"]
+    assert told["edm"]["made_stochastic_by"] == ["s_churn"]
+    assert told["euler"]["made_stochastic_by"] == []
+    assert (told["euler"]["calls"], told["heun"]["calls"], told["plms"]["calls"]) == ("N", "2N - 1", "N + 1")
+    assert [told[name]["history"] for name in ("ddim", "dpmpp_2m", "dpmpp_3m", "lms")] == [0, 1, 2, 3]
+    assert [name for name, each in told.items() if each["closed"]] == ["unipc"]
+    for name, each in told.items():
+        assert (each["order"], each["summary"]) == (SAMPLERS[name].order, SAMPLERS[name].summary)
+    assert "with s_churn" in run("info", "--samplers").out
+    assert "samplers" in run("info", "--samplers", "--cost").error
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_samplers_fit_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    page = run("info", "--samplers").out
+    alone = max(len(name) for name in SAMPLERS) + max(len(sampler.summary) for sampler in SAMPLERS.values()) + 3
+    assert all(len(line) <= max(columns, alone) for line in page.splitlines())
+    assert alone <= 80
+    for name, sampler in SAMPLERS.items():
+        assert re.search(rf"^ {name} +{re.escape(sampler.summary)}", page, re.MULTILINE)
 
 
 def test_info_of_a_foreign_picture_says_so(run: Run, tmp_path: Path) -> None:

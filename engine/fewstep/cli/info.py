@@ -24,6 +24,8 @@ EXAMPLES = examples(
     "  fewstep info digits",
     "The parameters of a picture, and how to make it again:",
     "  fewstep info out-003.png",
+    "Every sampler: its order, whether it draws noise, the calls it makes, what it looks back at:",
+    "  fewstep info --samplers",
     "What families of distilled models are sampled with, by names for --plan:",
     "  fewstep info --presets",
     "Launches a step, beside those of diffusers:",
@@ -51,6 +53,7 @@ def info(
         Path | None, typer.Argument(metavar="MODEL|PNG", help="A model folder, or a PNG that fewstep made.")
     ] = None,
     allow_pickle: AllowPickle = False,
+    samplers: Annotated[bool, typer.Option("--samplers", help="What each sampler is, for --sampler.")] = False,
     presets: Annotated[bool, typer.Option("--presets", help="What families of distilled models are for.")] = False,
     cost: Annotated[
         bool, typer.Option("--cost", help="Count launches, bytes and syncs of a step; of presets without MODEL.")
@@ -66,6 +69,13 @@ def info(
 
     For a model folder all weights are read and checked, but not for --cost.
     """
+    if samplers:
+        if path is not None or cost or presets:
+            raise ArgumentError("samplers", True, "nothing beside it but --json")
+        from fewstep.cli.samplers_view import show_samplers
+
+        show_samplers(as_json=as_json)
+        return
     if presets:
         if path is not None or cost:
             raise ArgumentError("presets", True, "nothing beside it but --json")

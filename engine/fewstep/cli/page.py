@@ -62,10 +62,11 @@ def filled(line: str, columns: int, indent: str = "", hanging: str | None = None
     )
 
 
-def titled_table(title: str, lines: Sequence[Sequence[str]], *, keys: int) -> list[str]:
+def titled_table(title: str, lines: Sequence[Sequence[str]], *, keys: int, left: int | None = None) -> list[str]:
     """A blank line, a title and a table of lines of cells, the headings first, as wide as the page.
 
-    Its first `keys` columns say what a line is about; others are left out where they say nothing.
+    Its first `keys` columns say what a line is about; others are left out where they say nothing. The first `left`, of
+    words, are aligned to the left: the keys alone unless given.
     """
     columns = width()
     table = [
@@ -74,7 +75,7 @@ def titled_table(title: str, lines: Sequence[Sequence[str]], *, keys: int) -> li
         if place < keys or not set(column[1:]) <= {"", "-"}
     ]
     room = None if columns is None else columns - 1
-    shown = table_lines(table, room, keys=keys, left=keys)
+    shown = table_lines(table, room, keys=keys, left=keys if left is None else left)
     return ["", *(styled(part, "bold") for part in wrapped(title, columns)), *(f" {line}" for line in shown)]
 
 
