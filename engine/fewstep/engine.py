@@ -163,7 +163,7 @@ class Engine:
         Raises:
             ArgumentError: naming the argument and what is allowed.
         """
-        plan = self._planner.plan(steps, sampler, guidance_scale, guidance_rescale, strength, options, preset)
+        plan = self._planner.plan(steps, sampler, guidance_scale, guidance_rescale, strength, options, preset, "preset")
         self._planner.warn([plan], own_levels=strength == 1 and not options, stacklevel=2)
         return plan
 

@@ -150,6 +150,13 @@ def test_what_cannot_be_is_refused(request_: dict[str, Any], said: str) -> None:
     assert said in str(error.value)
 
 
+def test_a_plan_names_its_own_argument() -> None:
+    with pytest.raises(ArgumentError, match=r"preset: got 'lightnin'; .* did you mean 'lightning-"):
+        engine().plan(preset="lightnin")
+    with pytest.raises(ArgumentError, match="preset: got lightning-1, for a network that predicts x_0"):
+        engine().plan(preset="lightning-1")
+
+
 def test_plans_and_names_are_not_mixed() -> None:
     with pytest.raises(ArgumentError, match=r"plan: got 'lcm'; allowed: a Plan, .* all of one kind"):
         engine().sample(labels=[1, 2], plan=[engine().plan(4), "lcm"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from fewstep.checks import as_python, exact, named, nearest, number
 from fewstep.diffusion.plan import Plan
-from fewstep.diffusion.presets import PRESETS, preset_named
+from fewstep.diffusion.presets import PRESETS, Preset, preset_named
 from fewstep.diffusion.samplers import build_plan, option_names
 from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.times import OF_SIGMA
@@ -59,22 +59,17 @@ class Planner:
         strength: float = 1.0,
         options: Mapping[str, Any] | None = None,
         preset: object = None,
+        said_by: str = "plan",
     ) -> Plan:
         """One plan; None leaves an argument to the defaults. ArgumentError names what cannot be done.
 
-        With the name of a preset its settings are in place of the defaults.
+        With the name of a preset its settings are in place of the defaults; `said_by` is the argument that has it.
         """
         check_options(options or {}, PLANNED)
-        if preset is None:
-            defaults, name = self.defaults, ""
-        else:
-            chosen_preset = preset_named("plan", preset)
-            if sampler is not None:
-                raise ArgumentError("sampler", sampler, f"nothing beside {chosen_preset.name}, which says it already")
-            chosen_preset.check("plan", self.schedule, self.prediction)
-            defaults, name = chosen_preset.defaults, chosen_preset.name
-            defaults.pop("guidance_scale", None)
-            guidance_scale = chosen_preset.scale if guidance_scale is None else guidance_scale
+        row = None if preset is None else self._preset(preset, said_by, sampler)
+        defaults = self.defaults if row is None else row.settings
+        if row is not None and guidance_scale is None:
+            guidance_scale = row.scale
         chosen = defaults["sampler"] if sampler is None else sampler
         settings = dict(defaults) if chosen == defaults["sampler"] else {"steps": defaults["steps"]}
         settings |= {name: as_python(value) for name, value in (options or {}).items()}
@@ -83,7 +78,16 @@ class Planner:
         settings |= {"steps": as_python(wanted if steps is None else steps), "strength": as_python(strength)}
         # Guidance is the model's and not its sampler's, so another sampler keeps it.
         rescale = number("guidance_rescale", guidance_rescale, 0, 1)
-        return self._made(chosen, settings, self.guidance.scale(guidance_scale), rescale, name)
+        scale = self.guidance.scale(guidance_scale)
+        return self._made(chosen, settings, scale, rescale, "" if row is None else row.name)
+
+    def _preset(self, name: object, said_by: str, sampler: object) -> Preset:
+        """The preset of a name; ArgumentError where it is not for this model, or a sampler is asked for beside it."""
+        row = preset_named(said_by, name)
+        if sampler is not None:
+            raise ArgumentError("sampler", sampler, f"nothing beside {row.name}, which says it already")
+        row.check(said_by, self.schedule, self.prediction)
+        return row
 
     def _made(self, sampler: str, settings: Mapping[str, Any], scale: float, rescale: float, preset: str) -> Plan:
         # With their types, since 1, 1.0 and True are equal.

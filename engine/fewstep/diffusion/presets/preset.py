@@ -85,10 +85,14 @@ class Preset:
         return self.guidance.low if self.guidance.rule in ("distilled", "free") else None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The sampler, its usual steps, and its options."""
+        return {"sampler": self.sampler, "steps": self.usual or self.steps[0], **self.options}
+
+    @property
     def defaults(self) -> dict[str, Any]:
-        """The `defaults` of a `Model` of the family."""
-        scale = {} if self.scale in (None, 1.0) else {"guidance_scale": self.scale}
-        return {"sampler": self.sampler, "steps": self.usual or self.steps[0], **self.options, **scale}
+        """The `defaults` of a `Model` of the family: the settings, and the guidance scale where there is one."""
+        return self.settings if self.scale in (None, 1.0) else self.settings | {"guidance_scale": self.scale}
 
     @property
     def levels(self) -> str:
