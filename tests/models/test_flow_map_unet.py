@@ -20,8 +20,8 @@ TIMES = {"sinusoidal": {}, "fourier": {"time_embedding": "fourier_of_t", "time_c
 
 
 def test_only_a_network_with_a_second_time_names_it() -> None:
-    assert [Inputs.of(build_unet(config)).takes("r") for config in WITHOUT.values()] == [False] * len(WITHOUT)
-    assert [Inputs.of(build_unet(config)).takes("r") for config in WITH.values()] == [True] * len(WITH)
+    assert [Inputs.of(build_unet(config)).second_time for config in WITHOUT.values()] == [False] * len(WITHOUT)
+    assert [Inputs.of(build_unet(config)).second_time for config in WITH.values()] == [True] * len(WITH)
     with pytest.raises(ArgumentError, match="second_time: got 'added'; allowed: None, or a FlowMapUNet"):
         UNet(WITH["flow-map"])
     unet, values = build_unet(WITHOUT["no-labels"]), arguments(WITHOUT["no-labels"])
