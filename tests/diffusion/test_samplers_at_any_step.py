@@ -89,7 +89,7 @@ def judge(plan: Plan) -> None:
         most = {0: 20.0, 1: 1.5}.get(order, 2.0)
         assert 0 <= end["variance"] < most, said
         assert 0 <= end["variance from z"] < 4 * most, said
-    if order and short and len(plan) >= 10:
+    if order and short and len(plan) >= 10 and noisy[-1] < 0.3:  # the last call is made where the data can be told
         assert end["variance"] > 0.1, said
 
 
