@@ -41,7 +41,6 @@ def test_every_sampler_makes_as_many_calls_as_asked(sampler: str, levels: int) -
     assert np.isfinite(np.delete(plan.rows, COLUMN["clip"], axis=1)).all()
     assert plan.column("s")[-1] == 0
     assert plan.sampler == sampler
-    assert plan.history or not plan.closed
     assert f"{sampler}: {steps} model call" in plan.describe()
 
 

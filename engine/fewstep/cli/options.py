@@ -50,7 +50,7 @@ Seeds = Annotated[
 Steps = Annotated[int | None, Option(help="Model calls a sample. Default: the model's own.", rich_help_panel=HOW)]
 Sampler = Annotated[
     str | None,
-    Option(help=f"{one_of(SAMPLERS)}. Default: the model's own.", rich_help_panel=HOW),
+    Option(help=f"Default: the model's own. {one_of(SAMPLERS)}; see fewstep info --samplers.", rich_help_panel=HOW),
 ]
 Plan = Annotated[
     str | None,
