@@ -13,6 +13,7 @@ from support.cli_case import CONFIG, Ran, Run, tiny_model
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FEWSTEP_TRACEBACK", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", None)  # which it read once, when it was imported
 
 
 @pytest.fixture
