@@ -344,6 +344,7 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.Monkey
         (lambda: make_plan("lcm", LINEAR, 4, sigma_data=0), "sigma_data: got 0"),
         (lambda: make_plan("consistency", schedules.karras(), 4, sigma_min=1.0), "sigma_min: got 1.0"),
         (lambda: make_plan("ddim", LINEAR, 4, guidance_rescale=2.0), "guidance_rescale: got 2.0"),
+        (lambda: make_plan("ddim", LINEAR, 4, guidance_scale=1e300), "guidance_scale: got 1e+300"),
         (
             lambda: make_plan("ddim", LINEAR, 4, spacing="even"),
             "spacing: got 'even'; allowed: leading, trailing, linspace",

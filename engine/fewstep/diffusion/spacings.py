@@ -97,9 +97,10 @@ def _timesteps(
     own = {name: value for name, value in options.items() if name not in ("shift", "mu", "skip_last")}
     if skips:
         steps = integer("steps", steps, 1, max(reach(schedule, strength) - 1, 1), " with skip_last")
-    levels = Levels.spaced(schedule, steps + skips, spacing, strength=strength, fractional=fractional, **own)
+    count = steps + 1 if skips else steps
+    levels = Levels.spaced(schedule, count, spacing, strength=strength, fractional=fractional, **own)
     if skips:
-        levels = levels.visited([*range(steps), steps + 1])
+        levels = levels.visited([*range(steps), count])
     if shift is None or shift == own_shift(schedule):
         return levels
     sigmas = shifted(levels.sigmas[:-1], shift / own_shift(schedule))
