@@ -108,6 +108,15 @@ def test_a_clean_end_that_has_no_word_is_refused() -> None:
         make_plan("flow_map", schedules.flow(), 4, eta=1)
 
 
+@pytest.mark.parametrize("eta", [1e-6, 1e-9, 1e-300])
+def test_next_to_no_eta_is_next_to_no_noise(eta: float) -> None:
+    """The variance that leads back up is then less than its own rounding."""
+    for schedule, said in ((schedules.flow(), "flow"), (UNIT, "v")):
+        plan, none = (make_plan("flow_map", schedule, 9, said, eta=each) for each in (eta, 0.0))
+        assert plan.column("s").max() <= max(eta, 1e-7)
+        assert plan.column("b") == pytest.approx(none.column("b"), rel=1e-9)
+
+
 def test_on_a_flow_it_takes_the_steps_of_euler() -> None:
     levels = Levels.spaced(schedules.flow(), 5)
     ours, straight = flow_map(levels), euler(levels, "flow")

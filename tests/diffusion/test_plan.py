@@ -342,7 +342,10 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.Monkey
         (lambda: make_plan("lcm", schedules.flow(), 4), "schedule: got flow of kind 'flow'; allowed: for lcm"),
         (lambda: make_plan("lcm", LINEAR, 4, sigma_data=0), "sigma_data: got 0"),
         (lambda: make_plan("consistency", schedules.karras(), 4, sigma_min=1.0), "sigma_min: got 1.0"),
+        (lambda: make_plan("heun", LINEAR, 2001), "steps: got 2001; allowed: fewer: heun makes these calls at 1001"),
+        (lambda: make_plan("plms", LINEAR, 3, strength=1e-6), "steps: got 3; allowed: fewer: plms makes these calls"),
         (lambda: make_plan("ddim", LINEAR, 4, guidance_rescale=2.0), "guidance_rescale: got 2.0"),
+        (lambda: make_plan("ddim", LINEAR, 4, guidance_scale=1e300), "guidance_scale: got 1e+300"),
         (
             lambda: make_plan("ddim", LINEAR, 4, spacing="even"),
             "spacing: got 'even'; allowed: leading, trailing, linspace",

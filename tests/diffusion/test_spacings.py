@@ -223,8 +223,18 @@ def test_one_step_of_a_ladder_is_its_first(ladder: Callable[..., Array]) -> None
     assert ladder(1, 0.1, 3.0).tolist() == [3.0]
 
 
+@pytest.mark.parametrize("count", [3, 10, 28, 999])
+@pytest.mark.parametrize("shift", [1.0, 1.15, 3.0])
+def test_a_last_call_at_the_first_level_but_for_rounding_lands_there(count: int, shift: float) -> None:
+    """Of as many even steps as a flow has levels the last begins at its first, and rounding may put it below."""
+    schedule = schedules.flow(count, shift)
+    levels = make_levels(schedule, count, "flow_even", final="first")
+    levels.falls()
+    assert levels.noise_scale[-2:] == pytest.approx(schedule.noise_scale[:1].repeat(2), rel=1e-12)
+
+
 def refused(
-    schedule: Schedule, spacing: str, steps: int = 4, strength: float = 1.0, **options: Any
+    schedule: Schedule, spacing: str, steps: Any = 4, strength: float = 1.0, **options: Any
 ) -> Callable[[], Any]:
     return lambda: make_levels(schedule, steps, spacing, strength, **options)
 
@@ -251,6 +261,13 @@ def refused(
         (refused(LATENT, "ays", table="sd3"), "table: got 'sd3'; allowed: sd15, sdxl, svd; did you mean"),
         (refused(LATENT, "ays", 10, table="svd"), "table: got svd, which with 10 steps reaches sigma = 0.0"),
         (refused(schedules.cosine(), "ays", 2, 0.001), "strength: got one that begins at sigma = 0.00"),
+        (refused(FLOW, "flow_even", 4, 1e-6, final="first"), "final: got 'first'; allowed: 'clean': the last call is"),
+        (refused(FLOW, "linspace", shift=0.5, final="first"), "final: got 'first'; allowed: 'clean'"),
+        (refused(schedules.flow(1), "trailing", 1, final="first"), "final: got 'first'; allowed: 'clean'"),
+        (refused(schedules.karras(), "karras", sigma_min=1e-3, final="first"), "final: got 'first'; allowed: 'clean'"),
+        (refused(LATENT, "trailing", "4"), "steps: got '4'; allowed: an integer"),
+        (refused(LATENT, "linspace", True), "steps: got True; allowed: an integer"),
+        (refused(LATENT, "leading", offset=np.ones(2)), "offset: got array"),
         (refused(TRIG, "trigflow", intermediate=1.3), "intermediate: got 1.3; allowed: nothing with 4 steps"),
         (refused(TRIG, "trigflow", 2, intermediate=1.6), "intermediate: got 1.6; allowed: a number in (0, 1.57"),
         (refused(TRIG, "trigflow", t_max=1.6), "t_max: got 1.6; allowed: a number in (0, 1.57"),

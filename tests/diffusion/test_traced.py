@@ -278,6 +278,14 @@ def test_normal_numbers_on_intervals_that_overlap_are_correlated() -> None:
             assert drawn[i] @ drawn[j] == pytest.approx(common / ((high - low) * (other_high - other_low)) ** 0.5)
 
 
+@pytest.mark.parametrize("strength", [0.3, 0.5, 0.9, 1.0])
+def test_all_timesteps_within_a_strength_can_be_run(strength: float) -> None:
+    """The inference steps that this takes are the most that the scheduler has: of one more it knows nothing."""
+    scheduler = diffusers.DDIMScheduler(num_train_timesteps=20)
+    for steps in range(1, int(20 * strength) + 1):
+        assert len(Plan.from_diffusers(scheduler, steps, strength=strength)) == steps
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -289,8 +297,13 @@ def test_normal_numbers_on_intervals_that_overlap_are_correlated() -> None:
         ("Euler", {"timesteps": [9, 5], "strength": 0.5}, "strength: got 0.5; allowed: 1.0 with explicit timesteps"),
         ("Euler", {"steps": 4, "strength": 0.0}, "strength: got 0.0"),
         ("Heun", {"steps": 4}, "steps: got 4; allowed: 3 or 5: this scheduler makes no other number of calls"),
+        ("Heun", {"timesteps": []}, "timesteps: got []; allowed: a list of one or more finite numbers"),
+        ("DDPM of a learned variance", {"timesteps": [-1]}, "timesteps: got [-1]; allowed: a list of one or more"),
+        ("flow", {"sigmas": [float("nan")]}, "sigmas: got [nan]; allowed: a list of one or more finite numbers"),
+        ("flow", {"steps": 4, "mu": "no"}, "mu: got 'no'; allowed: a number in [-100, 100]"),
+        ("DDIM", {"steps": 501, "strength": 0.5}, "steps: got 501; allowed: 500 or fewer: of more this scheduler has"),
         ("DDIM", {"steps": 4, "eta": "no"}, "DDIMScheduler, of which no plan is made: it says: "),
-        ("LCM", {"steps": 70}, "LCMScheduler, of which no plan is made: its set_timesteps says: "),
+        ("LCM", {"steps": 70}, "steps: got 70; allowed: 50 or fewer: of more this scheduler has no timesteps"),
         ("DDPM of a learned variance", {"steps": 4}, "its variance is learned, and not as a share of a log variance"),
         ("nothing", {"steps": 4}, "scheduler: got object, of which no plan is made: it has no set_timesteps"),
     ],
@@ -300,6 +313,7 @@ def test_errors_name_the_argument(name: str, arguments: dict[str, Any], message:
         "Euler": diffusers.EulerDiscreteScheduler,
         "Heun": diffusers.HeunDiscreteScheduler,
         "DDIM": diffusers.DDIMScheduler,
+        "flow": diffusers.FlowMatchEulerDiscreteScheduler,
         "LCM": diffusers.LCMScheduler,
         "DDPM of a learned variance": lambda: diffusers.DDPMScheduler(variance_type="learned"),
         "nothing": object,

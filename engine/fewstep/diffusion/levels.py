@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fewstep.checks import as_python, exact, integer, number, numbers, one_of
+from fewstep.checks import as_python, exact, integer, number, numbers, one_of, whole
 from fewstep.diffusion.forward import Network, network
 from fewstep.diffusion.ladders import MAX_SIGMA, Array, exponential_sigmas, karras_sigmas
 from fewstep.diffusion.schedules import Kind, Schedule, read_only
@@ -197,7 +197,7 @@ class Levels:
         limit = reach(schedule, strength)
         steps = _budget(steps, limit, strength)
         index = spaced_timesteps(limit, steps, spacing, rounded=not fractional)
-        if offset and spacing != "leading":
+        if whole(offset) != 0 and spacing != "leading":
             raise ArgumentError("offset", offset, f"0: an offset shifts leading timesteps, not {spacing}")
         index += integer("offset", offset, 0, len(schedule) - 1 - int(index[0]), " for these steps")
         return cls._at(schedule, index, spacing, final)
@@ -321,7 +321,7 @@ class Levels:
         final: Final,
     ) -> "Levels":
         """Levels of a schedule, and where the last call lands."""
-        signal, noise = _final_level(schedule, final)
+        signal, noise = _final_level(schedule, final, float(signal_scale[-1]), float(noise_scale[-1]))
         if schedule.time == "index" and not (index == np.round(index)).all():
             fraction = next(float(i) for i in index if i != np.round(i))
             allowed = "trailing, leading or a list of timesteps: the network is told an index, of which none is between"
@@ -387,10 +387,20 @@ def _budget(steps: int, limit: int, strength: float) -> int:
     return integer("steps", steps, 1, limit, why)
 
 
-def _final_level(schedule: Schedule, final: str) -> tuple[float, float]:
+def _final_level(schedule: Schedule, final: str, signal: float, noise: float) -> tuple[float, float]:
+    """Where a last call made at these scales lands: clean, or at the schedule's first level.
+
+    A call at that level but for its rounding lands where it is.
+    """
     if not one_of(final, ("clean", "first")):
         raise ArgumentError("final", final, "'clean' or 'first'")
-    return (1.0, 0.0) if final == "clean" else (float(schedule.signal_scale[0]), float(schedule.noise_scale[0]))
+    if final == "clean":
+        return 1.0, 0.0
+    first, last = float(schedule.sigmas[0]), noise / signal if signal > 0 else np.inf
+    if np.isinf(first) or last < first * (1 - FLOAT32):
+        allowed = f"'clean': the last call is at sigma = {last:.3g}, not above the schedule's first level, {first:.3g}"
+        raise ArgumentError("final", final, allowed)
+    return (float(schedule.signal_scale[0]), float(schedule.noise_scale[0])) if last > first else (signal, noise)
 
 
 def _scales(kind: Kind, sigmas: Array, sigma_data: float | None = None) -> tuple[Array, Array]:

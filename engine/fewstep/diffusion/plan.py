@@ -234,7 +234,7 @@ class Plan:
         listed = entries(w)
         values = [w] * len(self) if listed is None else listed
         scales = np.array([real(value) for value in values], dtype=np.float64)  # what is no number is NaN
-        if len(scales) != len(self) or not np.isfinite(scales).all():
+        if len(scales) != len(self) or not (np.abs(scales) <= FLOAT32_MAX).all():
             raise ArgumentError("guidance_scale", w, allowed)
         if interval is not None:
             ends = np.array([real(end) for end in entries(interval) or ()], dtype=np.float64)

@@ -100,7 +100,7 @@ def _timesteps(
     count = steps + 1 if skips else steps
     levels = Levels.spaced(schedule, count, spacing, strength=strength, fractional=fractional, **own)
     if skips:
-        levels = levels.visited([*range(steps), steps + 1])
+        levels = levels.visited([*range(steps), count])
     if shift is None or shift == own_shift(schedule):
         return levels
     sigmas = shifted(levels.sigmas[:-1], shift / own_shift(schedule))

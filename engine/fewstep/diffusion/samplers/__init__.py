@@ -259,7 +259,13 @@ def build_plan(
     if (listed := None if isinstance(spacing, str) else entries(spacing)) is not None and len(listed) != count:
         calls = chosen.calls(len(listed))
         raise ArgumentError("steps", steps, f"{calls}, the model calls at the {len(listed)} timesteps given as spacing")
-    levels = make_levels(schedule, count, spacing, strength, chosen.fractional, chosen.boundary, **of_levels)
+    try:
+        levels = make_levels(schedule, count, spacing, strength, chosen.fractional, chosen.boundary, **of_levels)
+    except ArgumentError as error:
+        if error.argument != "steps" or count is steps:
+            raise
+        allowed = f"fewer: {sampler} makes these calls at {count} noise levels; allowed of those: {error.allowed}"
+        raise ArgumentError("steps", steps, allowed) from None
 
     own = {name: value for name, value in options.items() if name in chosen.options}
     if len(chosen.predictions) > 1:

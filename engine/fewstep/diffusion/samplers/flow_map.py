@@ -37,7 +37,8 @@ def flow_map(levels: Levels, prediction: str = "flow", eta: float = 0.0, clip: C
         r[:-1], signal_r[:-1], noise_r[:-1] = below.t, below.signal_scale[:-1], below.noise_scale[:-1]
     ratio, beta = transition(signal_s, noise_s, signal_r, noise_r)
     a, b, e = ratio * noise_r * l_x, ratio * signal_r, ratio * noise_r * l_m
-    return Plan.build("flow_map", prediction, levels, r=r, a=a, b=b, e=e, s=np.sqrt(beta), **clip_columns(clip))
+    s = np.sqrt(np.maximum(beta, 0))  # below 0 by its rounding, where eta is next to none
+    return Plan.build("flow_map", prediction, levels, r=r, a=a, b=b, e=e, s=s, **clip_columns(clip))
 
 
 def _end_time(levels: Levels) -> float:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.checks import as_python, integer, number
+from fewstep.checks import as_python, integer, number, numbers
 from fewstep.diffusion.tracing.refused import RefusedError
 from fewstep.errors import ArgumentError
 
+LISTS = {"timesteps", "sigmas"}
+MAX_MU = 100.0  # of a shift exp(mu)
 MAX_CALLS = 1000  # a basis has eight vectors for each call, and every call works on all of them
 
 
@@ -43,7 +45,14 @@ def prepare(
             raise ArgumentError(name, value, f"nothing: {type(scheduler).__name__}.set_timesteps takes none")
     if strength < 1 and ("timesteps" in given or "sigmas" in given):
         raise ArgumentError("strength", strength, "1.0 with explicit timesteps or sigmas: the first is the start")
-    options = dict(options) | {name: as_python(value) for name, value in given.items()}
+    given = {name: as_python(value) for name, value in given.items()}
+    for name in LISTS & given.keys():
+        allowed = "a list of one or more finite numbers, none of them below 0"
+        if min(numbers(name, given[name], allowed), default=-1) < 0:
+            raise ArgumentError(name, given[name], allowed)
+    if "mu" in given:
+        given["mu"] = number("mu", given["mu"], -MAX_MU, MAX_MU)
+    options = dict(options) | given
     cut = 1.0 if "strength" in takes else strength
     if "strength" in takes and strength < 1:
         options["strength"] = strength
@@ -65,31 +74,48 @@ def prepare(
 def _with_calls(told: Callable[[int], Prepared], steps: int, strength: float) -> Prepared:
     """What `set_timesteps` makes of the least number of inference steps with which `steps` calls are left.
 
-    The number of calls never falls with that of inference steps.
+    The number of calls never falls with that of inference steps, up to the most that the scheduler takes.
     """
     if strength == 1 and _calls(told, steps) == steps:
         return told(steps)
-    low, high = 0, 2 * int(steps / strength) + 2
+    low, high = 0, _most(told, 2 * int(steps / strength) + 2)
+    most = _calls(told, high)
+    if not most:
+        return told(high or steps)  # which says why not
+    if most < steps:
+        raise ArgumentError("steps", steps, f"{most} or fewer: of more this scheduler has no timesteps")
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _calls(told, middle) >= steps else (middle, high)
+        low, high = (low, middle) if (_calls(told, middle) or 0) >= steps else (middle, high)
     below, above = _calls(told, low), _calls(told, high)
     if above == steps:
         return told(high)
-    if above == 0:
-        return told(steps)  # which says why not
-    near = " or ".join(str(each) for each in sorted({below, above}) if each > 0)
+    near = " or ".join(str(each) for each in (below, above) if each)
     raise ArgumentError("steps", steps, f"{near}: this scheduler makes no other number of calls")
 
 
-def _calls(told: Callable[[int], Prepared], count: int) -> int:
-    """How many calls are left of so many inference steps; 0 where there can be none of so few."""
+def _most(told: Callable[[int], Prepared], limit: int) -> int:
+    """The most inference steps up to a limit that a scheduler takes, some of which take no fewer than four; or 0."""
+    if _calls(told, limit) is not None:
+        return limit
+    low = max((n for n in (1 << i for i in range(limit.bit_length())) if _calls(told, n) is not None), default=0)
+    high = min(2 * low, limit)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _calls(told, middle) is None else (middle, high)
+    return low
+
+
+def _calls(told: Callable[[int], Prepared], count: int) -> int | None:
+    """How many calls are left of so many inference steps; None where the scheduler takes no such number."""
     if count < 1:
-        return 0
+        return None
     try:
         return len(told(count).timesteps)
-    except (ArgumentError, RefusedError):
+    except ArgumentError:
         return 0
+    except RefusedError:
+        return None
 
 
 def _needs_count(scheduler: Any) -> bool:
