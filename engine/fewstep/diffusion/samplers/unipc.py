@@ -32,8 +32,8 @@ def unipc(
     P_j and C_j are h `multistep.adams`(-h), the weights of Adams-Bashforth and of Adams-Moulton, which has y among its
     nodes, and sum to 1 - e^-h. Of two x_0 alone, they weigh the slope by B(h) / 2: B = 1 - e^-h (bh2) or h (bh1).
 
-    So x^c, which no row holds, is x and a combination of x_0: nobody else may write to x (`Plan.closed`). With
-    `lower_order_final` the last rows are of order .., 2, 1.
+    So x^c, which no row holds, is x and a combination of x_0: nobody else may write to x (`Plan.closed`),
+    unless no row looks back, as of two that land clean. With `lower_order_final` the last rows are of order .., 2, 1.
     """
     if not one_of(solver_type, SOLVER_TYPES):
         raise ArgumentError("solver_type", solver_type, ", ".join(SOLVER_TYPES))
@@ -60,7 +60,7 @@ def unipc(
         "unipc",
         prediction,
         levels,
-        closed=len(levels) > 1,
+        closed=bool(weights[1:].any()),
         a=ratio,
         b=weights[0],
         h_0=1.0,
