@@ -292,6 +292,7 @@ def test_normal_numbers_on_intervals_that_overlap_are_correlated() -> None:
         ("DDIM", {"steps": 4, "eta": "no"}, "DDIMScheduler, of which no plan is made: it says: "),
         ("LCM", {"steps": 70}, "LCMScheduler, of which no plan is made: its set_timesteps says: "),
         ("DDPM of a learned variance", {"steps": 4}, "its variance is learned, and not as a share of a log variance"),
+        ("a class", {"steps": 4}, "it is the class DDIMScheduler itself; DDIMScheduler() makes one of it"),
         ("nothing", {"steps": 4}, "scheduler: got object, of which no plan is made: it has no set_timesteps"),
     ],
 )
@@ -302,6 +303,7 @@ def test_errors_name_the_argument(name: str, arguments: dict[str, Any], message:
         "DDIM": diffusers.DDIMScheduler,
         "LCM": diffusers.LCMScheduler,
         "DDPM of a learned variance": lambda: diffusers.DDPMScheduler(variance_type="learned"),
+        "a class": lambda: diffusers.DDIMScheduler,
         "nothing": object,
     }
     with pytest.raises(ArgumentError) as raised:
