@@ -1,6 +1,6 @@
 """fewstep: the sampling engine for diffusion U-Nets at 1 to 8 steps."""
 
-from fewstep import samplers, schedules
+from fewstep import presets, samplers, schedules
 from fewstep.diffusion.density import log_prob
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.trained import Trained
@@ -52,6 +52,7 @@ __all__ = [
     "WastedCallWarning",
     "__version__",
     "log_prob",
+    "presets",
     "samplers",
     "schedules",
 ]

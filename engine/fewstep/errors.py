@@ -58,6 +58,9 @@ class OutputError(FewstepError):
     """A result that cannot be written; the message names the path and the reason, and nothing is left behind."""
 
 
+TEACHER = ", or take the model it was distilled from"  # how the advice of an `UntrainedPlanWarning` may end
+
+
 class PlanWarning(UserWarning):
     """A plan that runs, and is not what its user is likely to want."""
 

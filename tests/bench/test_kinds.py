@@ -85,11 +85,12 @@ def test_a_scale_that_is_not_passed_would_be_seen(monkeypatch: pytest.MonkeyPatc
     ("schedule", "prediction", "named"),
     [
         (schedules.flow(), "flow", "model: got a schedule of kind flow"),
-        (schedules.linear(), "score", "prediction: got 'score'"),
+        (schedules.linear(), "score", "predicts score on a schedule of kind vp; allowed: eps or x_0 or v there"),
         (schedules.linear().rescale_zero_terminal_snr(), "eps", "prediction: got 'eps'"),
-        (schedules.karras(time="edm"), "eps", "prediction: got 'eps'"),
+        (schedules.karras(time="edm"), "eps", "predicts eps on a schedule of kind ve; allowed: consistency there"),
+        (schedules.karras(), "edm", "model: got a network that predicts edm"),
     ],
-    ids=["flow", "score", "eps without signal", "eps in sigma"],
+    ids=["flow", "score", "eps without signal", "eps in sigma", "EDM"],
 )
 def test_a_kind_without_a_reference_is_refused_by_name(
     schedule: schedules.Schedule, prediction: str, named: str

@@ -6,10 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from diffusers import DDPMPipeline, EulerDiscreteScheduler
 
+from fewstep import UntrainedPlanWarning
+from fewstep.cli.verb import advice
 from fewstep.presets import PRESETS
 from fewstep.results import read_parameters
 from support.cli_case import CONFIG, Run, tiny_model
+from support.diffusers_case import SMALL, random_model
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +45,25 @@ def test_a_wrong_setting_is_told_in_options(run: Run, latent: Path, tmp_path: Pa
     )
     steps, guided = ran.err.splitlines()
     assert ran.code == 0
-    assert steps.startswith("warning: a lightning-4 model was trained for euler with 4 steps and guidance_scale 1")
-    assert "ask for --sampler euler --steps 4, or take" in steps
+    assert steps.startswith("warning: a model of lightning-4 was trained for euler with 4 steps and guidance_scale 1")
+    assert "ask for --steps 4, or take" in steps
     assert "ask for --guidance-scale 1, or take" in guided
+
+
+def test_who_asks_for_what_a_folder_looks_like_is_not_told_to(run: Run, tmp_path: Path) -> None:
+    folder, out = tmp_path / "sdxl-lightning-4step", tmp_path / "out.png"
+    DDPMPipeline(random_model(SMALL), EulerDiscreteScheduler(timestep_spacing="leading")).save_pretrained(folder)
+    asked = ["generate", folder, "--seed", 0, "-o", out, "--steps", 2, "--plan"]
+    right = run(*asked[:-3], "--plan", "lightning-4")
+    assert (right.code, right.err) == (0, "")
+    other = run(*asked, "lightning-2")
+    assert (other.code, other.err.count("\n")) == (0, 1)
+    assert other.err.endswith("where trailing is meant; ask for --plan lightning-4\n")
+
+
+def test_advice_that_no_option_can_follow_stays_in_words() -> None:
+    told = UntrainedPlanWarning("at other levels", "leave the spacing as it is, lcm", {"spacing": "lcm"})
+    assert advice(told) == "at other levels; leave the spacing as it is, lcm"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fewstep import schedules
@@ -32,6 +32,7 @@ def schedule_for(sampler: str) -> Schedule:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @given(levels=st.integers(1, 40))
+@example(levels=2)
 @settings(max_examples=20)
 def test_every_sampler_makes_as_many_calls_as_asked(sampler: str, levels: int) -> None:
     steps = SAMPLERS[sampler].calls(levels)

@@ -1,6 +1,7 @@
 """The order that every sampler claims, measured: against the exact flow of a mixture, and by exact moments."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fewstep import schedules
-from fewstep.diffusion.samplers import SAMPLERS, build_plan
+from fewstep.diffusion.samplers import SAMPLERS, build_plan, make_plan
 from fewstep.diffusion.schedules import Kind
-from support.oracles import affine_moments, exact_maps, exact_model, one_gaussian, slope_of, three_moons
+from support.oracles import Mixture, affine_moments, exact_maps, exact_model, one_gaussian, slope_of, three_moons
 from support.plan_interpreter import run_plan
 from support.sampler_case import DETERMINISTIC, KINDS, NOISY, SIGMA_DATA, dense, dense_plan
 
@@ -114,3 +115,26 @@ def test_samples_of_a_stochastic_sampler_have_the_moments_of_a_mixture(name: str
     shares = float((mixture.responsibility(x, 1.0, last).mean(0) - mixture.weights).abs().max())
     print(f"{name}: mean off by {mean:.3f}, covariance by {covariance:.3f}, shares by {shares:.3f}")
     assert max(mean, covariance, shares) < 3 / levels
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("heun", {"spacing": "karras", "sigma_max": 80.0}),
+        ("edm", {"sigma_max": 80.0}),
+        ("plms", {"spacing": "leading"}),
+    ],
+    ids=["heun", "edm", "plms"],
+)
+def test_what_overshoots_from_the_first_sigma_of_a_cosine_schedule_has_levels_that_do_not(
+    name: str, better: dict[str, Any]
+) -> None:
+    """As docs/samplers.md advises: the first levels are so far apart that the second call looks back over a cliff."""
+    eye = torch.eye(2, dtype=torch.float64)
+    unit, spread = Mixture(torch.ones(1).double(), 0 * eye[:1], eye[None]), []
+    for options in ({}, better):
+        plan = make_plan(name, schedules.cosine(), 21, **options)
+        _, covariance = affine_moments(plan, exact_maps(unit, plan), 0 * eye[0], eye * plan.init_scale**2)
+        spread.append(float(covariance[0, 0].sqrt()))
+    assert spread[0] > 2
+    assert spread[1] == pytest.approx(1, abs=0.15)

@@ -305,6 +305,7 @@ def test_all_timesteps_within_a_strength_can_be_run(strength: float) -> None:
         ("DDIM", {"steps": 4, "eta": "no"}, "DDIMScheduler, of which no plan is made: it says: "),
         ("LCM", {"steps": 70}, "steps: got 70; allowed: 50 or fewer: of more this scheduler has no timesteps"),
         ("DDPM of a learned variance", {"steps": 4}, "its variance is learned, and not as a share of a log variance"),
+        ("a class", {"steps": 4}, "it is the class DDIMScheduler itself; DDIMScheduler() makes one of it"),
         ("nothing", {"steps": 4}, "scheduler: got object, of which no plan is made: it has no set_timesteps"),
     ],
 )
@@ -316,6 +317,7 @@ def test_errors_name_the_argument(name: str, arguments: dict[str, Any], message:
         "flow": diffusers.FlowMatchEulerDiscreteScheduler,
         "LCM": diffusers.LCMScheduler,
         "DDPM of a learned variance": lambda: diffusers.DDPMScheduler(variance_type="learned"),
+        "a class": lambda: diffusers.DDIMScheduler,
         "nothing": object,
     }
     with pytest.raises(ArgumentError) as raised:

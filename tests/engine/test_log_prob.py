@@ -262,3 +262,22 @@ def test_a_manifest_remembers_it(tmp_path: Path) -> None:
     fresh.sample(**given, log_prob=True)
     assert runner.stats()["hits"] == 4
     assert runner.stats()["eager_runs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"plan": "ddpm"}, "plan: got 'ddpm'; allowed: a Plan"),
+        ({"x": None}, "x: got None; allowed: a tensor of floats"),
+        ({"x": torch.zeros(1, 3, 8, 8, dtype=torch.int64)}, "x: got torch.int64 of shape"),
+        ({"x_next": [0.0]}, r"x_next: got \[0.0\]; allowed: a tensor of floats"),
+        ({"mask": torch.ones(3, 3)}, r"mask: got shape \[3, 3\]; allowed: a tensor that fits \[1, 3, 8, 8\]"),
+        ({"mask": 1}, "mask: got 1; allowed: a tensor that fits"),
+    ],
+)
+def test_what_is_no_tensor_of_a_step_is_told(given: dict[str, Any], said: str) -> None:
+    still = torch.zeros(1, 3, 8, 8)
+    plan = make_plan("ddpm", SCHEDULE, 4).with_known(fresh=True)
+    arguments: dict[str, Any] = {"plan": plan, "step": 0, "x": still, "m": still, "x_next": still, **given}
+    with pytest.raises(ArgumentError, match=said):
+        fewstep.log_prob(**arguments)

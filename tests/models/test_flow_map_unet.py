@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, ModelError
 from fewstep.models.load import load_model, save_model
 from fewstep.models.net.unet import FlowMapUNet, UNet, build_unet
 from fewstep.run.inputs import Inputs
@@ -83,3 +83,13 @@ def test_a_folder_keeps_a_second_time(config, time, tmp_path: Path) -> None:
     kept = {name: p.dtype for name, p in half.named_parameters() if "frequencies" in name}
     assert set(kept.values()) <= {torch.float32}
     assert len(kept) == (2 if time else 0)
+
+
+def test_a_network_without_a_second_time_is_not_saved_as_a_flow_map(tmp_path: Path) -> None:
+    config = CONFIGS["classes"]
+    said = {"schedule": {"name": "flow"}, "prediction": "flow", "plan": {"sampler": "flow_map", "steps": 2}}
+    labels = {"kind": "classes", "count": 5, "null": None}
+    with pytest.raises(ModelError, match="plan: sampler: got 'flow_map'; allowed: one whose r is t, such as ddim"):
+        replace(SPEC, unet=config, shape=(2, 8, 12), labels=labels, **said)
+    mapped = replace(config, second_time="added")
+    assert replace(SPEC, unet=mapped, shape=(2, 8, 12), labels=labels, **said).plan["sampler"] == "flow_map"

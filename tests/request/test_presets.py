@@ -59,8 +59,8 @@ def test_steps_and_options_beside_a_preset_count() -> None:
     assert sampled({"plan": "pcm-8-cfg"}).plans[0].column("w").tolist() == [3.0] * 8
 
 
-FACT = "a lightning-4 model was trained for euler with 4 steps and guidance_scale 1, and is asked for "
-OF_NET = FACT.replace("a lightning-4 model", "net")
+FACT = "a model of lightning-4 was trained for euler with 4 steps and guidance_scale 1, and is asked for "
+OF_NET = FACT.replace("a model of lightning-4", "net")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ OF_NET = FACT.replace("a lightning-4 model", "net")
             "ask for guidance_scale 1 (what diffusers writes as 0),",
             {"guidance_scale": "1"},
         ),
-        ({"steps": 3}, "euler with 3 steps", "ask for euler with 4 steps", {"sampler": "euler", "steps": "4"}),
+        ({"steps": 3}, "euler with 3 steps", "ask for euler with 4 steps", {"steps": "4"}),
         (
             {"spacing": "leading"},
             "euler with 4 steps at other noise levels (leading spacing in place of trailing)",
@@ -158,7 +158,9 @@ def test_a_plan_names_its_own_argument() -> None:
 
 
 def test_plans_and_names_are_not_mixed() -> None:
-    with pytest.raises(ArgumentError, match=r"plan: got 'lcm'; allowed: a Plan, .* all of one kind"):
+    with pytest.raises(
+        ArgumentError, match=r"plan: got 'lcm'; allowed: a Plan, .*; beside plans Engine.plan\(preset='lcm'\)"
+    ):
         engine().sample(labels=[1, 2], plan=[engine().plan(4), "lcm"])
 
 
@@ -175,3 +177,8 @@ def test_plans_and_names_are_not_mixed() -> None:
 def test_what_a_model_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         engine(**options)
+
+
+def test_what_plan_calls_preset_is_plan_in_sample() -> None:
+    with pytest.raises(ArgumentError, match="preset: got 'lcm'; allowed: nothing: it is said by plan='lightning-4'"):
+        engine().sample(labels=[1], preset="lcm")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewstep import ArgumentError, Engine, Plan, Resume, Step, schedules
+from fewstep import ArgumentError, Classes, Engine, Model, Plan, Resume, Step, schedules
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.samplers import make_plan
 from fewstep.run.denoiser import ModuleDenoiser
@@ -16,7 +16,7 @@ from fewstep.run.graphs.runner import GraphRunner
 from fewstep.run.inputs import Inputs
 from support.recorder import RecorderCapturer
 from support.runners import BUDGET, engines, used_three_times
-from support.small import SmallNet, small_engine
+from support.small import SHAPE, SmallNet, small_engine
 
 FLOW = schedules.flow()
 Told = tuple[int, float, float]  # label, t, r
@@ -142,6 +142,27 @@ def test_a_plan_with_a_second_time_is_refused_for_a_network_that_names_none() ->
         assert session.why_not(sample) == "a second time r that is not t, which this session was not opened for"
     with pytest.raises(ArgumentError, match=r"start: got a plan that tells the network a second time"):
         plain.sample(start=Resume(sample))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "sampler"),
+    [
+        (FLOW, {"prediction": "flow"}, "flow_map"),
+        (schedules.trigflow(), {"prediction": "v"}, "flow_map"),
+        (schedules.karras(time="sigma"), {"prediction": "x_0"}, "flow_map"),
+        (FLOW, {"prediction": "flow", "defaults": {"steps": 2}}, "flow_map"),
+        (FLOW, {"prediction": "flow", "defaults": {"sampler": "euler"}}, "euler"),
+        (schedules.karras(), {"prediction": "edm"}, "ddim"),  # ln 0 is no time
+        (schedules.linear(), {"prediction": "eps"}, "ddim"),
+    ],
+    ids=["flow", "trigflow", "sigma", "its steps alone", "said", "ln sigma", "vp"],
+)
+def test_a_network_that_names_r_is_a_flow_map_unless_it_is_said(
+    schedule: schedules.Schedule, options: dict[str, Any], sampler: str
+) -> None:
+    for net, expected in ((Mapped(), sampler), (SmallNet(), options.get("defaults", {}).get("sampler", "ddim"))):
+        engine = Engine(Model(net, schedule=schedule, shape=SHAPE, conditions=Classes(5), **options), device="cpu")
+        assert engine.sample(labels=[1], seeds=0).plans[0].sampler == expected
 
 
 def test_r_is_a_time_that_the_network_knows() -> None:

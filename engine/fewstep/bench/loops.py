@@ -76,12 +76,17 @@ def consistency(network: Network, schedule: Schedule, steps: int, prediction: st
 
 
 SAMPLERS_OF: dict[str, dict[str, Loop]] = {"vp": {"ddim": ddim, "ddpm": ddpm}, "ve": {"consistency": consistency}}
+PREDICTED = {"vp": ("eps", "x_0", "v"), "ve": ("consistency",)}  # what their networks may predict
 LOOPS = {name: loop for of_kind in SAMPLERS_OF.values() for name, loop in of_kind.items()}
 
 
-def check_sampler(sampler: str, schedule: Schedule) -> None:
-    """ArgumentError for a sampler that has no reference here, on this kind of schedule."""
+def check_sampler(sampler: str, schedule: Schedule, prediction: str) -> None:
+    """ArgumentError for a sampler that has no reference here, on this kind of schedule; and for another network."""
     known = SAMPLERS_OF.get(schedule.kind, {})
+    expected = PREDICTED.get(schedule.kind, ())
+    if known and prediction not in expected:
+        found = f"a network that predicts {prediction} on a schedule of kind {schedule.kind}"
+        raise ArgumentError("model", found, f"{' or '.join(expected)} there: others have no reference yet")
     if not known:
         kinds = " or ".join(SAMPLERS_OF)
         raise ArgumentError(

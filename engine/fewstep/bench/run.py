@@ -80,7 +80,7 @@ def _cases(subject: Subject, settings: Settings) -> list[Case]:
     schedule = subject.engine.model.schedule
     samplers = list(settings.samplers or SAMPLERS_OF.get(schedule.kind, {}) or ["ddim"])
     for sampler in samplers:
-        check_sampler(sampler, schedule)
+        check_sampler(sampler, schedule, subject.engine.model.prediction)
     return [
         Case(sampler, steps, batch) for sampler in samplers for batch in settings.batches for steps in settings.steps
     ]

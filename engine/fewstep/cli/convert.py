@@ -49,10 +49,11 @@ def convert(
     out = Path(".models") / ("terrain" if what == "terrain" or source is None else source.name) if out is None else out
     spec = _converted(what, source, out, overwrite=overwrite, allow_pickle=allow_pickle)
     fields = {"name": spec.name, "licence": spec.licence, "source": spec.source}
+    said = {name: text for name, text in fields.items() if text}
     if as_json:
         emit({"model": out, **fields})
     else:
-        emit_fields(str(out), fields | {"next": f"fewstep info {shlex.quote(str(out))}"})
+        emit_fields(str(out), said | {"next": f"fewstep info {shlex.quote(str(out))}"})
 
 
 def _converted(what: str, source: Path | None, out: Path, *, overwrite: bool, allow_pickle: bool) -> "ModelSpec":

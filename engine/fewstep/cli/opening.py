@@ -1,8 +1,10 @@
 """A model as it is opened for a request."""
 
+import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from fewstep.errors import NoSamplerError
+from fewstep.errors import NoSamplerError, UntrainedPlanWarning
 
 if TYPE_CHECKING:
     from fewstep.engine import Engine
@@ -24,7 +26,11 @@ def open_engine(
     from fewstep.engine import Engine
 
     try:
-        return Engine.from_pretrained(model, steps, **options)
+        with warnings.catch_warnings():
+            if plan is not None:  # it is being asked for
+                fact = f".* looks like {re.escape(plan)} by "
+                warnings.filterwarnings("ignore", fact, UntrainedPlanWarning)
+            return Engine.from_pretrained(model, steps, **options)
     except NoSamplerError:
         if plan is not None:
             return Engine.from_pretrained(model, steps, defaults=plan, **options)

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from fewstep import errors
 from fewstep.cli.help import show_help
 from fewstep.cli.shared import say
-from fewstep.errors import FewstepError, UntrainedPlanWarning
+from fewstep.errors import TEACHER, FewstepError, UntrainedPlanWarning
 
 OWN_WARNINGS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Warning)]
 Options = Mapping[str, str]  # of an argument, as it is typed: {"guidance_scale": "--guidance-scale"}
@@ -76,9 +76,11 @@ def in_options(error: FewstepError, options: Options) -> str:
 
 
 def advice(warning: UntrainedPlanWarning) -> str:
-    """What to ask for instead, in options."""
+    """What to ask for instead, in options; in the warning's own words where no option says it."""
+    if not warning.instead or "spacing" in warning.instead:
+        return str(warning)
     asked = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in warning.instead.items())
-    return f"{warning.fact}; ask for {asked}, or take the model it was distilled from" if asked else str(warning)
+    return f"{warning.fact}; ask for {asked}{TEACHER if warning.advice.endswith(TEACHER) else ''}"
 
 
 @contextmanager

@@ -50,7 +50,11 @@ def log_prob(
     Raises:
         ArgumentError: a row that adds no noise, so that x' has no density; a tensor that is not there, or does not fit.
     """
+    if not isinstance(plan, Plan):
+        raise ArgumentError("plan", plan, "a Plan, such as Sample.plan")
     step = integer("step", step, 0, len(plan) - 1)
+    for name, tensor in (("x", x), ("m", m), ("x_next", x_next)):
+        _check_floats(name, tensor)
     row = {name: float(plan.column(name)[step]) for name in ("k_x", "k_m", "a", "b", "e", "s")}
     if row["s"] == 0:
         noisy = [i for i, s in enumerate(plan.column("s").tolist()) if s]
@@ -65,7 +69,7 @@ def log_prob(
     z = (x_next - mean) * torch.exp(-torch.as_tensor(log_std, dtype=wide, device=x.device))
     each = -z.square() / 2 - log_std - math.log(2 * math.pi) / 2
     if mask is not None and float(plan.column("known_signal")[step]) != 0:  # else nothing is re-noised
-        each = torch.where((mask == 1).to(x.device), each, 0.0)
+        each = torch.where(_fitting(mask, x).to(x.device) == 1, each, 0.0)
     return each.flatten(1).sum(1)
 
 
@@ -111,6 +115,22 @@ def _past(plan: Plan, step: int, history: Tensor | None, x: Tensor) -> Tensor | 
             "history", found, f"[{reach} or more, {', '.join(map(str, x.shape))}]: row {step} looks back"
         )
     return sum((c * history[j].to(x) for j, c in enumerate(weights) if c), torch.zeros_like(x))
+
+
+def _check_floats(argument: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.ndim < 2:
+        found = f"{tensor.dtype} of shape {list(tensor.shape)}" if isinstance(tensor, Tensor) else tensor
+        raise ArgumentError(argument, found, "a tensor of floats [B, C, ...]")
+
+
+def _fitting(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask, which may be one for all samples or channels."""
+    sizes = zip(reversed(mask.shape), reversed(x.shape), strict=False) if isinstance(mask, Tensor) else ()
+    if not isinstance(mask, Tensor) or mask.ndim > x.ndim or any(size not in (1, full) for size, full in sizes):
+        found = f"shape {list(mask.shape)}" if isinstance(mask, Tensor) else mask
+        allowed = f"a tensor that fits {list(x.shape)}, with 1 where it is one for all"
+        raise ArgumentError("mask", found, allowed)
+    return mask
 
 
 def _check_shape(argument: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

@@ -56,7 +56,7 @@ def describe(plan: Plan, width: int | None = None) -> str:
         f"starts from {plan.init_scale:.6g} z",
         noise if (plan.column("s") != 0).any() else "no noise after the start",
         *constant,
-        *([f"reads {plan.history} past values"] if plan.history else []),
+        *([f"reads {plan.history} past value{'s' * (plan.history > 1)}"] if plan.history else []),
         *(["learned variance"] if plan.learned_variance else []),
         *(["closed"] if plan.closed else []),
         *([f"t is {plan.levels.time}"] if plan.levels.time != "timestep" else []),

@@ -10,11 +10,10 @@ import numpy as np
 from fewstep.checks import entries, exact, integer, number, only
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
-from fewstep.errors import ArgumentError, UntrainedPlanWarning
+from fewstep.errors import TEACHER, ArgumentError, UntrainedPlanWarning
 
 MAX_STEPS = 100_000
 MAX_SCALE = 1e9
-TEACHER = ", or take the model it was distilled from"
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,9 @@ class Trained:
         """What is asked for in place of the sampler, steps or levels, what to do, and by which arguments."""
         steps = f"{len(plan)} step{'s' * (len(plan) > 1)}"
         if not self.lists(plan.sampler, len(plan)):
-            instead = {"sampler": self.sampler, "steps": self._counts}
+            instead = {"steps": self._counts}
+            if plan.sampler != self.sampler:
+                instead = {"sampler": self.sampler, **instead}
             return f"{plan.sampler} with {steps}", f"ask for {self}", instead
         usual = None if own is None else own(len(plan)).levels
         if usual is None or same_levels(plan.levels, usual):

@@ -18,10 +18,16 @@ USUAL_STEPS: Final = 4
 A_PLAN: Final = "a dict such as {'sampler': 'ddim', 'steps': 4}"
 
 
-def usual_plan(prediction: str, length: int, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def usual_plan(
+    prediction: str, length: int, defaults: Mapping[str, Any] | None = None, flow_map: bool = False
+) -> dict[str, Any]:
     """The defaults of a model on a schedule of so many timesteps, with a sampler and steps where they name none."""
     able = (name for name in ("ddim", *SAMPLERS) if prediction in SAMPLERS[name].predictions)
-    return {"sampler": next(able, "ddim"), "steps": min(USUAL_STEPS, length), **_plan(defaults)}
+    return {
+        "sampler": "flow_map" if flow_map else next(able, "ddim"),
+        "steps": min(USUAL_STEPS, length),
+        **_plan(defaults),
+    }
 
 
 def spec_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 from fewstep.callers import outside
 from fewstep.checks import entries, named, one_of, only, whole
 from fewstep.diffusion.presets import preset_named
+from fewstep.diffusion.samplers import build_plan
 from fewstep.diffusion.schedules import Schedule, from_config
 from fewstep.diffusion.times import TIMES, Time
 from fewstep.diffusion.trained import Trained, trained_from_config
@@ -46,7 +47,8 @@ class Model:
             thousand times that. A schedule of sigmas has no timesteps to count, and so neither of the first two.
         conditions: what it may be asked for: `Classes`, `Numbers` or `Unconditional`.
         guidance: how it is guided: `ClassifierFree` or `EmbeddedGuidance`.
-        defaults: of `Engine.plan`: a sampler, steps, and options of that sampler.
+        defaults: of `Engine.plan`: a sampler, steps, and options of that sampler. Unless said 4 steps of "flow_map" for
+            a network that names `r`, of "consistency" for one that predicts that, else of "ddim".
         trained: what a distilled model was trained for; other plans run with an `UntrainedPlanWarning`.
         decoder: what makes images [B, C', H', W'] of the final x [B, C, H, W], for a latent model. Any
             module; it is called in its own dtype, as a part of the run.
@@ -115,7 +117,7 @@ class Model:
         said = with_preset({"defaults": defaults, "trained": trained})
         if isinstance(defaults, str):
             preset_named("defaults", defaults).check("defaults", schedule, prediction)
-        given = usual_plan(prediction, len(schedule), said["defaults"])
+        given = usual_plan(prediction, len(schedule), said["defaults"], _is_flow_map(module, schedule, prediction))
         if "strength" in given:
             allowed = "no strength: a sample has it, by start=fewstep.Image(x, strength)"
             raise ArgumentError("defaults", {"strength": given["strength"]}, allowed)
@@ -231,6 +233,17 @@ def _told(schedule: Schedule, time: str | None, prediction: str) -> Schedule:
         return schedule.told(prediction)
     allowed = 'what the network takes: "sigma" itself, "edm" for ln(sigma) / 4, "consistency" for 1000 ln(sigma) / 4'
     raise ArgumentError("time", f"None, of a network on a {schedule.name} schedule that predicts {prediction}", allowed)
+
+
+def _is_flow_map(module: nn.Module, schedule: Schedule, prediction: str) -> bool:
+    """Whether a network names `r`, and is told times in which a step of a flow map can be said."""
+    if not Inputs.of(module).second_time:
+        return False
+    try:
+        build_plan("flow_map", schedule, 1, prediction)
+    except ArgumentError:
+        return False
+    return True
 
 
 def _check_choice(argument: str, value: object, allowed: Sequence[str]) -> None:

@@ -214,7 +214,10 @@ def _check_plan(read: Fields, values: dict[str, Any]) -> None:
                 "time", None, f"what a {values['prediction']} network is told: sigma, edm or consistency"
             )
     with _naming(read, "plan"):
-        build_plan(schedule=schedule, prediction=values["prediction"], **values["plan"])
+        plan = build_plan(schedule=schedule, prediction=values["prediction"], **values["plan"])
+        if plan.second_time and values["unet"].second_time is None:
+            allowed = "one whose r is t, such as ddim or euler: the U-Net is told t alone, and takes no r"
+            raise ArgumentError("sampler", plan.sampler, allowed)
 
 
 def _check_trained(read: Fields, values: dict[str, Any]) -> None:

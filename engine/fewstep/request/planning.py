@@ -121,6 +121,8 @@ class Planner:
         for each in plans:
             if not isinstance(each, Plan):
                 allowed = "a Plan, such as Engine.plan makes, the name of a preset, or one per sample, all of one kind"
+                if isinstance(each, str):
+                    allowed += f"; beside plans Engine.plan(preset={each!r})"
                 raise ArgumentError("plan", each, allowed)
             self.check(each, "plan")
         made: dict[object, Plan] = {}
@@ -195,7 +197,7 @@ class Planner:
             preset = PRESETS[plan.preset].trained if plan.preset else None
             if preset is not None:
                 usual = None if own_levels else partial(self.plan, preset=plan.preset)
-                preset.warn(f"a {plan.preset} model", plan, usual, stacklevel + 1)
+                preset.warn(f"a model of {plan.preset}", plan, usual, stacklevel + 1)
             if self.trained not in (None, preset):
                 # The levels of a preset are not surely those of the model's own plans.
                 surely = own_levels and preset is None

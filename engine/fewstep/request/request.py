@@ -20,13 +20,14 @@ from fewstep.run.inputs import Inputs
 from fewstep.run.noise import initial_noise
 from fewstep.run.sample import Sample, State
 
-MOVED = {  # arguments of 0.1
+MOVED = {  # arguments of 0.1, and of `Engine.plan`
     "strength": "start=fewstep.Image(x, strength)",
     "image": "start=fewstep.Image(x, strength) or start=fewstep.Inpaint(x, mask)",
     "mask": "start=fewstep.Inpaint(x, mask)",
     "renoise": "start=fewstep.Inpaint(x, mask, renoise=...)",
     "resume": "start=fewstep.Resume(states)",
     "generator": "noise=generator",
+    "preset": "plan='lightning-4', by its name",
     "conditioning": "condition={name: tensor}",
     "negative_conditioning": "condition={name: (tensor, negative)}",
 }

@@ -116,7 +116,7 @@ def unlike(signature: Signature, sample: Sample) -> str | None:
     needs = (
         f"a sample of shape {list(shape)}",
         f"a plan of {len(plan)} rows",
-        f"a plan that reads {plan.history} past values",
+        f"a plan that reads {plan.history} past value{'s' * (plan.history > 1)}",
         "a learned variance",
         "noise",
         "a rescaled guidance or a dynamic threshold",

@@ -29,7 +29,11 @@ class Teacher:
             raise ArgumentError("teacher", "a plan with a dynamic threshold (clip ratio)", "a fixed clip, or none")
         if plan.history:
             allowed = "a sampler whose steps each stand alone, such as ddim, as the model's own plan"
-            raise ArgumentError("teacher", f"a plan of {plan.sampler}, which reads {plan.history} past values", allowed)
+            raise ArgumentError(
+                "teacher",
+                f"a plan of {plan.sampler}, which reads {plan.history} past value{'s' * (plan.history > 1)}",
+                allowed,
+            )
         if plan.levels.sigma_data is not None:
             raise ArgumentError("teacher", "a network preconditioned for sigma_data", "a plain one")
         self.module = module.eval().requires_grad_(False)

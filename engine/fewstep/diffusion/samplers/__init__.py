@@ -117,7 +117,9 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(ddim, "deterministic at eta = 0, as noisy as DDPM at eta = 1"),
     "euler": Sampler(euler, "first-order ODE steps in Karras time, straight steps on a flow", fractional=True),
     "euler_ancestral": Sampler(euler_ancestral, "steps below the level and fresh noise up to it", fractional=True),
-    "heun": Sampler(heun, "Euler's steps, corrected by a second call", order=2, calls=twice, fractional=True),
+    "heun": Sampler(
+        heun, "Euler's steps and a second call; for 9 calls and more", order=2, calls=twice, fractional=True
+    ),
     "kdpm2": Sampler(
         kdpm2, "by the slope in the middle of a step; ancestral at eta = 1", order=2, calls=twice, fractional=True
     ),

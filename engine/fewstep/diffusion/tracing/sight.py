@@ -20,6 +20,8 @@ HANDED = (
 
 def look_at(scheduler: Any) -> None:
     """Raises RefusedError for what is no scheduler of numbers that a plan could be made of."""
+    if isinstance(scheduler, type):
+        raise RefusedError(f"it is the class {scheduler.__name__} itself; {scheduler.__name__}() makes one of it")
     for name in ("set_timesteps", "step"):
         if not callable(getattr(scheduler, name, None)):
             raise RefusedError(f"it has no {name}")
