@@ -14,6 +14,10 @@ from support.small import SHAPE, SmallNet, picture, small_engine
 BAD_CALLS: dict[str, tuple[Callable[[Engine], object], str]] = {
     "zero steps": (lambda e: e.sample(labels=[1], steps=0), "steps: got 0; allowed"),
     "too many steps": (lambda e: e.sample(labels=[1], steps=1001), "steps: got 1001; allowed"),
+    "a mask beside a closed plan": (
+        lambda e: e.sample(labels=[1], sampler="unipc", steps=4, start=Inpaint(picture(), torch.ones(8, 8))),
+        "sampler: got 'unipc'; allowed: beside a mask others, such as ddim: it reads its past back from x",
+    ),
     "half a step": (lambda e: e.sample(labels=[1], steps=2.5), "steps: got 2.5; allowed"),  # type: ignore[arg-type]
     "unknown sampler": (
         lambda e: e.sample(labels=[1], sampler="ddmi"),

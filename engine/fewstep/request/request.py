@@ -175,9 +175,10 @@ def _plans(asked: Asked, planner: Planner, starts: Sequence[Beginning]) -> list[
             planner.plan(step, sampler, scale, rescale, start.strength, options, preset)
             for step, sampler, scale, start, preset in zip(steps, samplers, scales, starts, presets, strict=True)
         ]
-    if any(plan.closed and start.mask is not None for plan, start in zip(plans, starts, strict=True)):
-        allowed = "no Inpaint: this plan reads its past back from x, which re-noising would break"
-        raise ArgumentError("start", "an Inpaint", allowed)
+    for plan, start in zip(plans, starts, strict=True):
+        if plan.closed and start.mask is not None:
+            allowed = "beside a mask others, such as ddim: it reads its past back from x, which re-noising would break"
+            raise ArgumentError("sampler", plan.sampler, allowed)
     fresh = {id(plan): plan.with_known(fresh=True) for plan, at in zip(plans, starts, strict=True) if _fresh(at)}
     return [fresh[id(plan)] if _fresh(at) else plan for plan, at in zip(plans, starts, strict=True)]
 
