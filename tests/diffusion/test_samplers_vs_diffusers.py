@@ -4,7 +4,7 @@ The last tests name what diffusers does that we do not.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffusers
@@ -27,18 +27,32 @@ from support.diffusers_loops import (
     run_diffusers,
     run_ours,
 )
+from support.pairwise import pairwise
 
-STEPS = (4, 8, 20)
+STEPS = (1, 2, 3, 4, 8, 20)
 
-CASES = [
-    pytest.param(steps, prediction, clip, spacing, id=f"{steps} steps, {prediction}, {clip}, {spacing}")
-    for steps, prediction, clip, spacing in itertools.product(STEPS, PREDICTIONS, CLIPS, ("leading", "trailing"))
-]
+
+def cases(**options: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """All at 4 steps; at every number of steps, all pairs.
+
+    One linspace timestep of diffusers is its first, 0. From each of 3 trailing ones, which do not divide 1000, its DDIM
+    steps by 333: the last tests have that.
+    """
+    prediction, clip = list(PREDICTIONS), list(CLIPS)
+    at_4 = itertools.product([4], prediction, clip, *options.values())
+    pairs = pairwise(steps=STEPS, prediction=prediction, clip=clip, **options)
+    odd = [(1, "linspace"), *([(3, "trailing")] if "eta" in options else [])]
+    return [case for case in dict.fromkeys([*at_4, *pairs]) if (case[0], case[3]) not in odd]
+
+
+SPACINGS = ("leading", "trailing", "linspace")
+VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
-@pytest.mark.parametrize(("steps", "prediction", "clip", "spacing"), CASES)
+@pytest.mark.parametrize(
+    ("steps", "prediction", "clip", "spacing", "variance"), cases(spacing=SPACINGS, variance=VARIANCES)
+)
 def test_ddpm_is_diffusers_ddpm(
     steps: int, prediction: str, clip: str, spacing: str, variance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,8 +70,9 @@ def test_ddpm_is_diffusers_ddpm(
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("steps", "prediction", "clip", "spacing"), CASES)
+@pytest.mark.parametrize(
+    ("steps", "prediction", "clip", "spacing", "eta"), cases(spacing=SPACINGS[:2], eta=(0.0, 0.5, 1.0))
+)
 def test_ddim_is_diffusers_ddim(
     steps: int, prediction: str, clip: str, spacing: str, eta: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,11 +144,21 @@ def test_ddim_reaches_zero_terminal_snr_as_diffusers_does(eta: float, monkeypatc
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(
+    ("spacing", "steps"),
+    [
+        (spacing, steps)
+        for spacing in ("leading", "trailing", "linspace", "karras", "exponential")
+        for steps in STEPS
+        if steps > 1 or spacing in ("leading", "trailing")
+    ],
+)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "karras", "exponential"])
 def test_euler_is_diffusers_euler(steps: int, prediction: str, spacing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its linspace timesteps are not rounded, and sigma is interpolated linearly between levels."""
+    """Its linspace timesteps are not rounded, and sigma is interpolated linearly between levels.
+
+    One step of linspace, and of the ladders, which it takes from there, begins at its timestep 0.
+    """
     sigmas = {f"use_{spacing}_sigmas": True} if spacing in ("karras", "exponential") else {"timestep_spacing": spacing}
     scheduler = diffusers.EulerDiscreteScheduler(
         beta_schedule="scaled_linear", prediction_type=PREDICTIONS[prediction], **sigmas
@@ -160,13 +185,13 @@ def test_euler_on_a_flow_is_diffusers_flow_match_euler(
     model, noise = dummy_model(), noise_for(steps)
     theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
 
-    plan = make_plan("euler", schedules.flow(1000, shift), steps, "flow")
+    plan = make_plan("euler", schedules.flow(1000, shift), steps, "flow", "flow_even")
     assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("steps", [1, *STEPS])
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("strength", [1.0, 0.6])
@@ -184,8 +209,11 @@ def test_lcm_is_diffusers_lcm(
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
 
 
+CM_LEVELS: dict[int, Any] = dict.fromkeys(STEPS, "trailing") | {3: [39, 26, 13]}  # its steps are 40 // 3 levels long
+
+
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("steps", [1, 2, *STEPS])
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("clip", [None, Clip(1.0)], ids=["no clip", "clip"])
 @pytest.mark.parametrize("sigma_min", [0.002, 0.05], ids=["their boundary", "another boundary"])
 def test_consistency_is_diffusers_cm_stochastic_iterative(
@@ -195,7 +223,7 @@ def test_consistency_is_diffusers_cm_stochastic_iterative(
     scheduler.set_timesteps(steps)
     model, noise = dummy_model(), noise_for(steps, last=1.0)
     theirs, timesteps = run_diffusers(scheduler, model, noise, monkeypatch)
-    plan = make_plan("consistency", schedules.karras(40, sigma_min), steps, clip=clip)
+    plan = make_plan("consistency", schedules.karras(40, sigma_min), steps, spacing=CM_LEVELS[steps], clip=clip)
     assert plan.init_scale == scheduler.init_noise_sigma
     assert plan.levels.t == pytest.approx(timesteps, abs=1e-9)
     assert difference(run_ours(plan, model, noise), theirs) < TOLERANCE
@@ -211,7 +239,7 @@ AS_SHIPPED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]
 }
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", [1, 4, 20])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("case", AS_SHIPPED)
@@ -236,13 +264,13 @@ def test_diffusers_as_shipped_differs_by_its_float32_rounding(
     assert difference(run_ours(plan, model, noise), theirs) < rounding_bound(plan)
 
 
-@pytest.mark.parametrize("steps", [1, 2, *STEPS])
+@pytest.mark.parametrize("steps", STEPS)
 def test_diffusers_cm_as_shipped_differs_by_its_float32_rounding(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = diffusers.CMStochasticIterativeScheduler()
     scheduler.set_timesteps(steps)
     model, noise = dummy_model(), noise_for(steps)
     theirs, _ = run_diffusers(scheduler, model, noise, monkeypatch)
-    plan = make_plan("consistency", schedules.karras(), steps)
+    plan = make_plan("consistency", schedules.karras(), steps, spacing=CM_LEVELS[steps])
     assert difference(run_ours(plan, model, noise), theirs) < rounding_bound(plan)
 
 
