@@ -10,6 +10,8 @@ from fewstep import schedules
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import make_plan
+from fewstep.diffusion.samplers.lms import HEAVIEST
+from fewstep.diffusion.samplers.lms import weights as lms_weights
 from fewstep.diffusion.samplers.multistep import adams, half_log_snr, moments, nodes, orders, steps
 from support.composed import composed
 
@@ -38,6 +40,30 @@ def test_adams_integrates_every_polynomial_through_its_nodes(z: float) -> None:
 def test_adams_of_equal_steps_are_the_textbook_weights() -> None:
     at = -np.arange(4.0)[:, None]
     assert 24 * adams(np.zeros(1), at)[:, 0] == pytest.approx([55, -59, 37, -9], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "how", "usual"),
+    [
+        (schedules.flow(1000, 1000.0), 8, {"spacing": "trailing"}, 1.1e8),
+        (schedules.scaled_linear(), 50, {"spacing": "beta", "strength": 0.02}, 4e4),
+        (schedules.flow(1000, 10.0), 4, {"spacing": "trailing"}, 1100.0),
+    ],
+    ids=["a flow shifted by 1000", "many steps from an image", "a flow shifted by 10"],
+)
+def test_weights_of_lms_that_float32_would_lose_are_of_a_lower_order(
+    schedule: Any, steps: int, how: dict[str, Any], usual: float
+) -> None:
+    """Where the usual weights are no more than that, they stay."""
+    at = make_plan("lms", schedule, steps, "flow" if schedule.kind == "flow" else "eps", **how).levels.noise_scale
+    length, each = np.diff(at), np.minimum(4, np.arange(1, len(at)))
+    full, found = length * adams(np.zeros(steps), nodes(at, each, 4)), lms_weights(at, 4)
+    heavy = np.abs(full / length).sum(0)
+    assert heavy.max() > usual
+    assert np.abs(found / length).sum(0).max() <= HEAVIEST
+    assert found.sum(0) == pytest.approx(length, rel=1e-9)
+    kept = heavy <= HEAVIEST
+    assert np.array_equal(found[:, kept], full[:, kept])
 
 
 def test_orders_rise_at_the_start_and_fall_at_the_end() -> None:

@@ -63,6 +63,15 @@ def test_tcd_as_shipped_differs_by_float32_rounding(steps: int, monkeypatch: pyt
     assert difference(run_ours(plan, model, noise), theirs) < rounding_bound(plan)
 
 
+@pytest.mark.parametrize(("eta", "share"), [(0.3, 7), (0.8, 2), (0.9, 1)])
+def test_tcd_descends_to_the_whole_timestep_that_its_share_is(eta: float, share: int) -> None:
+    """Of 90, 0.7 is 63, and 62.99999999999999 in float64; diffusers takes it in float32, which finds 63 too."""
+    schedule = schedules.linear()
+    plan = make_plan("tcd", schedule, 4, eta=eta, spacing=[999, 330, 90, 10])
+    ratio = schedule.signal_scale[[330, 90, 10]] / schedule.signal_scale[np.array([33, 9, 1]) * share]
+    assert plan.column("s")[:-1] == pytest.approx(np.sqrt(1 - ratio**2), rel=1e-9)
+
+
 def test_tcd_lands_clean_unless_told() -> None:
     for eta in (0.0, 0.3):
         last = make_plan("tcd", schedules.linear(), 4, eta=eta).rows[-1]

@@ -12,6 +12,7 @@ Array = npt.NDArray[np.float64]
 
 MAX_TIMESTEPS = 100_000
 MAX_SIGMA = 1e6  # Karras time beyond which no signal counts as left: float32 cannot tell x from its noise
+MIN_SIGMA = 1e-12  # below which a slope (x - x_0) / sigma has no digits, in float64 either
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Array:
@@ -65,5 +66,5 @@ def pinned(values: Array, first: float, last: float) -> Array:
 
 
 def _ends(sigma_min: float, sigma_max: float, steps: int) -> tuple[float, float]:
-    low = number("sigma_min", sigma_min, 0, MAX_SIGMA, open_low=True)
+    low = number("sigma_min", sigma_min, MIN_SIGMA, MAX_SIGMA)
     return low, number("sigma_max", sigma_max, low, MAX_SIGMA, open_low=steps > 1)

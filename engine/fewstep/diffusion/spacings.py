@@ -28,6 +28,7 @@ LADDERS: Final[dict[str, Callable[..., Array]]] = {
     "beta": beta_sigmas,
 }
 TWO_STEPS: Final = 1.3  # the angle of the second of two calls, where TrigFlow students have it
+LEAST: Final = 1e-6  # an angle, or a share of noise, below which float32 sees none
 
 LEVEL_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "leading": ("offset", "final", "shift", "mu", "skip_last"),
@@ -181,7 +182,7 @@ def _flow(
     if shift_terminal is not None or ladder is not None:
         noise_scale = 1 / (1 + 1 / sigmas)
         if shift_terminal is not None:
-            terminal = number("shift_terminal", shift_terminal, 0, 1, open_low=True, open_high=True)
+            terminal = number("shift_terminal", shift_terminal, LEAST, 1, open_high=True)
             noise_scale = stretched(noise_scale, terminal)
         if ladder is not None:
             if not one_of(ladder, LADDERS):
@@ -209,12 +210,12 @@ def _trigflow(
     unit = 1.0 if schedule.sigma_data is None else schedule.sigma_data
     highest = float(schedule.sigmas[reach(schedule, strength) - 1])
     own = float(np.arctan(highest / unit))
-    first = own if t_max is None else number("t_max", t_max, 0, own, open_low=True)
+    first = own if t_max is None else number("t_max", t_max, min(LEAST, own), own)
     t = first * (1 - np.arange(steps) / steps)
     if intermediate is not None:
         if steps != 2:
             raise ArgumentError("intermediate", intermediate, f"nothing with {steps} steps: it is the second of two")
-        t[1] = number("intermediate", intermediate, 0, first, open_low=True, open_high=True)
+        t[1] = number("intermediate", intermediate, min(LEAST, first / 2), first, open_high=True)
     elif steps == 2 and first > TWO_STEPS:
         t[1] = TWO_STEPS
     sigmas = unit * np.tan(t)

@@ -25,7 +25,8 @@ def tcd(levels: Levels, prediction: str = "eps", eta: float = 0.3, clip: ClipLik
         raise ArgumentError("levels", "of no schedule", "levels of a schedule, to whose timesteps tcd descends")
     schedule = levels.schedule
     *_, signal_s, noise_s = levels.falls()
-    below = np.floor((1 - number("eta", eta, 0, 1)) * levels.timesteps[1:]).astype(np.int64)
+    exact = np.round((1 - number("eta", eta, 0, 1)) * levels.timesteps[1:], 9)  # 0.7 * 90 is 62.99999999999999
+    below = np.floor(exact).astype(np.int64)
     signal_u, noise_u = np.array(signal_s), np.array(noise_s)
     signal_u[:-1], noise_u[:-1] = schedule.signal_scale[below], schedule.noise_scale[below]
     ratio, beta = transition(signal_s, noise_s, signal_u, noise_u)
