@@ -212,6 +212,7 @@ class Engine:
         Warns:
             UntrainedPlanWarning: a distilled model was not trained for the plan.
             WastedCallWarning: a call of the network changes nothing.
+            OvershootWarning: the steps are too long for the sampler, which would end in noise.
             NonFiniteWarning: of uint8 images some were not finite: `Samples.finite` says which. Floats show it.
         """
         wanted = flag("log_prob", options.pop("log_prob", False))

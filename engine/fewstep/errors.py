@@ -69,6 +69,10 @@ class WastedCallWarning(PlanWarning):
     """A plan that calls the network where nothing it answers changes the sample."""
 
 
+class OvershootWarning(PlanWarning):
+    """A plan whose steps are too long for its method, so that it ends in noise."""
+
+
 class UntrainedPlanWarning(PlanWarning):
     """A distilled model is asked for a sampler, a number of steps or noise levels that it was not trained for.
 

@@ -16,7 +16,7 @@ import torch
 from fewstep.checks import entries, flag, number, one_of, only, real
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.schedules import Array, read_only
-from fewstep.errors import ArgumentError, WastedCallWarning
+from fewstep.errors import ArgumentError, OvershootWarning, WastedCallWarning
 from fewstep_kernels.row import COLUMN, COLUMNS, IDLE_ROW
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Halves = Literal["cond", "uncond", "both"]
 OWN = ("consistency",)  # predictions that are their sampler's own affair
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+TOO_WIDE = 5.0  # a standard deviation beside that of the data; what is a picture still has less
 NOTHING = 1e-7  # what float32 rounds away beside 1
 
 
@@ -209,6 +210,24 @@ class Plan:
             "level, or has fewer steps, gives as much for less"
         )
         warnings.warn(message, WastedCallWarning, stacklevel=stacklevel + 1)
+
+    @cached_property
+    def spread(self) -> float:
+        """How wide a run ends beside what is right: 1 for a good plan; see `fewstep.diffusion.spread`."""
+        from fewstep.diffusion.spread import spread
+
+        return spread(self)
+
+    def warn_of_overshoot(self, stacklevel: int) -> None:
+        """`OvershootWarning` where the rows look back over steps too long for that; `stacklevel` as above."""
+        if not self.history or self.spread <= TOO_WIDE:
+            return
+        message = (
+            f"{self.sampler}: {len(self)} calls end in noise, since their steps from sigma "
+            f"{self.levels.sigmas[0]:.4g} are too long for the method: it would end {self.spread:.2g} times as wide as the "
+            "data; take more steps, or ddim or dpmpp_2m, which do not overshoot"
+        )
+        warnings.warn(message, OvershootWarning, stacklevel=stacklevel + 1)
 
     @cached_property
     def halves(self) -> Halves:

@@ -185,7 +185,7 @@ class Planner:
         return None if unlike is None else unlike[0]
 
     def warn(self, plans: Sequence[Plan], *, own_levels: bool, stacklevel: int) -> None:
-        """Warn of the plans that a distilled model was not trained for, and of calls that change nothing.
+        """Warn of plans that a distilled model was not trained for, end in noise, or have calls that change nothing.
 
         Args:
             plans: what is about to run.
@@ -194,6 +194,7 @@ class Planner:
         """
         for plan in {id(plan): plan for plan in plans}.values():
             plan.warn_of_waste(stacklevel + 1)
+            plan.warn_of_overshoot(stacklevel + 1)
             preset = PRESETS[plan.preset].trained if plan.preset else None
             if preset is not None:
                 usual = None if own_levels else partial(self.plan, preset=plan.preset)
