@@ -48,9 +48,8 @@ def test_how_wide_a_run_ends_is_that_of_a_gaussian(
 def test_who_asks_for_noise_is_told_at_their_line(sampler: str) -> None:
     """On a cosine schedule, which begins at sigma = 20,000; once, and named by what to do."""
     model = Model(SmallNet(), schedule=schedules.cosine(), shape=SHAPE, prediction="v", name="small")
-    with pytest.warns(
-        OvershootWarning, match=rf"{sampler}: 7 calls end in noise, .* take more steps, or ddim"
-    ) as caught:
+    said = rf"{sampler}: 7 calls end in noise, .* take more steps, or ddim"
+    with pytest.warns(OvershootWarning, match=said) as caught:
         Engine(model, max_batch=2).sample(5, steps=7, sampler=sampler, seeds=0)
     assert [each.filename for each in caught] == [__file__]
 
@@ -67,7 +66,6 @@ def test_no_other_plan_warns() -> None:
 
 
 def test_the_command_line_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        main(["generate", "digits", "--sampler", "heun", "--steps", "5", "--out", str(tmp_path / "x.png"), "-q"]) == 0
-    )
+    out = str(tmp_path / "x.png")
+    assert main(["generate", "digits", "--sampler", "heun", "--steps", "5", "--out", out, "-q"]) == 0
     assert "end in noise" in " ".join(capsys.readouterr().err.split())

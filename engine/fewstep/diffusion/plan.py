@@ -224,8 +224,8 @@ class Plan:
             return
         message = (
             f"{self.sampler}: {len(self)} calls end in noise, since their steps from sigma "
-            f"{self.levels.sigmas[0]:.4g} are too long for the method: it would end {self.spread:.2g} times as wide as the "
-            "data; take more steps, or ddim or dpmpp_2m, which do not overshoot"
+            f"{self.levels.sigmas[0]:.4g} are too long for the method: it would end {self.spread:.2g} times as wide as "
+            "the data; take more steps, or ddim or dpmpp_2m, which do not overshoot"
         )
         warnings.warn(message, OvershootWarning, stacklevel=stacklevel + 1)
 
