@@ -19,7 +19,7 @@ demo-terrain: .models/terrain ## convert another one-step model, draw 16 terrain
 test: check .venv/installed-terrain ## the checks, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-quick: .venv/installed-dev ## for between two edits, under a minute: ruff, mypy and the tests of less than a second each
+quick: .venv/installed-dev ## for between two edits, two to three minutes: ruff, mypy and the tests of less than a second each
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) -m "not gpu and not long and not slow"
