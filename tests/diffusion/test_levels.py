@@ -1,6 +1,7 @@
 """Paths: spacings by hand, the number of calls, where they end, and what is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -203,6 +204,10 @@ def levels_of(t: list[float], signal: list[float], noise: list[float]) -> Callab
         (lambda: levels_of([1, 0], [0.5, 0.5, 1], [0.5, 0.6, 0])().falls(), "levels out of order"),
         (lambda: levels_of([1, 0], [0.5, 0.5, 1], [0.5, 0.5, 0])().falls(), "levels out of order"),
         (lambda: levels_of([1, 0], [0.5, 0.8, 0.7], [0.5, 0.2, 0.3])().falls(), "levels out of order"),
+        (
+            lambda: replace(levels_of([1], [0.6, 1], [0.8, 0])(), time="sigma").in_karras_time().at(np.array([2.0, 0])),
+            "levels: got in Karras time, and of no schedule; allowed: levels of a schedule",
+        ),
         (levels_of([1, 0], [0.5, 1, 1], [0.5, 0, 0]), "levels: got a call where there is no noise"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

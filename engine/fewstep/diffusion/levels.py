@@ -137,12 +137,16 @@ class Levels:
         nearest end beyond them.
 
         Raises:
-            ArgumentError: the network is told an index, and none lies between two.
+            ArgumentError: the network is told an index, and none lies between two; or they were taken to Karras time
+                and are of no schedule, which would say what the network's own coordinates are.
         """
+        if self.scale is not None and self.schedule is None:
+            allowed = "levels of a schedule, which knows the network's coordinates at other sigmas"
+            raise ArgumentError("levels", "in Karras time, and of no schedule", allowed)
         if self.time == "index":
             allowed = "a sampler that visits the schedule's own levels: the network is told an index"
             raise ArgumentError("time", self.time, allowed)
-        kind = self.kind if self.scale is None or self.schedule is None else self.schedule.kind
+        kind = self.schedule.kind if self.schedule is not None and self.scale is not None else self.kind
         signal_scale, noise_scale = _scales(kind, sigmas, self.sigma_data)
         if self.schedule is None:
             t, index = time_of_sigma(sigmas[:-1], self.time, self.sigma_data or 1.0), None
