@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fewstep.checks import entries, flag, number, one_of, only, real
+from fewstep.checks import entries, flag, number, only, real
 from fewstep.diffusion.levels import Levels
 from fewstep.diffusion.schedules import Array, read_only
 from fewstep.errors import ArgumentError, OvershootWarning, WastedCallWarning
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Halves = Literal["cond", "uncond", "both"]
-OWN = ("consistency",)  # predictions that are their sampler's own affair
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 TOO_WIDE = 5.0  # a standard deviation beside that of the data; what is a picture still has less
 NOTHING = 1e-7  # what float32 rounds away beside 1
@@ -89,8 +88,8 @@ class Plan:
     ) -> Plan:
         """A plan from the columns that are not the default (no clip, no guidance, c_in = 1, all else 0).
 
-        From the levels follow t, r = t, known_signal and known_noise; with what the network predicts, unless that is
-        the sampler's own affair, c_in, k_x and k_m (`Levels.network`); and c_in_next from c_in.
+        From the levels follow t, r = t, known_signal and known_noise; with what the network predicts, unless they are
+        given, c_in, k_x and k_m (`Levels.network`); and c_in_next from c_in.
         """
         rows = np.tile(list(cls.DEFAULTS.values()), (len(levels), 1))
         known = {
@@ -99,7 +98,7 @@ class Plan:
             "known_signal": levels.signal_scale[1:],
             "known_noise": levels.noise_scale[1:],
         }
-        if not one_of(prediction, OWN):
+        if not columns.keys() >= {"c_in", "k_x", "k_m"}:
             known["c_in"], known["k_x"], known["k_m"], *_ = levels.network(prediction)
         for name, values in (known | columns).items():
             rows[:, COLUMN[name]] = values

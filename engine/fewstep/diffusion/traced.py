@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from fewstep.errors import ArgumentError
 if TYPE_CHECKING:
     from fewstep.diffusion.plan import Plan
 
-ITS_OWN = "consistency"  # a prediction whose c_in, k_x and k_m a plan does not look up: they are among the rows
 FLOAT32 = 1e-5  # what two numbers of a scheduler may differ by that are one: it keeps both in float32
 TAKEN = (*HANDED, "num_inference_steps", "timesteps", "sigmas", "mu", "device", "generator", "strength", "r_timestep")
 
@@ -97,9 +95,9 @@ def _plan(cls: type[Plan], prepared: Prepared, maps: Probe, spacing: str, streng
     rows |= dict(zip(("h_x", "h_0", "h_m"), columns.h.T, strict=True))
     if learned:
         rows |= {"log_var_min": maps.log_var_min, "log_var_max": maps.log_var_max}
-    plan = cls.build(
+    return cls.build(
         type(scheduler).__name__,
-        ITS_OWN,
+        prediction,
         levels,
         init_scale=_init_scale(scheduler, of_data) if strength == 1 else None,
         history=columns.history,
@@ -107,7 +105,6 @@ def _plan(cls: type[Plan], prepared: Prepared, maps: Probe, spacing: str, streng
         closed=columns.closed,
         **rows,
     )
-    return replace(plan, prediction=prediction)
 
 
 def _sorted(scheduler: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
