@@ -1,5 +1,7 @@
 """The twins: every op in plain torch, same name and signature as its kernel. The definition, and the CPU path.
 
+Those of a step are here, and those of a network's layers come from `reference_layers`.
+
 Shapes: B samples of C, H, W; R lanes (R >= B: a guided sample owns two); K = len(COLUMNS); D history depth.
 Everything is computed in the dtype of `row`, or in float32 (float64 for float64 inputs); only results are rounded. A
 log-probability is a sum whose terms cancel, and is taken in float64.
@@ -11,12 +13,41 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fewstep_kernels.operands import StepOperands
 from fewstep_kernels.philox import STREAM_INITIAL, STREAM_KNOWN, STREAM_STEP, normals_from_words, philox4x32
+from fewstep_kernels.reference_layers import (
+    add_layer_norm,
+    attention,
+    attention_laid_out,
+    bias_residual,
+    compute_dtype,
+    geglu,
+    group_norm_silu,
+    layer_norm,
+    timestep_embedding,
+)
 from fewstep_kernels.row import COLUMN, MAX_HISTORY
 from fewstep_kernels.terms import Columns, masked
+
+__all__ = [
+    "add_layer_norm",
+    "add_noise",
+    "attention",
+    "attention_laid_out",
+    "begin_step",
+    "bias_residual",
+    "cfg_combine",
+    "denoise_step",
+    "geglu",
+    "group_norm_silu",
+    "layer_norm",
+    "normal",
+    "posterior_update",
+    "step_log_prob",
+    "step_statistics",
+    "timestep_embedding",
+]
 
 
 def normal(
@@ -46,7 +77,7 @@ def add_noise(
     noise: Tensor,  # [B, C, H, W]
 ) -> Tensor:  # [B, C, H, W] in x_0's dtype
     """x_t = signal_scale x_0 + noise_scale z: q(x_t | x_0) in closed form (Ho et al. 2020, eq. 4)."""
-    wide = _compute_dtype(x_0)
+    wide = compute_dtype(x_0)
     signal, scale = _spread(signal_scale, wide), _spread(noise_scale, wide)
     x_t = signal * masked(signal, x_0.to(wide)) + scale * masked(scale, noise.to(wide))
     return x_t.to(x_0.dtype)
@@ -64,7 +95,7 @@ def cfg_combine(
     anything. The factor is 1 where the quotient is no finite number: where m is constant, so that there is nothing to
     rescale, or where float32 cannot hold the squares. diffusers' rescale_noise_cfg gives NaN there.
     """
-    wide = _compute_dtype(cond)
+    wide = compute_dtype(cond)
     cond_wide, w, phi = cond.to(wide), w.to(wide), phi.to(wide)
     m = _guided(cond_wide, uncond.to(wide), _spread(w, wide))
     factor = _rescale_factor(_std(cond_wide), _std(m), w, phi)
@@ -188,71 +219,6 @@ def denoise_step(operands: StepOperands, columns: Columns | None = None) -> None
     written.index_copy_(0, o.cond_lane, scaled)
     if o.x_in.shape[0] > o.x.shape[0]:
         written.index_copy_(0, o.uncond_lane, scaled)
-
-
-def group_norm_silu(
-    x: Tensor,  # [B, C, H, W]
-    weight: Tensor,  # [C]
-    bias: Tensor,  # [C]
-    groups: int,
-    eps: float,
-    shift_before: Tensor | None = None,  # [B, C]
-    scale: Tensor | None = None,  # [B, C]
-    shift: Tensor | None = None,  # [B, C]
-    silu: bool = True,
-    residual: Tensor | None = None,  # [B, C, H, W]
-) -> Tensor:  # [B, C, H, W] in x's dtype and memory format
-    """silu(group_norm(x + shift_before) (1 + scale) + shift) + residual.
-
-    Wu and He, Group Normalization (1803.08494); scale and shift: Dhariwal and Nichol (2105.05233), section 3.
-
-    The variance is centred: torch's own takes E[x^2] - E[x]^2 in channels-last memory on a CPU and loses 20 times the
-    accuracy to it.
-    """
-    wide = _compute_dtype(x)
-    batch, channels = x.shape[:2]
-
-    def per_group(channel_means: Tensor) -> Tensor:  # [B, C] -> [B, C], the mean of the channel's group
-        grouped = channel_means.view(batch, groups, -1).mean(2)
-        return grouped.repeat_interleave(channels // groups, dim=1)
-
-    before = torch.zeros(batch, 1, dtype=wide, device=x.device) if shift_before is None else shift_before.to(wide)
-    centre = before - per_group(x.to(wide).mean((2, 3)) + before)
-    h = x.to(wide) + centre[:, :, None, None]
-    gain = weight.to(wide) * torch.rsqrt(per_group(h.square().mean((2, 3))) + eps)
-    offset = bias.to(wide).expand_as(gain)
-    if scale is not None and shift is not None:
-        gain, offset = gain * (1 + scale.to(wide)), offset * (1 + scale.to(wide)) + shift.to(wide)
-    h = torch.addcmul(offset[:, :, None, None], h, gain[:, :, None, None])
-    h = functional.silu(h) if silu else h
-    return (h if residual is None else h + residual.to(wide)).to(x.dtype)
-
-
-def attention(
-    q: Tensor,  # [B, Lq, H, D]
-    k: Tensor,  # [B, Lk, H, D]
-    v: Tensor,  # [B, Lk, H, D]
-    scale: float | None = None,  # 1 / sqrt(D) unless given
-) -> Tensor:  # [B, Lq, H, D] contiguous, in q's dtype
-    """softmax(scale q k^T) v for every head (Vaswani et al. 2017, eq. 1)."""
-    wide = _compute_dtype(q)
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = torch.einsum("bqhd,bkhd->bhqk", q.to(wide) * factor, k.to(wide))
-    return torch.einsum("bhqk,bkhd->bqhd", logits.softmax(-1), v.to(wide)).to(q.dtype).contiguous()
-
-
-def attention_laid_out(
-    q: Tensor,  # [B, Lq, H, D]
-    kv: Tensor,  # [B, 2, H, Lk, D] k and v from `fewstep_kernels.lay_out`
-    scale: float | None = None,  # 1 / sqrt(D) unless given
-) -> Tensor:  # [B, Lq, H, D] contiguous, in q's dtype
-    """`attention` of keys and values whose rows lie together head by head."""
-    k, v = kv.transpose(2, 3).unbind(1)
-    return attention(q, k, v, scale)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _spread(per_sample: Tensor, dtype: torch.dtype) -> Tensor:

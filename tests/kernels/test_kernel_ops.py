@@ -5,7 +5,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewstep_kernels import COLUMNS, attention, group_norm_silu, reference
+from fewstep_kernels import (
+    COLUMNS,
+    add_layer_norm,
+    attention,
+    bias_residual,
+    conv2d_residual,
+    geglu,
+    group_norm_silu,
+    layer_norm,
+    reference,
+    timestep_embedding,
+)
 
 OPS = torch.ops.fewstep
 
@@ -32,6 +43,7 @@ def samples() -> dict[str, tuple[Tensor | int | float | list[int] | None, ...]]:
     x, row = torch.randn(2, 3, 5, 7), torch.rand(2, len(COLUMNS))
     two, index = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.int64)
     q, k = torch.randn(2, 9, 3, 8), torch.randn(2, 77, 3, 8)
+    rows = torch.randn(2, 6, 5).transpose(1, 2)
     table, t = torch.rand(2, 4, len(COLUMNS)), torch.zeros(3)
     return {
         "normal": (two, index, 1, [3, 5, 7]),
@@ -54,6 +66,11 @@ def samples() -> dict[str, tuple[Tensor | int | float | list[int] | None, ...]]:
         ),
         "denoise_step": step_arguments(),
         "group_norm_silu": (torch.randn(2, 6, 5, 7), torch.rand(6), torch.rand(6), 3, 1e-5),
+        "layer_norm": (rows, torch.rand(6), torch.rand(6), 1e-5),
+        "add_layer_norm": (rows, torch.randn(2, 5, 6), torch.rand(6), torch.rand(6), 1e-5),
+        "geglu": (rows,),
+        "bias_residual": (x.to(memory_format=torch.channels_last), torch.rand(3), torch.randn_like(x)),
+        "timestep_embedding": (torch.rand(2) * 1000, 7, True, 1.0),
         "attention": (q, k, torch.randn_like(k), None),
         "attention_laid_out": (q, torch.randn(2, 2, 3, 77, 8), None),
     }
@@ -74,7 +91,8 @@ def test_compiles_without_a_graph_break(name: str) -> None:
 
     def call(*given: object) -> list[Tensor]:
         result = op(*given)
-        return [result] if isinstance(result, Tensor) else [each for each in given if isinstance(each, Tensor)]
+        result = given if result is None else result
+        return [result] if isinstance(result, Tensor) else [each for each in result if isinstance(each, Tensor)]
 
     torch.compiler.reset()  # each case its own cache, not one shared recompile limit
     eager = call(*clone(arguments))
@@ -149,7 +167,15 @@ def test_attention_is_its_definition(lengths: tuple[int, int], head_dim: int) ->
 
 def test_training_differentiates_the_unet_ops() -> None:
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
+    after = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
     weight, bias = (torch.randn(8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(lambda *a: group_norm_silu(*a, 4, 1e-5), (x, weight, bias))
     q, k, v = (torch.randn(1, 5, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     assert torch.autograd.gradcheck(attention, (q, k, v))
+    assert torch.autograd.gradcheck(lambda *a: layer_norm(*a, 1e-5), (x.transpose(1, 3), weight, bias))
+    assert torch.autograd.gradcheck(lambda *a: add_layer_norm(*a, 1e-5), (q, k, *(each[:4] for each in (weight, bias))))
+    assert torch.autograd.gradcheck(geglu, (q,))
+    assert torch.autograd.gradcheck(bias_residual, (x, bias, after))
+    assert torch.autograd.gradcheck(lambda t: timestep_embedding(t, 7, False, 0.0), (bias,))
+    kernel = torch.randn(8, 8, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *a: conv2d_residual(*a, padding=1), (x, kernel, bias, after))
