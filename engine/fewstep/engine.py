@@ -19,24 +19,24 @@ from fewstep.diffusion.samplers import SamplerName
 from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ArgumentError
 from fewstep.models.model import FIELDS, Model
+from fewstep.recording import record
 from fewstep.request import manifest
 from fewstep.request.asked import MAX_SAMPLES, Asked
 from fewstep.request.conditions import Labels
-from fewstep.request.conditions.labels import name_of
 from fewstep.request.noise import Noise
 from fewstep.request.request import Request, build_request, folded
 from fewstep.request.seen import Seen
 from fewstep.request.start import Resume, Start
 from fewstep.results import Samples
 from fewstep.run.buffers import Output, Signature, state_dtype, table_capacity
-from fewstep.run.callbacks import Callback, Following
+from fewstep.run.callbacks import Callback, Following, check_callback
 from fewstep.run.decode import Decoder, Images
 from fewstep.run.denoiser import Denoiser, ModuleDenoiser, parameter_dtype
 from fewstep.run.features import Prepared, prepare, prepared_signature, signature_of
 from fewstep.run.inputs import Inputs
 from fewstep.run.lanes import batches, lanes_of
 from fewstep.run.modules import own_module
-from fewstep.run.runner_choice import RunnerName, runner_for
+from fewstep.run.runner_choice import RunnerName, chosen_device, runner_for
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
 from fewstep.run.session import Session
@@ -81,7 +81,7 @@ class Engine:
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ArgumentError("dtype", dtype, "a floating-point torch.dtype, such as torch.bfloat16")
         self.model, self.max_batch, self.batch_invariant = model, lanes, flag("batch_invariant", batch_invariant)
-        self.device = _device(device)
+        self.device = chosen_device(device)
         self.module = own_module(model.module, self.device, dtype)
         self.dtype = parameter_dtype(self.module) if dtype is None else dtype
         self._state_dtype = state_dtype(self.dtype)
@@ -217,7 +217,7 @@ class Engine:
         """
         wanted = flag("log_prob", options.pop("log_prob", False))
         asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options)
-        _check_callback(callback)
+        check_callback(callback)
         request = self._request(asked)
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
         ending = self.ending(output)
@@ -230,7 +230,7 @@ class Engine:
             if self.device.type == "cuda":  # the stream alone: another thread may be capturing on the device
                 torch.cuda.current_stream(self.device).synchronize()
             seconds = time.perf_counter() - started
-        samples = self._record(request, run, seconds)
+        samples = record(self.model, request, run, seconds)
         samples.warn_of_bytes(stacklevel=2)
         return samples
 
@@ -390,38 +390,3 @@ class Engine:
         return ModuleDenoiser(
             self.module, self._inputs.labels, allowed, sizes, self.model.time == "index", self._inputs.second_time
         )
-
-    def _record(self, request: Request, run: Following, seconds: float) -> Samples:
-        images = Images.cat(run.parts)
-        values, shape, names = images.values, self.model.shape, self.model.conditions.names
-        if self.model.decoder is None and images.finite is None:
-            values = values.view(len(values), *shape)
-        return Samples(
-            images=values,
-            seeds=list(request.seeds),
-            plan=request.plans[0] if len({id(each) for each in request.plans}) == 1 else list(request.plans),
-            labels=request.labels,
-            model_calls=run.calls,
-            seconds=seconds,
-            cancelled=[place in run.cancelled for place in range(len(request))],
-            log_prob=images.log_prob,
-            finite=() if images.finite is None else images.finite.tolist(),
-            parameters=[{"model": self.model.name, **request.parameters(place)} for place in range(len(request))],
-            guidance_scales=request.scales,
-            label_names=[name_of(label, names) for label in request.labels or ()] if names else [],
-        )
-
-
-def _check_callback(callback: object) -> None:
-    if callback is not None and not callable(callback):
-        raise ArgumentError("callback", callback, "a function of a Step, or None")
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, checked to be there; CUDA if there is one where none is asked for."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=chosen).device
-    except (RuntimeError, AssertionError, TypeError):
-        available = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        raise ArgumentError("device", str(device), ", ".join(["cpu", *available])) from None

@@ -1,11 +1,10 @@
 """What a run returns: the images, and all that is needed to make each of them again."""
 
-import difflib
 import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep.checks import as_python, whole
+from fewstep.colormaps import painter
 from fewstep.errors import ArgumentError, FewstepError, NonFiniteWarning, printable, shown
 from fewstep.files import AtomicFiles
 from fewstep.run.decode import finite_samples, to_pixels
@@ -122,7 +122,7 @@ class Samples:
             return [Image.fromarray(rgb) for rgb in pixels]
         if colormap == "gray":
             return [Image.fromarray(gray[:, :, 0]) for gray in pixels]
-        paint = _painter(colormap)
+        paint = painter(colormap)
         return [Image.fromarray(paint(plane[0].float().cpu().numpy())) for plane in self.images.detach()]
 
     def grid(self, columns: int | None = None, colormap: str = "gray") -> "Image":
@@ -291,12 +291,6 @@ def check_channels(channels: int, colormap: str = "gray") -> None:
         raise ArgumentError("colormap", colormap, "gray: the images have 3 channels, a colormap is for 1")
 
 
-def check_colormap(name: str) -> None:
-    """ArgumentError unless `name` is a colormap that can be used here."""
-    if name != "gray":
-        _painter(name)
-
-
 def read_parameters(path: str | os.PathLike[str]) -> dict[str, str]:
     """The parameters that `save` wrote into a PNG; empty for a picture made elsewhere."""
     from PIL import Image
@@ -388,45 +382,3 @@ def _sheet(pictures: "Sequence[Image]", columns: int | None) -> "Image":
         row, column = divmod(index, columns)
         sheet.paste(picture, (column * (width + GAP), row * (height + GAP)))
     return sheet
-
-
-# The atlas colours of the "terrain" colormap: water, shore, lowland, hills, mountains, rock, snow.
-HEIGHTS = (-1.0, -0.8, -0.6, -0.35, -0.1, 0.15, 0.4, 0.7, 1.0)
-TINTS = (
-    (44, 96, 132),
-    (84, 150, 150),
-    (80, 136, 78),
-    (140, 166, 92),
-    (200, 186, 124),
-    (176, 132, 90),
-    (138, 106, 90),
-    (184, 178, 174),
-    (250, 250, 250),
-)
-RELIEF = 14.0  # pixels of height from 0 to 1: how steep the light makes a slope look
-
-
-def _painter(name: str) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]]:
-    """What maps heights [H, W] in [-1, 1] to colours, uint8 [H, W, 3]."""
-    if name == "terrain":
-        return _paint_terrain
-    try:
-        from matplotlib import colormaps
-    except ImportError as error:
-        allowed = "gray or terrain; others need: pip install 'fewstep[plot]'"
-        raise ArgumentError("colormap", name, allowed) from error
-    if name not in colormaps:
-        near = difflib.get_close_matches(name, ["gray", "terrain", *colormaps], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ArgumentError("colormap", name, f"gray, terrain or a matplotlib name{hint}")
-    paint = colormaps[name]
-    return lambda heights: np.ascontiguousarray(paint((heights + 1.0) / 2.0, bytes=True)[:, :, :3])
-
-
-def _paint_terrain(heights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    tint = np.stack([np.interp(heights, HEIGHTS, channel) for channel in zip(*TINTS, strict=True)], axis=-1)
-    # Light from the upper left: the cosine between it and the surface normal (-dh/dx, -dh/dy, 1).
-    down, right = np.gradient(RELIEF * heights) if min(heights.shape) > 1 else (0.0 * heights, 0.0 * heights)
-    light = (0.5 * right + 0.5 * down + math.sqrt(0.5)) / np.sqrt(right**2 + down**2 + 1.0)
-    shaded = tint * (0.45 + 0.78 * light.clip(0.0, 1.0))[:, :, None]
-    return shaded.round().clip(0, 255).astype(np.uint8)

@@ -152,8 +152,9 @@ def _spread(argument: str, values: list[T] | None, count: int) -> list[T] | None
 
 def _check_output(out: Path, columns: int | None, colormap: str) -> None:
     """What would fail after the sampling fails before it."""
+    from fewstep.colormaps import check_colormap
     from fewstep.files import check_writable
-    from fewstep.results import check_colormap, check_suffix
+    from fewstep.results import check_suffix
 
     check_suffix(out, "out")
     if columns is not None and columns < 1:

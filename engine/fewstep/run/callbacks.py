@@ -118,3 +118,9 @@ class Following:
                 self.cancelled.update(range(places[-1] + 1, self._total))
                 self._ended = True
                 return
+
+
+def check_callback(callback: object) -> None:
+    """ArgumentError unless it can be called, or is None."""
+    if callback is not None and not callable(callback):
+        raise ArgumentError("callback", callback, "a function of a Step, or None")

@@ -1,4 +1,4 @@
-"""Which runner an engine gets: what was asked for, or what the device can do."""
+"""Where an engine runs, and by which runner: what was asked for, or what there is."""
 
 from typing import Literal
 
@@ -28,3 +28,13 @@ def runner_for(runner: str | Runner, device: torch.device) -> Runner:
     if device.type != "cuda":
         raise ArgumentError("runner", runner, f"eager on {device.type}: graphs need a CUDA device")
     return GraphRunner(CudaCapturer(device), torch.cuda.get_device_properties(device).total_memory // GRAPH_SHARE)
+
+
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, checked to be there; CUDA if there is one where none is asked for."""
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError, TypeError):
+        available = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise ArgumentError("device", str(device), ", ".join(["cpu", *available])) from None
