@@ -16,8 +16,9 @@ from fewstep.cost.counter import DEVICE
 from fewstep.cost.loops import SCHEDULERS, count_diffusers, count_engine
 from fewstep.cost.subjects import Subject, cifar10_ddpm, sd_latents
 from fewstep.diffusion.samplers import SAMPLERS, make_plan
+from fewstep.models.net.build import empty_unet
 from fewstep.models.net.config import UNetConfig
-from fewstep.models.net.unet import UNet, empty_unet
+from fewstep.models.net.unet import UNet
 from fewstep.run.loop import sample_loop
 from fewstep_kernels import (
     COLUMNS,

@@ -9,7 +9,8 @@ import torch
 
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.models.load import load_model, save_model
-from fewstep.models.net.unet import FlowMapUNet, UNet, build_unet
+from fewstep.models.net.build import build_unet
+from fewstep.models.net.unet import FlowMapUNet, UNet
 from fewstep.run.inputs import Inputs
 from support.loading_case import SPEC
 from support.unet_case import CONFIGS, arguments, random_unet

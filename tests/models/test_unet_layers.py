@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from fewstep.errors import ArgumentError, ModelError
+from fewstep.models.net.build import build_unet, empty_unet
 from fewstep.models.net.config import UNetConfig
-from fewstep.models.net.unet import UNet, build_unet, empty_unet
+from fewstep.models.net.unet import UNet
 from support.unet_case import CONFIGS, SMALL, arguments, random_unet
 
 

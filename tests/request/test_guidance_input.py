@@ -13,7 +13,8 @@ from fewstep import ArgumentError, EmbeddedGuidance, Engine, ModelError
 from fewstep.evaluate.features import SHAPE as DIGITS
 from fewstep.evaluate.run import model_bound
 from fewstep.models.load import load_model, save_model
-from fewstep.models.net.unet import UNet, build_unet
+from fewstep.models.net.build import build_unet
+from fewstep.models.net.unet import UNet
 from fewstep.models.spec import ModelSpec
 from fewstep.run.graphs import GraphRunner
 from support.cli_case import SPEC

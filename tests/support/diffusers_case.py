@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fewstep.models.layouts import diffusers
 from fewstep.models.load import load_model
-from fewstep.models.net.unet import UNet, empty_unet
+from fewstep.models.net.build import empty_unet
+from fewstep.models.net.unet import UNet
 from fewstep.models.safe_load import TensorDict, fill
 
 SMALL: dict[str, Any] = {

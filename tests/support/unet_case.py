@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fewstep.models.net.build import build_unet
 from fewstep.models.net.config import UNetConfig
-from fewstep.models.net.unet import UNet, build_unet
+from fewstep.models.net.unet import UNet
 
 SMALL = UNetConfig(
     in_channels=2,

@@ -14,7 +14,7 @@ from fewstep.diffusion import schedules
 from fewstep.diffusion.schedules import Schedule
 from fewstep.models.layouts.diffusers import config_from_diffusers
 from fewstep.models.load import open_folder
-from fewstep.models.net.unet import empty_unet
+from fewstep.models.net.build import empty_unet
 from fewstep.request.conditions import Condition, Unconditional, condition_from_config
 from fewstep.request.guidance import guidance_from_config
 

@@ -18,8 +18,9 @@ from fewstep.models.layouts import adm
 from fewstep.models.layouts.diffusers_folder import open_pipeline, open_unet
 from fewstep.models.layouts.edm_folder import is_edm, open_edm
 from fewstep.models.layouts.keys import own_keys
+from fewstep.models.net.build import empty_unet
 from fewstep.models.net.config import UNetConfig
-from fewstep.models.net.unet import UNet, empty_unet
+from fewstep.models.net.unet import UNet
 from fewstep.models.prefixes import unwrapped
 from fewstep.models.safe_load import DTYPES, Renamed, Without, fill, inside
 from fewstep.models.saving import checked_spec, checked_weights, own_unet

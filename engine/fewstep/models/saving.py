@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.fields import MAX_JSON_BYTES, parse_json, shown
 from fewstep.models.layouts.keys import own_keys
-from fewstep.models.net.unet import FlowMapUNet, UNet, empty_unet
+from fewstep.models.net.build import empty_unet
+from fewstep.models.net.unet import FlowMapUNet, UNet
 from fewstep.models.safe_load import DTYPES
 from fewstep.models.spec import ModelSpec
 

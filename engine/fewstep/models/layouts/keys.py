@@ -48,6 +48,7 @@ class Naming:
     projection: str  # the layer within a residual block that projects the embedding; ours are packed into one
     qkv: tuple[str, ...]  # the layers of an attention that make q, k and v; ours are packed into one
     qkv_order: Order = "kind"
+    kv: tuple[str, ...] = ()  # the layers of a cross-attention that make k and v; ours are packed into one
 
     def keys(self, unet: UNet) -> Keys:
         """The pieces of every parameter of `unet`, which may be on the meta device."""
@@ -64,12 +65,12 @@ class Naming:
                 )
                 for block_name, block in unet.residual_blocks().items()
             )
-        if layer == "qkv":
-            attention = unet.get_submodule(parent)
+        if layer in ("qkv", "kv"):
+            packed, attention = self.qkv if layer == "qkv" else self.kv, unet.get_submodule(parent)
             heads = attention.heads if isinstance(attention, SelfAttention) else 1
-            rows = (shape[0] // len(self.qkv), *shape[1:])
+            rows = (shape[0] // len(packed), *shape[1:])
             return tuple(
-                Piece(f"{self.places[parent]}.{theirs}.{kind}", rows, heads, self.qkv_order) for theirs in self.qkv
+                Piece(f"{self.places[parent]}.{theirs}.{kind}", rows, heads, self.qkv_order) for theirs in packed
             )
         if module == "time.features":
             return (Piece(f"{self.places[module]}.weight", shape),)

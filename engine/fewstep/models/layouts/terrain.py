@@ -18,7 +18,7 @@ from fewstep.errors import ModelError
 from fewstep.fields import file_size, shown, unreadable
 from fewstep.models.layouts import adm
 from fewstep.models.load import save_model
-from fewstep.models.net.unet import empty_unet
+from fewstep.models.net.build import empty_unet
 from fewstep.models.safe_load import TensorDict, fill
 from fewstep.models.spec import ModelSpec
 

@@ -102,15 +102,15 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution."""
+    """Nearest-neighbour doubling, to `size` where that is one less, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """x [B, C, H, W] -> [B, C, 2 H, 2 W]; the modulation is not used."""
-        result: Tensor = self.conv(_double(x))
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """x [B, C, H, W] -> [B, C, *size]."""
+        result: Tensor = self.conv(functional.interpolate(x, size=size, mode="nearest"))
         return result
 
 

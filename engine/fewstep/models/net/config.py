@@ -5,6 +5,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Final
 
 from fewstep.fields import Fields, shown
+from fewstep.models.net.condition_config import ConditionConfig, as_json
 
 MAX_CHANNELS: Final = 16_384
 MAX_LEVELS: Final = 10
@@ -68,6 +69,7 @@ class UNetConfig:
     second_time: str | None = None
     dropout: float = 0.0
     center_input: bool = False  # 2 x - 1 first
+    condition: ConditionConfig | None = None  # what Stable Diffusion has beyond classes: cross-attention and more
 
     def __post_init__(self) -> None:
         _checked(Fields(asdict(self), "UNetConfig"))
@@ -116,7 +118,10 @@ class UNetConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON stores it; `from_dict` is the inverse."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values = as_json(asdict(self))
+        if self.condition is None:
+            del values["condition"]  # files from before there was one say the same
+        return values
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "UNetConfig", names: Mapping[str, str] | None = None) -> "UNetConfig":
@@ -169,7 +174,11 @@ def _checked(read: Fields) -> dict[str, Any]:
         "second_time": read.optional_choice("second_time", SECOND_TIMES),
         "dropout": read.number("dropout", 0.0, 0.99),
         "center_input": read.flag("center_input"),
+        "condition": None,
     }
+    if read.has("condition"):
+        levels, layers = len(values["channels"]), values["layers"]
+        values["condition"] = ConditionConfig.read(read.child("condition"), levels, layers)
     read.finish()
     _check_levels(read, values)
     _check_widths(read, values)
@@ -208,6 +217,8 @@ def _check_widths(read: Fields, values: dict[str, Any]) -> None:
         _check_groups(read, values, values["stem"], read.called("stem"))
     for channels in _joined(values):
         _check_groups(read, values, channels, "the channels of a block on the way up")
+    if values["condition"] is not None:
+        values["condition"].check_heads(values["channels"], read.at("condition"))
     mid_groups, coarsest = values["mid_attention_groups"], values["channels"][-1]
     if attends_mid and mid_groups is not None and coarsest % mid_groups:
         of = f"{read.called('channels')}[-1]"
@@ -256,6 +267,8 @@ def _check_embeddings(read: Fields, values: dict[str, Any]) -> None:
         raise read.error("resample_filter", f"got {shown(list(values['resample_filter']))}; allowed: {allowed}")
     if values["label_place"] == "features" and values["num_classes"] is None:
         raise read.error("label_place", "got 'features' without num_classes; allowed: 'embedding'")
+    if values["condition"] is not None:
+        _check_condition(read, values)
     if values["second_time"] is not None and values["time_embedding"] == "fourier":
         raise read.error("second_time", "is given beside 'fourier', and r may be 0, which has no logarithm")
     if values["label_range"] is not None and values["num_classes"] is not None:
@@ -264,3 +277,16 @@ def _check_embeddings(read: Fields, values: dict[str, Any]) -> None:
         ends = values[name]
         if ends is not None and (len(ends) != 2 or ends[0] >= ends[1]):
             raise read.error(name, f"got {shown(list(ends))}; allowed: two numbers, the smaller first")
+
+
+def _check_condition(read: Fields, values: dict[str, Any]) -> None:
+    """What a U-Net with cross-attention has no use for, or says in its own way."""
+    if values["second_time"] is not None:
+        raise read.error("second_time", "is given beside a condition; allowed: None")
+    if any(values["down_attention"]) or any(values["up_attention"]):
+        raise read.error("down_attention", "is given beside a condition, whose transformers attend; allowed: false")
+    for name in ("label_range", "guidance_range"):
+        if values[name] is not None:
+            raise read.error(name, "is given beside a condition; allowed: null")
+    if values["condition"].label_width is not None and values["num_classes"] is not None:
+        raise read.error("num_classes", "is given beside condition.label_width; allowed: one kind of label")

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.errors import ArgumentError
+from fewstep.models.net.condition_config import ConditionConfig
 from fewstep.models.net.config import UNetConfig
 
 MAX_PERIOD = 10_000
@@ -20,9 +22,9 @@ class Sinusoid(nn.Module):
     a zero.
     """
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, width: int, cos_first: bool, freq_shift: float) -> None:
         super().__init__()
-        self.width, self.cos_first, self.freq_shift = config.time_width, config.cos_first, config.freq_shift
+        self.width, self.cos_first, self.freq_shift = width, cos_first, freq_shift
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B] -> [B, width] in float32, or in float64 as t is."""
@@ -95,8 +97,66 @@ class ContinuousEmbedding(nn.Module):
         return result
 
 
-def label_embedding(config: UNetConfig, features: int) -> nn.Embedding | ContinuousEmbedding | None:
-    """A row for each class (the null class is one like any other), a map of a number, or None without labels.
+class VectorEmbedding(nn.Module):
+    """linear_2(silu(linear_1(vector))): of a pooled text or image, in the place of a class or beside it."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.width = width
+        self.linear_1 = nn.Linear(width, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """vector [B, width] -> [B, embed_width]."""
+        hidden: Tensor = self.linear_1(vector.to(self.linear_1.weight.dtype))
+        result: Tensor = self.linear_2(functional.silu(hidden))
+        return result
+
+
+class AddedEmbedding(VectorEmbedding):
+    """The embedding of [pooled, sinusoid(size) of each size] (Podell et al., SDXL, 2307.01952, section 2.2)."""
+
+    def __init__(self, config: UNetConfig, condition: ConditionConfig) -> None:
+        width, channels = condition.added_width or 0, condition.size_channels or 0
+        super().__init__(width, config.embed_width)
+        self.features = Sinusoid(channels, config.cos_first, config.freq_shift)
+
+    def of(self, pooled: Tensor, sizes: Tensor) -> Tensor:
+        """pooled [B, P], sizes [B, n] in pixels -> [B, embed_width]. ArgumentError where P + n channels do not fit."""
+        features = self.features(sizes.flatten()).view(len(sizes), -1)
+        if pooled.shape[1] + features.shape[1] != self.width:
+            given = f"{list(pooled.shape)} beside sizes {list(sizes.shape)}"
+            allowed = f"{self.width - features.shape[1]} wide beside {sizes.shape[1]} sizes, for {self.width} in all"
+            raise ArgumentError("pooled", given, allowed)
+        return super().forward(torch.cat([pooled.to(features.dtype), features], dim=1))
+
+
+class GuidanceFeatures(nn.Module):
+    """What the guidance scale w adds to the features of t: linear(sinusoid(1000 (w - 1))), linear without bias.
+
+    Meng et al., On Distillation of Guided Diffusion Models, 2210.03142; Luo et al., Latent Consistency Models,
+    2310.04378, whose sinusoid has sine first and reaches its longest period.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.features = Sinusoid(channels, cos_first=False, freq_shift=1)
+        self.linear = nn.Linear(channels, width, bias=False)
+
+    def forward(self, guidance: Tensor) -> Tensor:
+        """guidance [B], or its sinusoid [B, channels] -> [B, width]."""
+        if guidance.ndim == 2 and guidance.shape[1] != self.features.width:
+            raise ArgumentError("guidance", list(guidance.shape), f"[B], or [B, {self.features.width}]")
+        features = guidance if guidance.ndim == 2 else self.features(1000 * (exact(guidance) - 1))
+        result: Tensor = self.linear(features.to(self.linear.weight.dtype))
+        return result
+
+
+Label = nn.Embedding | ContinuousEmbedding | VectorEmbedding
+
+
+def label_embedding(config: UNetConfig, features: int) -> Label | None:
+    """A row for each class (the null class is one like any other), a map of a number or a vector, or None without.
 
     A row is as long as the embedding of t, or as its features are, where it is added to these.
     """
@@ -104,6 +164,8 @@ def label_embedding(config: UNetConfig, features: int) -> nn.Embedding | Continu
         return nn.Embedding(config.num_classes, features if config.label_place == "features" else config.embed_width)
     if config.label_range is not None:
         return ContinuousEmbedding(*config.label_range, config.embed_width)
+    if config.condition is not None and config.condition.label_width is not None:
+        return VectorEmbedding(config.condition.label_width, config.embed_width)
     return None
 
 
@@ -138,7 +200,9 @@ def _silent(embedding: Embedding) -> Embedding:
 
 
 def _features(config: UNetConfig) -> "Sinusoid | RandomFourier":
-    return Sinusoid(config) if config.time_embedding == "sinusoidal" else RandomFourier(config)
+    if config.time_embedding == "sinusoidal":
+        return Sinusoid(config.time_width, config.cos_first, config.freq_shift)
+    return RandomFourier(config)
 
 
 def _waves(angle: Tensor, cos_first: bool) -> Tensor:

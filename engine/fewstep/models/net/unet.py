@@ -1,17 +1,17 @@
-"""The U-Net of the pixel DDPM / ADM family."""
+"""The U-Net: what all have in common, and those of the pixel DDPM / ADM family."""
 
-from typing import Final
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.errors import ArgumentError, ModelError
+from fewstep.errors import ArgumentError
 from fewstep.models.net.blocks import GroupNorm, ResidualBlock, SelfAttention, activated
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.embeddings import TimeEmbedding, guidance_embedding, label_embedding, second_embedding
-from fewstep.models.net.levels import DownLevel, UpLevel
-
-MAX_PARAMETERS: Final = 8_000_000_000
+from fewstep.models.net.levels import NOTHING, DownLevel, UpLevel
+from fewstep.models.net.residuals import Residuals
+from fewstep.models.net.transformer import SpatialTransformer
 
 
 class UNet(nn.Module):
@@ -24,12 +24,18 @@ class UNet(nn.Module):
     The topology is that of ADM (Dhariwal and Nichol 2021) and diffusers' UNet2DModel; fields of the config make it that
     of DDPM++ and NCSN++ (Song et al. 2021; Karras et al. 2022). It works in channels-last memory, whatever the
     input's. Nothing looks at values on the host, so a CUDA graph or `torch.compile(fullgraph=True)` takes it whole. One
-    with a second time is a `FlowMapUNet`.
+    with a second time is a `FlowMapUNet`, one with cross-attention a `ConditionalUNet`: see `net.build`.
     """
+
+    conditional = False  # whether its call takes a context
 
     def __init__(self, config: UNetConfig) -> None:
         if config.second_time is not None and not isinstance(self, FlowMapUNet):
             raise ArgumentError("second_time", config.second_time, "None, or a FlowMapUNet, whose call takes r")
+        if config.condition is not None and not self.conditional:
+            raise ArgumentError(
+                "condition", "a ConditionConfig", "None, or a ConditionalUNet, whose call takes a context"
+            )
         super().__init__()
         self.config = config
         channels = config.channels
@@ -46,6 +52,12 @@ class UNet(nn.Module):
                 if config.mid_attention
                 else nn.Identity()
             )
+            self.mid_transformer: SpatialTransformer | None = None
+            if config.condition is not None and config.condition.mid:
+                groups, last = config.groups_of(coarsest), config.levels - 1
+                self.mid_transformer = SpatialTransformer(
+                    config.condition, last, coarsest, groups, config.condition.mid
+                )
             self.mid_2 = ResidualBlock(config, coarsest, coarsest, divisor=config.mid_scale)
         kept = config.kept
         self.up = nn.ModuleList(  # coarsest first, in the order in which they run
@@ -89,8 +101,8 @@ class UNet(nn.Module):
 
         Raises ArgumentError where labels or guidance are missing, or where any of these is given to a model without.
         """
-        _check_condition("labels", labels, "labels", self.label)
-        _check_condition("guidance", guidance, "guidance input", self.guidance)
+        check_condition("labels", labels, "labels", self.label)
+        check_condition("guidance", guidance, "guidance input", self.guidance)
         if self.config.second_time is None and r is not None:
             raise ArgumentError("r", "a tensor", "None: the model has no second time")
         r = t if r is None else r
@@ -103,6 +115,10 @@ class UNet(nn.Module):
             embedding = embedding + self.guidance(guidance)
         if self.second is not None:
             embedding = embedding + self.second(r)
+        return self.modulated(embedding)
+
+    def modulated(self, embedding: Tensor) -> Tensor:
+        """The embedding e [B, embed_width] as all residual blocks take it, [B, M]: project(act(e))."""
         result: Tensor = self.project(activated(embedding, self.config.activation))
         return result
 
@@ -118,19 +134,35 @@ class UNet(nn.Module):
         self._check(x, t)
         if modulation is None:
             modulation = self.modulation(t, labels, guidance)
+        prediction = self.predict(x, modulation)
+        if self.config.time_embedding == "fourier":
+            prediction = prediction / t.to(prediction.dtype)[:, None, None, None]
+        return prediction
+
+    def predict(
+        self,
+        x: Tensor,  # [B, C_in, H, W]
+        modulation: Tensor,  # [B, M]
+        kv: Sequence[Tensor] = NOTHING,  # each [B, 2, H, Lk, D]: the keys and values of every cross-attention, in order
+        residuals: Residuals | None = None,  # what a ControlNet adds
+    ) -> Tensor:  # [B, C_out, H, W]
+        """conv_out(up(mid(down(conv_in(x))))), steered by what has been made of the condition."""
         image = x.to(self.dtype, memory_format=torch.channels_last)
         image = 2 * image - 1 if self.config.center_input else image
         h, entered = self.conv_in(image), image
         kept = [h]
         for level in self.down:
-            h = entered = level(h, modulation, kept, entered)
+            h = entered = level(h, modulation, kept, entered, kv)
+        if residuals is not None:
+            kept = residuals.added_to(kept)
         if self.config.mid_block:
-            h = self.mid_2(self.mid_attention(self.mid_1(h, modulation)), modulation)
+            h = self.mid_attention(self.mid_1(h, modulation))
+            h = self.mid_2(h if self.mid_transformer is None else self.mid_transformer(h, kv), modulation)
+        if residuals is not None:
+            h = h + residuals.mid
         for level in self.up:
-            h = level(h, modulation, kept)
+            h = level(h, modulation, kept, kv)
         prediction: Tensor = self.conv_out(self.norm_out(h))
-        if self.config.time_embedding == "fourier":
-            prediction = prediction / t.to(prediction.dtype)[:, None, None, None]
         return prediction
 
     def _check(self, x: Tensor, t: Tensor) -> None:
@@ -163,12 +195,8 @@ class FlowMapUNet(UNet):
         return super().forward(x, t, modulation=modulation)
 
 
-def build_unet(config: UNetConfig) -> UNet:
-    """A new U-Net of the config, which says whether it has a second time."""
-    return UNet(config) if config.second_time is None else FlowMapUNet(config)
-
-
-def _check_condition(name: str, given: Tensor | None, what: str, embedding: nn.Module | None) -> None:
+def check_condition(name: str, given: Tensor | None, what: str, embedding: nn.Module | None) -> None:
+    """ArgumentError where what a model has an embedding for is missing, or is given to a model without."""
     if (given is None) != (embedding is None):
         allowed = f"None: the model has no {what}" if embedding is None else f"a tensor [B]: the model has {what}"
         raise ArgumentError(name, None if given is None else "a tensor", allowed)
@@ -183,19 +211,6 @@ def kept_numbers(config: UNetConfig, height: int, width: int) -> int:
             places //= 4
             total += channels * places
     return total
-
-
-def empty_unet(config: UNetConfig, where: str = "UNetConfig") -> UNet:
-    """The U-Net on the meta device: shapes without memory.
-
-    ModelError, with `where` in front, if it would be absurdly large.
-    """
-    with torch.device("meta"):
-        unet = build_unet(config)
-    total = count_parameters(unet)
-    if total > MAX_PARAMETERS:
-        raise ModelError(f"{where}: the U-Net has {total:,} parameters; allowed: at most {MAX_PARAMETERS:,}")
-    return unet
 
 
 def count_parameters(module: nn.Module) -> int:
