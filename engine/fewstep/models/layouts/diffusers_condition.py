@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from fewstep.fields import Fields, shown
-from fewstep.models.layouts.diffusers import EMA_FIELDS
+from fewstep.models.layouts.diffusers import ACTIVATIONS, EMA_FIELDS
 from fewstep.models.layouts.keys import Naming
 from fewstep.models.net.condition_config import MAX_DEPTH, MAX_WIDTH
 from fewstep.models.net.config import MAX_CHANNELS, MAX_CLASSES, MAX_LAYERS, MAX_LEVELS, UNetConfig
@@ -43,7 +43,6 @@ def config_from_diffusers_condition(data: Any, where: str) -> UNetConfig:
     read.only("_class_name", CLASS, CLASS)
     for name, value in ONLY.items():
         read.only(name, value, value)
-    read.choice("act_fn", ("silu", "swish"), "silu")
     channels = read.integers("block_out_channels", 1, MAX_CHANNELS, (320, 640, 1280, 1280))
     levels = len(channels)
     if not 1 <= levels <= MAX_LEVELS:
@@ -81,6 +80,7 @@ def config_from_diffusers_condition(data: Any, where: str) -> UNetConfig:
         "mid_scale": read.number("mid_block_scale_factor", 1e-6, 1e6, 1.0),
         "groups": groups,
         "eps": read.number("norm_eps", 1e-12, 1.0, 1e-5),
+        "activation": ACTIVATIONS[read.choice("act_fn", tuple(ACTIVATIONS), "silu")],
         "scale_shift": read.choice("resnet_time_scale_shift", ("default", "scale_shift"), "default") == "scale_shift",
         "embed_channels": read.optional_integer("time_embedding_dim", 1, 4 * MAX_CHANNELS),
         "cos_first": read.flag("flip_sin_to_cos", True),

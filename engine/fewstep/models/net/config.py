@@ -53,7 +53,7 @@ class UNetConfig:
     group_channels: int | None = None  # channels that a group has at least, with fewer groups where it takes that
     mid_attention_groups: int | None = 32  # groups of the norm before the middle attention; None: no norm there
     eps: float = 1e-5
-    activation: str = "silu"  # of the residual blocks; the embeddings and the output have SiLU in any case
+    activation: str = "silu"  # of the residual blocks; see `outer_activation`
     scale_shift: bool = False  # norm(h) (1 + scale) + shift instead of norm(h + shift)
     # "fourier": fixed random frequencies of log t, and the output divided by t; "fourier_of_t": of t, and no division
     time_embedding: str = "sinusoidal"
@@ -93,6 +93,11 @@ class UNetConfig:
     def stem_width(self) -> int:
         """`stem`, or its default."""
         return self.stem or self.channels[0]
+
+    @property
+    def outer_activation(self) -> str:
+        """Of the embedding of t and in front of the output: SiLU, but where the U-Net has cross-attention."""
+        return "silu" if self.condition is None else self.activation
 
     @property
     def kept(self) -> list[int]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewstep.errors import ArgumentError
+from fewstep.models.net.blocks import activated
 from fewstep.models.net.condition_config import ConditionConfig
 from fewstep.models.net.config import UNetConfig
 
@@ -59,13 +60,14 @@ class RandomFourier(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """linear_2(silu(linear_1(features(t)))), with features_r(r) beside those of t where r is joined to them."""
+    """linear_2(act(linear_1(features(t)))), with features_r(r) beside those of t where r is joined to them."""
 
     def __init__(self, config: UNetConfig, joined: bool = False) -> None:
         super().__init__()
         self.features = _features(config)
         self.features_r = _features(config) if joined else None
         self.width = self.features.width * (2 if joined else 1)
+        self.activation = config.outer_activation
         self.linear_1 = nn.Linear(self.width, config.embed_width)
         self.linear_2 = nn.Linear(config.embed_width, config.embed_width)
 
@@ -76,7 +78,7 @@ class TimeEmbedding(nn.Module):
             features = torch.cat([features, self.features_r(r)], dim=1)
         features = features.to(self.linear_1.weight.dtype)
         hidden: Tensor = self.linear_1(features if label is None else features + label)
-        result: Tensor = self.linear_2(functional.silu(hidden))
+        result: Tensor = self.linear_2(activated(hidden, self.activation))
         return result
 
 

@@ -64,7 +64,8 @@ class UNet(nn.Module):
             UpLevel(config, level, channels[min(level + 1, config.levels - 1)], kept)
             for level in reversed(range(config.levels))
         )
-        self.norm_out = GroupNorm(channels[0], config.groups_of(channels[0]), config.eps)
+        outer = config.outer_activation
+        self.norm_out = GroupNorm(channels[0], config.groups_of(channels[0]), config.eps, outer)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         self.project = nn.Linear(config.embed_width, self._pack())
