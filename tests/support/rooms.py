@@ -19,6 +19,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "run": ("run",),
     "request": ("request",),
     "models": ("models",),
+    "pipelines": ("pipelines",),
     "engine": (  # what a user imports
         "",
         "bounds",

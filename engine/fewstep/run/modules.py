@@ -1,6 +1,7 @@
 """A caller's module as the engine runs it: in evaluation mode, on a device, in a dtype; their own is left as it is."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def own_module(module: nn.Module, device: torch.device, dtype: torch.dtype | Non
         for tensor in tensors
     )
     if there and not any(_has_its_own_code(each) for each in module.modules()):
-        return _view(module, {}).eval()
+        return view_of(module).eval()
     own = copy.deepcopy(module)
     if not there:
         own = own.to(device=device, dtype=dtype)
@@ -49,10 +50,21 @@ def _is_wrapped(module: nn.Module) -> bool:
     return "forward" in vars(module) and not isinstance(module, GENERATED)
 
 
-def _view(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
-    """The module's structure again, over the same parameters and buffers; only mode and submodules are its own."""
+def view_of(module: nn.Module, classes: Mapping[nn.Module, type[nn.Module]] | None = None) -> nn.Module:
+    """The module's structure again, over the same parameters and buffers; only mode and submodules are its own.
+
+    Args:
+        module: left as it is.
+        classes: for the modules in it that are to run other code, a class whose forward reads the same attributes.
+    """
+    return _view(module, classes or {}, {})
+
+
+def _view(module: nn.Module, classes: Mapping[nn.Module, type[nn.Module]], seen: dict[int, nn.Module]) -> nn.Module:
     if id(module) not in seen:
-        view = seen[id(module)] = object.__new__(type(module))
-        children = {name: None if child is None else _view(child, seen) for name, child in module._modules.items()}
+        view = seen[id(module)] = object.__new__(classes.get(module, type(module)))
+        children = {
+            name: None if child is None else _view(child, classes, seen) for name, child in module._modules.items()
+        }
         object.__setattr__(view, "__dict__", {**vars(module), "_modules": children})
     return seen[id(module)]
