@@ -17,7 +17,7 @@ from fewstep.errors import (
     WastedCallWarning,
 )
 from fewstep.models.model import Model
-from fewstep.request.conditions import Classes, Numbers, Unconditional
+from fewstep.request.conditions import Classes, Numbers, Prompts, Unconditional
 from fewstep.request.guidance import ClassifierFree, EmbeddedGuidance
 from fewstep.request.start import Image, Inpaint, Resume
 from fewstep.results import Samples
@@ -42,6 +42,7 @@ __all__ = [
     "OutputError",
     "OvershootWarning",
     "Plan",
+    "Prompts",
     "Resume",
     "Sample",
     "Samples",

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,9 @@ from fewstep.errors import ArgumentError
 from fewstep.models.model import FIELDS, Model
 from fewstep.recording import record
 from fewstep.request import manifest
-from fewstep.request.asked import MAX_SAMPLES, Asked
+from fewstep.request.asked import MAX_SAMPLES, SAID, Asked
 from fewstep.request.conditions import Labels
+from fewstep.request.conditions.words import NAMES
 from fewstep.request.noise import Noise
 from fewstep.request.request import Request, build_request, folded
 from fewstep.request.seen import Seen
@@ -201,7 +202,9 @@ class Engine:
             callback: called after each step with a `Step`; False stops the run.
             output: "float", or "uint8" for the bytes of `Samples.numpy`, made on the device as the end of the run.
             options: as for `Engine.plan`: guidance_rescale, and options of the sampler such as eta or clip. And
-                log_prob=True for `Samples.log_prob` and `Step.log_prob`: how probable each step was.
+                log_prob=True for `Samples.log_prob` and `Step.log_prob`: how probable each step was. For a model of
+                `Prompts`: prompt="a red fox", negative_prompt= and sizes=, one for all samples or a list with one for
+                each; a prompt may also be an embedding, [tokens, width], or several, [B, tokens, width].
 
         Returns:
             Samples: the images [B, C, H, W] in the dtype of x, or uint8 [B, H, W, C], and what made them.
@@ -216,7 +219,8 @@ class Engine:
             NonFiniteWarning: of uint8 images some were not finite: `Samples.finite` says which. Floats show it.
         """
         wanted = flag("log_prob", options.pop("log_prob", False))
-        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options)
+        words = {name: options.pop(name) for name in NAMES if name in options}
+        asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options, **words)
         check_callback(callback)
         request = self._request(asked)
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
@@ -300,10 +304,9 @@ class Engine:
     def open_signature(self, words: Mapping[str, Any], like: Sequence[Sample] = ()) -> tuple[Denoiser, Signature]:
         """The network and the signature of a session in the words of `session`, before it is opened."""
         only("features", words["features"], manifest.FEATURES)
-        label = self.model.conditions.example
         short = min(words["steps"], self.model.defaults["steps"])
-        labels = None if label is None else [label]
-        example = list(like) or self._tensors(self._request(Asked(1, labels=labels, steps=short)), [0])
+        blank = self.model.conditions.blank(1)
+        example = list(like) or self._tensors(self._request(Asked(1, steps=short, **blank)), [0])
         wanted: dict[str, Any] = {feature: feature in words["features"] for feature in manifest.FEATURES}
         size = {"slots": words["slots"], "lanes": words["lanes"], "second_time": self._inputs.second_time}
         signature = replace(
@@ -319,8 +322,7 @@ class Engine:
 
     def samples(self, n: int | None = None, **arguments: Any) -> list[Sample]:
         """What `sample` would run, for a `session` to admit: its arguments, but for `callback` and `output`."""
-        names = [field.name for field in fields(Asked) if field.name != "options"]
-        said = {name: arguments.pop(name) for name in names if name in arguments}
+        said = {name: arguments.pop(name) for name in SAID if name in arguments}
         request = self._request(Asked(n, **said, options=arguments))
         self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
         self._bounds.check_samples(list(map(lanes_of, request.plans)), None, together=True)

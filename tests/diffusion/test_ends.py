@@ -22,6 +22,7 @@ from fewstep.diffusion.samplers import SAMPLERS, make_plan
 from fewstep.diffusion.spacings import LADDERS, make_levels
 from fewstep.errors import ArgumentError, ModelError, WastedCallWarning
 from fewstep.fields import Fields
+from fewstep.request.conditions import Words
 from fewstep_kernels.row import COLUMN
 
 VP = {"linear": schedules.linear(), "scaled linear": schedules.scaled_linear(), "cosine": schedules.cosine()}
@@ -243,7 +244,7 @@ def test_the_bounds_that_an_error_prints_are_accepted(low: float, width: float) 
         lambda value: Fields({"x": value}, "file").number("x", low, high),
     ]
     if np.float32(low) < np.float32(high):
-        checks.append(lambda value: Numbers(low, high).rows([value], 1))
+        checks.append(lambda value: Numbers(low, high).rows(Words(labels=[value]), 1, guided=False))
     if len(near) == 2:
         checks.append(EmbeddedGuidance(low, high, low).scale)
     for check in checks:
@@ -279,6 +280,6 @@ def test_a_boundary_is_refused_and_accepted_by_the_number_it_prints() -> None:
 def test_a_label_at_an_end_may_have_been_float32() -> None:
     tenths = Numbers(0.1, 0.7)
     ends = torch.tensor([0.1, 0.7])
-    assert torch.equal(tenths.rows(ends, 2), ends)
+    assert torch.equal(tenths.rows(Words(labels=ends), 2, guided=False).condition["labels"], ends)
     with pytest.raises(ArgumentError, match=r"allowed: numbers from 0\.1 to 0\.7"):
-        tenths.rows([0.7001], 1)
+        tenths.rows(Words(labels=[0.7001]), 1, guided=False)

@@ -99,7 +99,7 @@ def test_the_model_is_the_average_and_its_card_says_how_it_came_to_be(whole: Pat
     assert engine.model.prediction == "v"
     assert engine.model.defaults == {"sampler": "ddim", "steps": 2, "clip": 1.0, "clipped_direction": True}
     assert (engine.model.schedule.name, len(engine.model.schedule)) == ("cosine", 50)
-    assert engine.model.conditions.null_rows(1) == 2
+    assert engine.model.conditions.null == 2
     _, spec = open_folder(whole)
     assert spec.source.startswith(f"fewstep train --config {case[3]} --data {case[1]} --device cpu --threads 1 --out ")
     assert "40 images" in spec.notes[0]
@@ -302,7 +302,7 @@ def test_every_kind_of_model_learns_the_same_twice_and_samples(
         plan = engine.plan(4, "ddpm", variance="learned_range")
         assert engine.sample(labels=[0], plan=plan, seeds=0).images.isfinite().all()
     if changes.get("label_dropout") == 0.0:
-        assert engine.model.conditions.null_rows(1) is None
+        assert engine.model.conditions.guidable is False
 
     stop = [0]
     listeners = Listeners(progress=lambda now: stop.__setitem__(0, now.step), stop=lambda: stop[0] == 12)

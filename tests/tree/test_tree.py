@@ -137,7 +137,7 @@ def test_tests_mirror_the_rooms_and_share_only_what_is_in_support() -> None:
         assert not [name for name in names if name.startswith(("test_", "tests.")) or name == "conftest"], path
 
 
-KINDS = {"ClassifierFree", "EmbeddedGuidance", "Classes", "Numbers", "Unconditional"}
+KINDS = {"ClassifierFree", "EmbeddedGuidance", "Classes", "Numbers", "Prompts", "Unconditional"}
 # Classes, one by one, are looked at by what labels them for itself: races, scores of digits, and students of a teacher.
 BY_CLASS = {"bench/subject.py", "evaluate/run.py", "train/distill.py", "cost/subjects.py"}
 

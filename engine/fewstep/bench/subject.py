@@ -19,7 +19,7 @@ from fewstep.models.layouts.keys import Keys
 from fewstep.models.model import Model
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
-from fewstep.request.conditions import Unconditional
+from fewstep.request.conditions import Unconditional, Words
 from fewstep.run.inputs import Inputs
 
 SEED = 0  # of the random weights
@@ -70,8 +70,8 @@ class Subject:
         of a guidance that is an input.
         """
         model, device = self.engine.model, self.engine.device
-        labels = model.conditions.rows(self.labels(batch), batch)
-        given = model.guidance.condition([None] * batch, {} if labels is None else {"labels": labels})
+        rows = model.conditions.rows(Words(labels=self.labels(batch)), batch, guided=False)
+        given = model.guidance.condition([None] * batch, rows.condition)
         called = {"labels": Inputs.of(self.engine.module).labels}
         return {called.get(name, name): rows.to(device) for name, rows in given.items()}
 

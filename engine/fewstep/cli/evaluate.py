@@ -203,7 +203,7 @@ def _report(
         "prediction": engine.model.prediction,
         "schedule": engine.model.schedule.name,
         "dtype": str(engine.dtype).removeprefix("torch."),
-        "conditional": engine.model.conditions.example is not None,
+        "conditional": bool(engine.model.conditions.inputs),
     }
     beside = None if teacher is None or found.teacher is None else (teacher.model.name, found.teacher)
     return Report(

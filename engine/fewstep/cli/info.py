@@ -217,12 +217,12 @@ def _model(path: Path, allow_pickle: bool) -> "tuple[Engine, dict[str, object]]"
 
 
 def _labels(engine: "Engine") -> str:
-    return engine.model.conditions.allowed if engine.model.conditions.example is not None else "none"
+    return engine.model.conditions.allowed if engine.model.conditions.inputs else "none"
 
 
 def _guidance(engine: "Engine") -> str:
     """What a request may say of guidance; empty where there is none to ask for."""
-    return engine.model.guidance.about(guidable=engine.model.conditions.null_rows(1) is not None)
+    return engine.model.guidance.about(guidable=engine.model.conditions.guidable)
 
 
 def _picture(path: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ from fewstep.diffusion.schedules import Schedule
 from fewstep.models.layouts.diffusers import config_from_diffusers
 from fewstep.models.load import open_folder
 from fewstep.models.net.build import empty_unet
-from fewstep.request.conditions import Condition, Unconditional, condition_from_config
+from fewstep.request.conditions import Condition, Unconditional, Words, condition_from_config
 from fewstep.request.guidance import guidance_from_config
 
 
@@ -71,10 +71,8 @@ class Subject:
     def conditioning(self, lanes: int) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
         """What each of so many lanes is given beside x and t, as a `Signature` names it."""
         given = {name: torch.zeros(lanes) for name in self.inputs}
-        label = self.conditions.example
-        labels = self.conditions.rows(None if label is None else [label] * lanes, lanes)
-        if labels is not None:
-            given["labels"] = labels.float() if labels.is_floating_point() else labels
+        rows = self.conditions.rows(Words(**self.conditions.blank(lanes)), lanes, guided=False)
+        given |= {name: each.float() if each.is_floating_point() else each for name, each in rows.condition.items()}
         return tuple((name, tuple(rows.shape[1:]), rows.dtype) for name, rows in given.items())
 
 
@@ -114,7 +112,7 @@ def folder_subject(folder: Path) -> Subject:
         schedule=schedules.from_config(spec.schedule),
         prediction=spec.prediction,
         conditions=conditions,
-        guided=not guidance.inputs and conditions.null_rows(1) is not None,
+        guided=not guidance.inputs and conditions.guidable,
         inputs=guidance.inputs,
     )
 

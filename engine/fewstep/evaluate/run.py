@@ -198,14 +198,14 @@ def check_request(engine: "Engine", real: Real, settings: Settings, teacher: "En
         return
     check_model(teacher, real, "the teacher")
     _check_halves(teacher, teacher_plan(teacher, engine, settings)[0])
-    if takes_labels(teacher) and not takes_labels(engine) and teacher.model.conditions.null_rows(1) is None:
+    if takes_labels(teacher) and not takes_labels(engine) and not teacher.model.conditions.guidable:
         allowed = "for a model without labels, one that needs none"
         raise ArgumentError("teacher", f"{teacher.model.name} of {teacher.model.conditions}", allowed)
 
 
 def _check_halves(engine: "Engine", plan: "Plan") -> None:
     """ArgumentError for a guidance scale that needs a null label, where there is none."""
-    if plan.halves != "cond" and engine.model.conditions.null_rows(1) is None:
+    if plan.halves != "cond" and not engine.model.conditions.guidable:
         allowed = f"1: {engine.model.name or 'the model'} has no null label to guide from"
         raise ArgumentError("guidance_scale", float(plan.column("w")[0]), allowed)
 
@@ -257,7 +257,7 @@ def check_model(engine: "Engine", real: Real, whose: str = "the model") -> None:
     if model.shape != real.shape:
         raise ArgumentError("data", f"{real.name} of shape {list(real.shape)}", f"{whose}'s {list(model.shape)}")
     taken = model.conditions
-    if taken.example is None:
+    if not taken.inputs:
         return
     if not isinstance(taken, Classes):
         raise ArgumentError("model", f"{model.name or whose} of {taken}", "a model of classes, or without labels")

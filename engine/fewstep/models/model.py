@@ -45,7 +45,7 @@ class Model:
         time: what it is told as t: "timestep", as the schedule counts; "unit", that divided by their number; "index",
             which level it is, as an int64; "sigma", the Karras sigma itself; "edm", ln(sigma) / 4; or "consistency", a
             thousand times that. A schedule of sigmas has no timesteps to count, and so neither of the first two.
-        conditions: what it may be asked for: `Classes`, `Numbers` or `Unconditional`.
+        conditions: what it may be asked for: `Classes`, `Numbers`, `Prompts` or `Unconditional`.
         guidance: how it is guided: `ClassifierFree` or `EmbeddedGuidance`.
         defaults: of `Engine.plan`: a sampler, steps, and options of that sampler. Unless said 4 steps of "flow_map" for
             a network that names `r`, of "consistency" for one that predicts that, else of "ddim".
@@ -154,10 +154,11 @@ class Model:
         if not inputs.callable:
             found = f"{type(self.module).__name__}, whose forward does not take x and t"
             raise ArgumentError("module", found, "a network that is called as module(x, t), and with more by name")
-        if self.conditions.example is not None and not inputs.takes(inputs.labels):
-            labels = ", ".join(LABEL_ARGUMENTS)
-            allowed = f"None: the network's call takes no labels ({labels}), but {inputs.told}, and: {inputs}"
-            raise ArgumentError("conditions", self.conditions, allowed)
+        for name in self.conditions.inputs:
+            if not inputs.takes(inputs.labels if name == "labels" else name):
+                called = f"labels ({', '.join(LABEL_ARGUMENTS)})" if name == "labels" else name
+                allowed = f"None: the network's call takes no {called}, but {inputs.told}, and: {inputs}"
+                raise ArgumentError("conditions", self.conditions, allowed)
         for name in self.guidance.inputs:
             if not inputs.takes(name):
                 allowed = f"None: the network's call takes no {name}, but {inputs.told}, and: {inputs}"

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from fewstep.checks import as_python, whole
 from fewstep.errors import ArgumentError
+from fewstep.request.conditions.words import NAMES, Words
 from fewstep.request.start import Resume
 
 MAX_SAMPLES: Final = 100_000
@@ -30,11 +31,26 @@ class Asked:
     noise: Any = None
     condition: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)  # of the sampler, and guidance_rescale
+    prompt: Any = None
+    negative_prompt: Any = None
+    sizes: Any = None
+    _words: Words = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("n", "labels", "steps", "sampler", "guidance_scale", "seeds"):
+        if isinstance(self.n, str):
+            raise ArgumentError("n", self.n, f"1 to {MAX_SAMPLES} samples; a text is said by prompt={self.n!r}")
+        words = Words(**{name: getattr(self, name) for name in NAMES})
+        object.__setattr__(self, "_words", words)
+        for name in NAMES:
+            object.__setattr__(self, name, getattr(words, name))
+        for name in ("n", "steps", "sampler", "guidance_scale", "seeds"):
             object.__setattr__(self, name, as_python(getattr(self, name)))
         object.__setattr__(self, "options", {name: as_python(value) for name, value in self.options.items()})
+
+    @property
+    def words(self) -> Words:
+        """What is said of the condition."""
+        return self._words
 
     def count(self) -> int:
         """How many samples are asked for: `n`, or as many as its first per-sample argument has.
@@ -44,7 +60,6 @@ class Asked:
         """
         start = self.start.samples if isinstance(self.start, Resume) else self.start
         listed = {
-            "labels": self.labels,
             "seeds": self.seeds,
             "plan": self.plan,
             "steps": self.steps,
@@ -54,6 +69,7 @@ class Asked:
             "noise": self.noise,
         }
         counts: dict[str, int | None] = {} if self.n is None else {"n": whole(self.n)}
+        counts |= self.words.listed()
         counts |= {name: len(value) for name, value in listed.items() if isinstance(value, list | tuple)}
         count = next(iter(counts.values()), 1)
         for name, other in counts.items():
@@ -64,7 +80,10 @@ class Asked:
         return 1 if count is None else count
 
 
-ARGUMENTS: Final = (*(each.name for each in fields(Asked) if each.name != "options"), "callback", "output", "log_prob")
+SAID: Final = tuple(each.name for each in fields(Asked) if each.init and each.name != "options")
+"""The arguments that have a field of their own."""
+
+ARGUMENTS: Final = (*SAID, "callback", "output", "log_prob")
 """Of `Engine.sample`."""
 
 

@@ -88,9 +88,7 @@ def sample_arguments(request: Mapping[str, Any], shape: tuple[int, ...], conditi
         arguments["start"] = Inpaint(torch.zeros(shape), torch.ones(shape[1:]))
     if arguments.get("noise") is True:
         arguments["noise"] = torch.zeros(count, *shape)
-    if conditions.example is not None:
-        arguments.setdefault("labels", [conditions.example] * count)
-    return arguments
+    return conditions.blank(count) | arguments
 
 
 def _by_name(value: object) -> bool:

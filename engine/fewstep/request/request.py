@@ -44,6 +44,7 @@ class Request:
         condition: what the network is given beside x and t, each [B, ...].
         null: what takes its place in the unconditional half, each [B, ...].
         labels: as they were asked for, in numbers, for the record; None where none were.
+        recorded: what else was said of the condition, for the record, one mapping for each sample; or empty.
         scales: the guidance scale of each sample where its plan does not have it.
         noise: from outside; None for the seeds'.
         resumed: the samples that are gone on with, whole; empty where none is.
@@ -57,6 +58,7 @@ class Request:
     condition: Mapping[str, Tensor]
     null: Mapping[str, Tensor]
     labels: list[float] | None = None
+    recorded: Sequence[Mapping[str, object]] = ()
     scales: Sequence[float] | None = None
     noise: GivenNoise | None = None
     resumed: Sequence[Sample] = ()
@@ -74,6 +76,7 @@ class Request:
         start = self.starts[place]
         asked = start.image is not None or start.renoise is not None
         return {
+            **(self.recorded[place] if self.recorded else {}),
             "strength": start.strength if asked else None,
             "renoise": start.renoise,
             "noise": None if self.noise is None else self.noise.source,
@@ -141,7 +144,7 @@ def build_request(
     starts = beginnings(asked.start, count, shape)
     plans = _plans(asked, planner, starts)
     seeds = resolve_seeds(asked.seeds, count)
-    condition, null = _conditions(asked, conditions, inputs, plans, dtype)
+    condition, null, recorded = _conditions(asked, conditions, inputs, plans, dtype)
     condition = planner.guidance.condition(each(asked.guidance_scale, count), condition)
     condition |= {name: _held(condition[name], dtype) for name in planner.guidance.inputs}
     check_names(condition, inputs)
@@ -154,6 +157,7 @@ def build_request(
         condition=condition,
         null=null,
         labels=None if asked.labels is None else condition["labels"].tolist(),
+        recorded=recorded,
         scales=planner.guidance.recorded(condition),
         noise=given_noise(asked.noise, plans, seeds, shape),
     )
@@ -200,23 +204,23 @@ def _fresh(start: Beginning) -> bool:
 
 def _conditions(
     asked: Asked, conditions: Condition, inputs: Inputs, plans: Sequence[Plan], dtype: torch.dtype
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The condition of every sample, and what stands in for it in the unconditional half, each [B, ...]."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Sequence[Mapping[str, object]]]:
+    """The condition of every sample, and what stands in for it in the unconditional half, each [B, ...]; the record."""
     count, guided = len(plans), any(plan.halves != "cond" for plan in plans)
     condition, null = given_condition(asked.condition, count, inputs, dtype, guided)
-    if asked.labels is not None and "labels" in condition:
-        raise ArgumentError("condition['labels']", "a tensor", "nothing beside `labels`")
-    if "labels" not in condition:
-        rows, null_rows = conditions.rows(asked.labels, count), conditions.null_rows(count)
-        if rows is not None and len(rows) != count:
-            raise ArgumentError("labels", f"{len(rows)} of them", f"{count}, one per sample")
-        condition |= {} if rows is None else {"labels": _held(rows, dtype)}
-        null = ({} if null_rows is None else {"labels": _held(null_rows, dtype)}) | null
+    rows = conditions.rows(asked.words, count, guided, tuple(condition))
+    if wrong := [name for name, each in rows.condition.items() if len(each) != count]:
+        raise ArgumentError(wrong[0], f"{len(rows.condition[wrong[0]])} of them", f"{count}, one per sample")
+
+    def taken(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: _held(each, dtype) if name in rows.numbers else each.to(dtype) for name, each in tensors.items()}
+
+    condition, null = condition | taken(rows.condition), taken(rows.null) | null
     if not null and guided:
         w = next(plan.column("w").max() for plan in plans if plan.halves != "cond")
         in_python = ", and no pair (tensor, null) in `condition`"
         raise ArgumentError("guidance_scale", float(w), "1: there is no null label to guide from", in_python)
-    return condition, null
+    return condition, null, rows.recorded
 
 
 def _held(numbers: Tensor, dtype: torch.dtype) -> Tensor:
@@ -228,8 +232,14 @@ def _resumed(
     asked: Asked, samples: Sequence[Sample], planner: Planner, inputs: Inputs, shape: tuple[int, ...]
 ) -> Request:
     """A request that goes on with samples; they say all there is to say."""
-    said = {name: getattr(asked, name) for name in ("labels", "steps", "sampler", "guidance_scale", "seeds", "plan")}
-    for name, value in {**said, "noise": asked.noise, "condition": asked.condition, **asked.options}.items():
+    said = {name: getattr(asked, name) for name in ("steps", "sampler", "guidance_scale", "seeds", "plan")}
+    for name, value in {
+        **asked.words.said,
+        **said,
+        "noise": asked.noise,
+        "condition": asked.condition,
+        **asked.options,
+    }.items():
         if value is not None:
             raise ArgumentError(name, value, "nothing beside Resume: a sample that was kept says it already")
     for sample in samples:

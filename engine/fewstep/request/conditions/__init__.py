@@ -1,19 +1,29 @@
-"""What a model may be asked for: nothing, one of its classes, or a number in a range. One small file for each kind."""
+"""What a model may be asked for: nothing, a class, a number in a range, or a text. One small file for each kind."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
-
-from torch import Tensor
 
 from fewstep.checks import named, one_of, only
 from fewstep.errors import ArgumentError
 from fewstep.request.conditions.classes import Classes
 from fewstep.request.conditions.labels import Labels
 from fewstep.request.conditions.numbers import Numbers
+from fewstep.request.conditions.prompts import Prompts
 from fewstep.request.conditions.unconditional import Unconditional
+from fewstep.request.conditions.words import Rows, Words
 
-__all__ = ["Classes", "Condition", "Labels", "Numbers", "Unconditional", "condition_from_config"]
+__all__ = [
+    "Classes",
+    "Condition",
+    "Labels",
+    "Numbers",
+    "Prompts",
+    "Rows",
+    "Unconditional",
+    "Words",
+    "condition_from_config",
+]
 
 # By the names that fewstep.json has for them.
 KINDS: Mapping[str, type[Classes] | type[Numbers]] = {
@@ -23,7 +33,7 @@ KINDS: Mapping[str, type[Classes] | type[Numbers]] = {
 
 
 class Condition(Protocol):
-    """A kind of condition. What it makes of labels goes to the network as `labels`."""
+    """A kind of condition: what it takes of a user's words, and what it makes of them."""
 
     @property
     def allowed(self) -> str:
@@ -36,20 +46,35 @@ class Condition(Protocol):
         ...
 
     @property
-    def example(self) -> float | None:
-        """Some valid label; None where labels are not taken."""
+    def inputs(self) -> tuple[str, ...]:
+        """What the network takes because of it, beside x and t: the names of its `Rows`, such as `labels`."""
+        ...
+
+    @property
+    def guidable(self) -> bool:
+        """Whether something stands for no condition, to guide from."""
         ...
 
     def spread(self, samples: int) -> list[float] | None:
         """Valid labels that show what the model takes, one per sample; None where labels are not taken."""
         ...
 
-    def rows(self, labels: Labels | None, samples: int) -> Tensor | None:
-        """Labels as the network takes them, [samples, ...]; None where it takes none. ArgumentError as `allowed`."""
+    def blank(self, samples: int) -> dict[str, Any]:
+        """Some valid words, by the arguments of `Engine.sample`: for a warm-up, whose images nobody sees."""
         ...
 
-    def null_rows(self, samples: int) -> Tensor | None:
-        """What stands for no condition, [samples, ...]; None where there is nothing to guide from."""
+    def rows(self, words: Words, samples: int, guided: bool, by_hand: Sequence[str] = ()) -> Rows:
+        """What the words mean to the network, one entry per sample.
+
+        Args:
+            words: what was said.
+            samples: how many there are.
+            guided: some sample has an unconditional half.
+            by_hand: the names of tensors that the user hands to the network themselves.
+
+        Raises:
+            ArgumentError: words that are not taken, or not as `allowed`.
+        """
         ...
 
 
@@ -63,9 +88,9 @@ def condition_from_config(config: object) -> Condition:
     """
     if config is None:
         return Unconditional()
-    if isinstance(config, Classes | Numbers | Unconditional):
+    if isinstance(config, Classes | Numbers | Prompts | Unconditional):
         return config
-    allowed = "fewstep.Classes(count, null), fewstep.Numbers(min, max), or None for a model without labels"
+    allowed = "fewstep.Classes(count, null), fewstep.Numbers(min, max), fewstep.Prompts, or None for a model without"
     if not isinstance(config, Mapping):
         raise ArgumentError("conditions", config, allowed)
     given: dict[str, Any] = {name: value for name, value in config.items() if name != "kind"}

@@ -4,13 +4,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from fewstep.checks import entries, integer
 from fewstep.errors import ArgumentError, some_of
-from fewstep.request.conditions.labels import Labels, as_list, listed
+from fewstep.request.conditions.labels import as_list, listed
+from fewstep.request.conditions.words import Rows, Words, by_label_alone
 
 MAX_CLASSES = 2**31 - 1
 MAX_NAME = 255  # characters
@@ -57,29 +58,38 @@ class Classes:
         return f"{numbers}, or names: {some_of(self.names, SHOWN)}"
 
     @property
-    def example(self) -> float:
-        """Some valid label."""
-        return 0
+    def inputs(self) -> tuple[str, ...]:
+        """The labels."""
+        return ("labels",)
+
+    @property
+    def guidable(self) -> bool:
+        """Whether there is a null class."""
+        return self.null is not None
 
     def spread(self, samples: int) -> list[float]:
         """The classes in their order, and from the first again."""
         return [index % self.count for index in range(samples)]
 
-    def rows(self, labels: Labels | None, samples: int) -> Tensor:
-        """The labels as the model takes them, int64 [samples]; None asks for samples of no class."""
-        if labels is None:
+    def blank(self, samples: int) -> dict[str, Any]:
+        """The first class for each sample."""
+        return {"labels": [0] * samples}
+
+    def rows(self, words: Words, samples: int, guided: bool, by_hand: Sequence[str] = ()) -> Rows:
+        """The labels as the model takes them, int64 [samples], and the null class; no label asks for no class."""
+        allowed = f"nothing: this model takes no prompts, but labels: {self.allowed}"
+        if not by_label_alone(words, by_hand, allowed):
+            return Rows()
+        null = {} if self.null is None else {"labels": torch.full((samples,), self.null, dtype=torch.int64)}
+        if words.labels is None:
             if self.null is None:
                 raise ArgumentError("labels", None, f"one per sample, {self.allowed}: this model has no null class")
-            return torch.full((samples,), self.null, dtype=torch.int64)
-        values = as_list(self._numbered(listed(labels, samples)), self.allowed)
+            return Rows(null, null, numbers=self.inputs)
+        values = as_list(self._numbered(listed(words.labels, samples)), self.allowed)
         for value in values:
             if not isinstance(value, int) or not 0 <= value < self.count:
                 raise ArgumentError("labels", value, self.allowed)
-        return torch.tensor(values, dtype=torch.int64)
-
-    def null_rows(self, samples: int) -> Tensor | None:
-        """The null class for each sample, or None where the model has none."""
-        return None if self.null is None else torch.full((samples,), self.null, dtype=torch.int64)
+        return Rows({"labels": torch.tensor(values, dtype=torch.int64)}, null, numbers=self.inputs)
 
     def _numbered(self, labels: Sequence[float | str]) -> list[float | str]:
         numbers = {name: number for number, name in enumerate(self.names)}

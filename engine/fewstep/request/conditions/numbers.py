@@ -1,14 +1,16 @@
 """A number in a range."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fewstep.checks import exact, number
 from fewstep.errors import ArgumentError
-from fewstep.request.conditions.labels import Labels, as_list, listed
+from fewstep.request.conditions.labels import as_list, listed
+from fewstep.request.conditions.words import Rows, Words, by_label_alone
 
 MAX_NUMBER = 1e9
 
@@ -38,9 +40,14 @@ class Numbers:
         return ()
 
     @property
-    def example(self) -> float:
-        """Some valid label."""
-        return self.min
+    def inputs(self) -> tuple[str, ...]:
+        """The labels."""
+        return ("labels",)
+
+    @property
+    def guidable(self) -> bool:
+        """A number has no null."""
+        return False
 
     def spread(self, samples: int) -> list[float]:
         """Evenly from `min` to `max`, both among them; the middle for one sample."""
@@ -49,16 +56,19 @@ class Numbers:
         inner = [self.min + (self.max - self.min) * index / (samples - 1) for index in range(samples - 1)]
         return [*inner, self.max]
 
-    def rows(self, labels: Labels | None, samples: int) -> Tensor:
+    def blank(self, samples: int) -> dict[str, Any]:
+        """The least number for each sample."""
+        return {"labels": [self.min] * samples}
+
+    def rows(self, words: Words, samples: int, guided: bool, by_hand: Sequence[str] = ()) -> Rows:
         """The labels as the model takes them, float64 [samples]; a request rounds them to the dtype of its state."""
-        if labels is None:
+        allowed = f"nothing: this model takes no prompts, but labels: {self.allowed}"
+        if not by_label_alone(words, by_hand, allowed):
+            return Rows()
+        if words.labels is None:
             raise ArgumentError("labels", None, f"one per sample, {self.allowed}")
-        values = as_list(listed(labels, samples), self.allowed)
+        values = as_list(listed(words.labels, samples), self.allowed)
         for value in values:
             if not np.float32(self.min) <= np.float32(value) <= np.float32(self.max):  # as the network is given it
                 raise ArgumentError("labels", value, self.allowed)
-        return torch.tensor(values, dtype=torch.float64)
-
-    def null_rows(self, samples: int) -> Tensor | None:
-        """A number has no null."""
-        return None
+        return Rows({"labels": torch.tensor(values, dtype=torch.float64)}, numbers=self.inputs)

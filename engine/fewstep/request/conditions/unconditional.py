@@ -1,11 +1,10 @@
 """No condition: a model that takes no labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
-
-from fewstep.errors import ArgumentError
-from fewstep.request.conditions.labels import Labels
+from fewstep.request.conditions.words import Rows, Words, by_label_alone
 
 
 @dataclass(frozen=True)
@@ -23,20 +22,25 @@ class Unconditional:
         return ()
 
     @property
-    def example(self) -> None:
-        """There is no label to give."""
-        return None
+    def inputs(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    @property
+    def guidable(self) -> bool:
+        """There is nothing to leave away."""
+        return False
 
     def spread(self, samples: int) -> None:
         """There are no labels to give."""
         return
 
-    def rows(self, labels: Labels | None, samples: int) -> Tensor | None:
-        """None; ArgumentError where labels are given."""
-        if labels is not None:
-            raise ArgumentError("labels", labels, self.allowed)
-        return None
+    def blank(self, samples: int) -> dict[str, Any]:
+        """There is nothing to say."""
+        return {}
 
-    def null_rows(self, samples: int) -> Tensor | None:
-        """There is nothing to leave away."""
-        return None
+    def rows(self, words: Words, samples: int, guided: bool, by_hand: Sequence[str] = ()) -> Rows:
+        """Nothing; ArgumentError where something is said."""
+        if by_label_alone(words, by_hand, "nothing: this model takes no prompts, and no labels"):
+            words.only((), self.allowed)
+        return Rows()
