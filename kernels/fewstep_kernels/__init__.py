@@ -10,6 +10,7 @@ from fewstep_kernels.layer_ops import (
     geglu,
     group_norm_silu,
     layer_norm,
+    pointwise,
     timestep_embedding,
 )
 from fewstep_kernels.operands import StepOperands
@@ -58,6 +59,7 @@ __all__ = [
     "lay_out",
     "layer_norm",
     "normal",
+    "pointwise",
     "posterior_update",
     "step_log_prob",
     "step_statistics",

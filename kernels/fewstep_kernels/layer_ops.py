@@ -187,9 +187,24 @@ def conv2d_residual(
     torch adds a convolution's bias in a launch of its own on a GPU, and the residual in another: there `bias_residual`
     is both. A CPU's convolution adds its bias as it goes.
     """
-    if x.device.type == "cuda":
-        return bias_residual(functional.conv2d(x, weight, padding=padding), bias, residual)
-    return functional.conv2d(x, weight, bias, padding=padding) + residual
+    if x.device.type == "cpu":
+        return functional.conv2d(x, weight, bias, padding=padding) + residual
+    return bias_residual(functional.conv2d(x, weight, padding=padding), bias, residual)
+
+
+def pointwise(
+    x: Tensor,  # [B, C_in, H, W]
+    weight: Tensor,  # [C, C_in, 1, 1]
+    bias: Tensor | None,  # [C]
+) -> Tensor:  # [B, C, H, W]
+    """conv2d(x, weight, bias) of a 1x1 convolution.
+
+    On a GPU it is a product of matrices, of pixels in channels-last memory: that adds the bias as it goes, where a
+    convolution's is a launch of its own.
+    """
+    if x.device.type == "cpu":
+        return functional.conv2d(x, weight, bias)
+    return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def timestep_embedding(

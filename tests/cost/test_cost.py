@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import fewstep_kernels
 from fewstep import schedules
 from fewstep.cost import Cost, CostCounter, report
 from fewstep.cost.counter import DEVICE
@@ -25,6 +27,7 @@ from fewstep_kernels import (
     STEP_OPS,
     StepOperands,
     begin_step,
+    bias_residual,
     cfg_combine,
     denoise_step,
     group_norm_silu,
@@ -155,6 +158,18 @@ def test_attention_of_torch_is_one_launch_and_its_transpose_a_view() -> None:
         return mixed.transpose(1, 2).reshape(2, 9, 32)
 
     assert counted(work) == Cost(1, 4 * (2 * q.numel() + k.numel()), 0)
+
+
+def test_what_torch_does_in_several_launches_counts_so() -> None:
+    x, weight, bias, scale, shift = empty(2, 4, 3, 3), empty(5, 4, 1, 1), empty(5), empty(4), empty(4)
+    answer = 4 * 2 * 5 * 9
+    plain = Cost(1, 4 * (72 + 20) + answer, 0)
+    assert counted(lambda: functional.conv2d(x, weight)) == plain
+    assert counted(lambda: functional.conv2d(x, weight, bias)) == plain + Cost(1, 2 * answer + 4 * 5, 0)
+    moments, factors = 4 * 2 * (2 * 2), 4 * 2 * (2 * 4)  # mean and scale of 2 groups, two factors of 4 channels
+    normed = Cost(3, (4 * 72 + moments) + (moments + 2 * 4 * 4 + factors) + (factors + 2 * 4 * 72), 0)
+    assert counted(lambda: functional.group_norm(x, 2, scale, shift)) == normed
+    assert counted(lambda: functional.group_norm(x, 2)) == Cost(2, 3 * 4 * 72 + 2 * moments, 0)
 
 
 # Our ops against what the fused implementations launch
@@ -291,10 +306,20 @@ class OpsOfTheHost(TorchDispatchMode):
         return result
 
 
+def residual_as_on_a_gpu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, padding: int) -> Tensor:
+    return bias_residual(functional.conv2d(x, weight, padding=padding), bias, residual)
+
+
+def pointwise_as_on_a_gpu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @torch.no_grad()
-def test_the_networks_ops_without_memory_are_those_of_a_real_run(batch: int) -> None:
+def test_the_networks_ops_without_memory_are_those_of_a_real_run(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory formats decide about copies, so these must be followed too."""
+    monkeypatch.setattr(fewstep_kernels, "conv2d_residual", residual_as_on_a_gpu)
+    monkeypatch.setattr(fewstep_kernels, "pointwise", pointwise_as_on_a_gpu)
     config = UNetConfig(
         in_channels=1,
         out_channels=2,

@@ -22,8 +22,8 @@ NOTES = """\
 
 - **A launch** is an op on a device tensor, unless it only makes a view or allocates. An op of ours counts what its
   Triton kernels launch: `group_norm_silu` lists one or two by the shape, every other op of a step is one. Attention
-  is one. An op of torch counts as one even where it is several (a reduction, `nonzero`, group norm, a convolution with
-  bias), so the numbers of diffusers are a lower bound.
+  is one, a convolution with bias two and torch's group norm three, as torch launches them. Any other op of torch counts
+  as one even where it is several (a reduction, `nonzero`), so the numbers of diffusers are a lower bound.
 - **Bytes** are those of each distinct tensor an op reads and of each it writes, whole and once, however often its
   kernel passes over it; one updated in place counts twice. What stays in a cache is not deducted.
 - **A sync** is the host waiting for the device: `.item()`, an `if` on a device tensor, a device tensor as an index into

@@ -4,8 +4,8 @@ What counts:
 
     launch   an op on device tensors, unless its results only share storage with its arguments (a view) or are fresh
              and unwritten (an allocation). Ops of fewstep_kernels count the launches that their Triton kernels list,
-             attention counts one, and every op of torch one, though some of torch's (sort, nonzero, group_norm, a
-             convolution with bias) are several.
+             attention counts one, a convolution with bias two, torch's group norm three, and every other op of torch
+             one, though some (sort, nonzero, a reduction) are several.
     bytes    each distinct tensor that an op reads, whole, and each that it writes, whole; one updated in place counts
              twice. An expanded tensor counts what it stores. Tensors on the host, 0-dim operands above all, do not
              count: their values travel with the launch.
@@ -32,6 +32,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fewstep.cost.fused import listed_launches
+from fewstep.cost.torch_launches import torch_launches
 
 DEVICE = torch.device("meta")  # stands for the GPU; the CPU is the host
 MAX_VALUES = 4096  # numbers of a device tensor whose values are followed on the host
@@ -195,7 +196,8 @@ def cost_of(func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any)
         return Cost(syncs=1)
     if name in ALLOCATIONS or _only_views(func, inputs, outputs):
         return Cost()
-    launches = listed_launches(name, args) if func.namespace == "fewstep" else None
+    ours = func.namespace == "fewstep"
+    launches = listed_launches(name, args) if ours else torch_launches(name, args, result)
     if launches is not None:
         return Cost(len(launches), sum(bytes_of(tensors) for tensors in launches))
     unread = WRITTEN_ONLY.get(name, set())

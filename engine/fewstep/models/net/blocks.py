@@ -61,6 +61,7 @@ class ResidualBlock(nn.Module):
         self.scale_shift = config.scale_shift
         self.modulation_width = 2 * out_channels if config.scale_shift else out_channels
         self.modulation_start = 0  # set by the U-Net, which packs the projections of all blocks into one
+        self.bias_in_modulation = False  # set by a U-Net whose modulation has conv_1's bias in it
         self.blur = config.resample_filter == (1, 3, 3, 1)
         self.norm_1 = GroupNorm(in_channels, config.groups_of(in_channels), config.eps, config.activation)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -76,15 +77,19 @@ class ResidualBlock(nn.Module):
             h, x = _halve(h, self.blur), _halve(x, self.blur)
         elif self.resample == "up":
             h, x = _double(h, self.blur), _double(x, self.blur)
-        h = self.conv_1(h)
+        h = functional.conv2d(h, self.conv_1.weight, padding=1) if self.bias_in_modulation else self.conv_1(h)
         own = modulation[:, self.modulation_start : self.modulation_start + self.modulation_width]
         if self.scale_shift:
             scale, shift = own.chunk(2, dim=1)
             h = self.norm_2(h, scale=scale, shift=shift)
         else:
             h = self.norm_2(h, shift_before=own)
-        h = self.conv_2(functional.dropout(h, self.dropout, self.training))
-        return _divided(self.skip(x) + h, self.divisor)
+        h = functional.dropout(h, self.dropout, self.training)
+        if isinstance(self.skip, nn.Conv2d):
+            x = fewstep_kernels.pointwise(x, self.skip.weight, self.skip.bias)
+        assert self.conv_2.bias is not None
+        h = fewstep_kernels.conv2d_residual(h, self.conv_2.weight, self.conv_2.bias, x, padding=1)
+        return _divided(h, self.divisor)
 
 
 class Downsample(nn.Module):

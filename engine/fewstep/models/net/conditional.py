@@ -42,6 +42,8 @@ class ConditionalUNet(UNet):
         self.added = None if own.added_width is None else AddedEmbedding(config, own)
         width = own.guidance_channels
         self.guidance_features = None if width is None else GuidanceFeatures(width, self.time.width)
+        for block in self.residual_blocks().values():
+            block.bias_in_modulation = not config.scale_shift
         self.cross_attentions = 0  # how many there are
         for transformer in self.transformers().values():
             transformer.kv_start = self.cross_attentions
@@ -141,6 +143,16 @@ class ConditionalUNet(UNet):
         """What the residual blocks take from all that steers them; the image has no part in it."""
         return self.modulated(self.embedding(t, labels, guidance, pooled, sizes))
 
+    def modulated(self, embedding: Tensor) -> Tensor:
+        """project(act(e)) [B, M], and what each block adds to conv_1 besides: its bias, where both are added there.
+
+        On a GPU the bias of a convolution is a launch of its own, which each of the blocks then goes without.
+        """
+        modulation = super().modulated(embedding)
+        if self.config.scale_shift:
+            return modulation
+        return modulation + torch.cat([block.conv_1.get_parameter("bias") for block in self.residual_blocks().values()])
+
     def forward(  # type: ignore[override]
         self,
         x: Tensor,  # [B, C, H, W]
@@ -192,5 +204,7 @@ class ConditionalUNet(UNet):
 
 def _at(t: Tensor, times: Tensor, table: Tensor) -> Tensor:
     """The row of each lane's table [B, N, M] whose time is t [B]: -> [B, M]; times [B, N]."""
-    row = (times == t[:, None]).to(torch.uint8).argmax(1)
+    # Of bools a GPU has no argmax; a comparison writes what it is told to, and a cast would be a launch of its own.
+    same = torch.eq(times, t[:, None], out=torch.empty_like(times, dtype=torch.uint8))
+    row = same.argmax(1)
     return table.gather(1, row[:, None, None].expand(-1, 1, table.shape[2])).squeeze(1)
