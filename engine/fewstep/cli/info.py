@@ -222,7 +222,8 @@ def _labels(engine: "Engine") -> str:
 
 def _guidance(engine: "Engine") -> str:
     """What a request may say of guidance; empty where there is none to ask for."""
-    return engine.model.guidance.about(guidable=engine.model.conditions.guidable)
+    by_hand = getattr(engine.module, "conditional", False)  # a context, and what stands for none
+    return engine.model.guidance.about(guidable=engine.model.conditions.guidable or by_hand)
 
 
 def _picture(path: Path) -> dict[str, object]:

@@ -11,6 +11,7 @@ from fewstep.errors import ArgumentError, ModelError
 from fewstep.fields import MAX_JSON_BYTES, parse_json, shown
 from fewstep.models.layouts.keys import own_keys
 from fewstep.models.net.build import empty_unet
+from fewstep.models.net.conditional import ConditionalUNet
 from fewstep.models.net.unet import FlowMapUNet, UNet
 from fewstep.models.safe_load import DTYPES
 from fewstep.models.spec import ModelSpec
@@ -28,7 +29,7 @@ def own_unet(module: nn.Module) -> UNet:
     while isinstance(inner, nn.Module) and not isinstance(inner, UNet):
         parts = inner._modules
         inner = next((parts[name] for name in WRAPPERS if name in parts), None)
-    own = type(inner) in (UNet, FlowMapUNet)
+    own = type(inner) in (UNet, FlowMapUNet, ConditionalUNet)
     if not isinstance(inner, UNet) or not own or "forward" in vars(inner):
         what = type(module if inner is None else inner).__name__
         allowed = "a fewstep.models.UNet, by itself or in torch.compile or DataParallel; code of its own is not kept"

@@ -20,7 +20,7 @@ from fewstep.request.guidance import guidance_from_config
 from fewstep.request.guidance.free import MAX_SCALE
 
 FORMAT: Final = 1
-FAMILIES: Final = ("ddpm", "adm", "edm")
+FAMILIES: Final = ("ddpm", "adm", "edm", "sd")
 PREDICTED: Final = tuple(dict.fromkeys(each for sampler in SAMPLERS.values() for each in sampler.predictions))
 MAX_SIZE: Final = 16_384
 MAX_TEXT: Final = 10_000  # characters of what is written of a model
@@ -39,7 +39,7 @@ class ModelSpec:
     name: str
     family: str
     unet: UNetConfig
-    shape: tuple[int, int, int]  # channels, height, width of an image
+    shape: tuple[int, int, int]  # channels, height, width of what is sampled: an image, or its latents
     schedule: dict[str, Any]  # as `schedules.from_config` takes it
     prediction: str
     plan: dict[str, Any]  # {"sampler": "ddim", "steps": 4, ...}: what `Engine.plan` begins with
@@ -163,9 +163,13 @@ def _trained(read: Fields) -> dict[str, Any]:
 
 
 def _check_shape(read: Fields, values: dict[str, Any]) -> None:
-    unet, shape, multiple = values["unet"], values["shape"], values["unet"].size_multiple
-    if len(shape) != 3 or shape[0] != unet.in_channels or shape[1] % multiple or shape[2] % multiple:
-        sizes = f"[{unet.in_channels}, H, W] with H and W multiples of {multiple}"
+    unet, shape = values["unet"], values["shape"]
+    # One with cross-attention may take further channels beside the sample, and sides that are halved to odd ones.
+    latent, multiple = unet.condition is not None, 1 if unet.condition is not None else unet.size_multiple
+    channels = shape[:1] <= (unet.in_channels,) if latent else shape[:1] == (unet.in_channels,)
+    if len(shape) != 3 or not channels or shape[1] % multiple or shape[2] % multiple:
+        sizes = f"[{'C' if latent else unet.in_channels}, H, W] with "
+        sizes += f"C at most {unet.in_channels}" if latent else f"H and W multiples of {multiple}"
         raise read.error("shape", f"got {shown(list(shape))}; allowed: {sizes}, as the U-Net has it")
     learned = values["plan"].get("variance") == "learned_range"
     counts = (2 * shape[0],) if learned else (shape[0], 2 * shape[0])
@@ -194,7 +198,8 @@ def _check_labels(read: Fields, values: dict[str, Any]) -> None:
 def _check_guidance(read: Fields, values: dict[str, Any]) -> None:
     guidance, unet, labels = values["guidance"], values["unet"], values["labels"]
     expected = None if guidance is None else (guidance["min"], guidance["max"])
-    if unet.guidance_range != expected:
+    embeds = unet.condition is not None and unet.condition.guidance_channels is not None  # a scale of any range
+    if unet.guidance_range != expected and not embeds:
         has = f"guidance_range {unet.guidance_range}"
         raise read.error("guidance", f"got {shown(guidance)}; allowed: what the U-Net has, {has}")
     with _naming(read, "guidance"):
@@ -202,7 +207,8 @@ def _check_guidance(read: Fields, values: dict[str, Any]) -> None:
     scale = values["plan"].get("guidance_scale", 1)
     if guidance is not None and "guidance_scale" in values["plan"]:
         raise read.error("plan", f"guidance_scale: got {scale}; allowed: none beside guidance, whose default says it")
-    if scale != 1 and (labels is None or labels.get("null") is None):
+    # A context comes with what stands for none, by the request that gives it.
+    if scale != 1 and unet.condition is None and (labels is None or labels.get("null") is None):
         raise read.error("plan", f"guidance_scale: got {scale}; allowed: 1, as there is no null label to guide from")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from fewstep.fields import Fields, shown
-from fewstep.models.layouts.diffusers import ACTIVATIONS, EMA_FIELDS
+from fewstep.models.layouts.diffusers import ACTIVATIONS, EMA_FIELDS, MAX_SIZE
 from fewstep.models.layouts.keys import Naming
 from fewstep.models.net.condition_config import MAX_DEPTH, MAX_WIDTH
 from fewstep.models.net.config import MAX_CHANNELS, MAX_CLASSES, MAX_LAYERS, MAX_LEVELS, UNetConfig
@@ -13,6 +13,7 @@ CLASS: Final = "UNet2DConditionModel"
 DOWN_BLOCKS: Final = ("CrossAttnDownBlock2D", "DownBlock2D")
 UP_BLOCKS: Final = ("UpBlock2D", "CrossAttnUpBlock2D")
 MID: Final = "UNetMidBlock2DCrossAttn"
+USUAL_SIZE, USUAL_SIZE_XL = 64, 128  # of latents, where diffusers' pipelines are not told another
 
 # What it can be told and fewstep has no layer for: read only where it says what Stable Diffusion says.
 ONLY: Final[dict[str, Any]] = {
@@ -104,6 +105,33 @@ def config_from_diffusers_condition(data: Any, where: str) -> UNetConfig:
     }
     read.finish()
     return UNetConfig.from_dict(values, where, _NAMES)
+
+
+def latent_shape(data: Any, config: UNetConfig, where: str) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """Channels, height and width of the latents, and a note where `sample_size` does not say the last two.
+
+    What a U-Net predicts has the channels of what it denoises, or twice as many where it predicts the variance too;
+    its further input channels are what stands beside that. Raises ModelError, `where` in front, for a size or for
+    channels that no latents have.
+    """
+    read = Fields(data, where)
+    once, out = config.in_channels, config.out_channels
+    if out > once and out != 2 * once:
+        allowed = f"at most {once}, as in_channels, or {2 * once} where it predicts the variance too"
+        raise read.error("out_channels", f"got {out}; allowed: {allowed}")
+    channels = out if out <= once else once
+    if not read.has("sample_size"):
+        condition = config.condition
+        side = USUAL_SIZE if condition is None or condition.added_width is None else USUAL_SIZE_XL
+        note = f"the config has no sample_size: latents of {side} x {side} are assumed"
+        return (channels, side, side), (note,)
+    if isinstance(read.data["sample_size"], list | tuple):
+        sizes = read.integers("sample_size", 1, MAX_SIZE)
+        if len(sizes) != 2:
+            raise read.error("sample_size", f"has {len(sizes)} entries; allowed: an integer, or height and width")
+        return (channels, sizes[0], sizes[1]), ()
+    side = read.integer("sample_size", 1, MAX_SIZE)
+    return (channels, side, side), ()
 
 
 def naming(config: UNetConfig) -> Naming:

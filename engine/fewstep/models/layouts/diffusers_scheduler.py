@@ -15,6 +15,17 @@ PREDICTION_TYPES: Final = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v
 BETA_SCHEDULES: Final = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 NAMED: Final = 6  # schedulers that a message lists
 SAMPLING: Final = ("schedule", "prediction", "plan")  # the fields of a `ModelSpec` that are read here
+# The scheduler_config.json of Stable Diffusion 1, as DDIM takes it.
+STABLE_DIFFUSION: Final = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
 OVERRIDE: Final = "from_pretrained(folder, defaults={'sampler': 'ddim', 'steps': 50})"
 
 
@@ -60,16 +71,20 @@ def sampling_from_scheduler(data: Any, where: str, given: Mapping[str, Any] = NO
     return Sampling(schedule, prediction, plan)
 
 
-def assumed(given: Mapping[str, Any] = NOTHING) -> Sampling:
-    """The sampling of a U-Net that came without a scheduler: as given, as DDPM was trained, and 50 steps of DDIM."""
-    usual = Sampling()
+def assumed(given: Mapping[str, Any] = NOTHING, of_latents: bool = False) -> Sampling:
+    """The sampling of a U-Net that came without a scheduler: as given, and 50 steps of DDIM on what it was trained on.
+
+    That is DDPM's schedule for images (Ho et al. 2020), and for latents Stable Diffusion's (Rombach et al. 2022).
+    """
+    usual = sampling_from_scheduler(STABLE_DIFFUSION, "schedule") if of_latents else Sampling()
     schedule, prediction = given.get("schedule", usual.schedule), given.get("prediction", usual.prediction)
     fitting = {"steps": min(DDIM_STEPS, _length(schedule, "schedule"))}
     plan = given["plan"] if "plan" in given else usual.plan | fitting
+    name = "Stable Diffusion's schedule" if of_latents else "a linear schedule"
     assumptions = [
         what
-        for name, what in (("schedule", "a linear schedule of 1000 steps"), ("prediction", "eps prediction"))
-        if name not in given
+        for field_name, what in (("schedule", f"{name} of 1000 steps"), ("prediction", "eps prediction"))
+        if field_name not in given
     ]
     if not assumptions:
         return Sampling(schedule, prediction, plan)
