@@ -203,10 +203,9 @@ def test_a_decode_counts_fewer_launches_and_bytes_than_diffusers(size: int, batc
     (plain, theirs), (fused, ours) = on_a_gpu(vae, z), on_a_gpu(accelerated_vae(vae), z)
     for name, cost, ops in (("diffusers", plain, theirs), ("view", fused, ours)):
         print(f"{name}: {ops.total()} ops, {cost.launches} launches, {cost.bytes / 1e9:.2f} GB, {dict(ops)}")
-    assert ours.total() == 91
-    assert theirs.total() >= 150
-    assert fused.launches == 121  # a norm of a large map is two
-    assert fused.bytes < 0.72 * plain.bytes
+    assert fused.launches <= 127
+    assert plain.launches >= 246
+    assert fused.bytes < 0.58 * plain.bytes
     # Channels-last throughout: latents are copied to it, images from it. diffusers' own residual stream is
     # channels-last too from the attention on, which transposes it, and every norm of a block then copies it.
     assert ours["clone"] == 2

@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
         """[B, C, H, W] -> [B, C', H, W]; `temb` is not used."""
         h, bias = without_bias(self.conv1, self.nonlinearity(self.norm1(input_tensor)))
         h = self.dropout(self.nonlinearity(self.norm2(h, bias)))
-        skip = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
+        skip = input_tensor if self.conv_shortcut is None else _shortcut(self.conv_shortcut, input_tensor)
         return _divided(with_residual(self.conv2, h, skip), self.output_scale_factor)
 
 
@@ -130,6 +130,14 @@ def with_residual(conv: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
     if isinstance(conv, nn.Conv2d) and _is_plain(conv) and conv.bias is not None:
         return fewstep_kernels.conv2d_residual(x, conv.weight, conv.bias, residual, int(conv.padding[0]))
     result: Tensor = conv(x) + residual
+    return result
+
+
+def _shortcut(conv: nn.Module, x: Tensor) -> Tensor:
+    """conv(x) of a 1x1 convolution."""
+    if isinstance(conv, nn.Conv2d) and _is_plain(conv) and (*conv.kernel_size, *conv.padding) == (1, 1, 0, 0):
+        return fewstep_kernels.pointwise(x, conv.weight, conv.bias)
+    result: Tensor = conv(x)
     return result
 
 
