@@ -78,10 +78,11 @@ def cases(source: str | None) -> tuple[Case, ...]:
         spec.loader.exec_module(module)
         found = module.variants()
     else:
+        from fewstep_kernels.fused.layer_variants import layer_variants
         from fewstep_kernels.fused.variants import variants
 
-        found = variants()
-    described = [Case(each, None if each.vectorised else frozenset()) for each in found]
+        found = [*variants(), *layer_variants()]
+    described = [Case(each, None if each.vectorised else each.wide) for each in found]
     return tuple(described if source else [*norm_cases(), *described])
 
 
@@ -94,6 +95,8 @@ NORM_SHAPES = {
     "ADM 64x64x192": (192, 64, 64, 32),
     "CIFAR 32x32x128": (128, 32, 32, 32),
     "VAE 512x512x128": (128, 512, 512, 32),
+    "VAE 1024x1024x128": (128, 1024, 1024, 32),
+    "VAE 128x128x512": (512, 128, 128, 32),
     "63x21": (64, 63, 21, 32),
     "channels == groups": (32, 8, 8, 32),
     "one group": (6, 5, 3, 1),
@@ -103,7 +106,7 @@ NORM_SHAPES = {
 EVERYTHING = ("shift_before", "scale", "shift", "residual")
 NORM_FORMS = (
     ("bfloat16", "channels-last", "all of it", EVERYTHING, list(NORM_SHAPES)),
-    ("bfloat16", "channels-last", "plain", (), list(NORM_SHAPES)[:7]),
+    ("bfloat16", "channels-last", "plain", (), list(NORM_SHAPES)[:9]),
     ("bfloat16", "channels-last", "no silu", (), ["SD 64x64x320"]),
     ("bfloat16", "channels-last", "all of it, dependent", EVERYTHING, ["SD 64x64x320", "SD 32x32x1920", "63x21"]),
     ("float32", "contiguous", "all of it, dependent", EVERYTHING, ["SD 64x64x320"]),

@@ -37,6 +37,7 @@ def _half_rows(x: Tensor) -> Tensor:
 
 
 def _waves(t: Tensor, width: int, cos_first: bool, freq_shift: float) -> Tensor:
+    reference.check_waves(width, freq_shift)
     return t.new_empty((t.shape[0], width), dtype=reference.compute_dtype(t))
 
 
@@ -50,26 +51,22 @@ register(
     "layer_norm(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor",
     reference.layer_norm,
     _rows,
-    fused=False,
 )
 register(
     "add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)",
     reference.add_layer_norm,
     lambda x, *_: (_rows(x), _rows(x)),
-    fused=False,
 )
-register("geglu(Tensor x) -> Tensor", reference.geglu, _half_rows, fused=False)
+register("geglu(Tensor x) -> Tensor", reference.geglu, _half_rows)
 register(
     "bias_residual(Tensor x, Tensor bias, Tensor residual) -> Tensor",
     reference.bias_residual,
     like_first,
-    fused=False,
 )
 register(
     "timestep_embedding(Tensor t, int width, bool cos_first, float freq_shift) -> Tensor",
     reference.timestep_embedding,
     _waves,
-    fused=False,
 )
 register(
     "attention(Tensor q, Tensor k, Tensor v, float? scale=None) -> Tensor",

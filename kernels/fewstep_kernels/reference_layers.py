@@ -12,6 +12,15 @@ from torch.nn import functional
 MAX_PERIOD = 10_000  # of a time embedding, in radians of t to 2 pi
 
 
+def check_waves(width: int, freq_shift: float) -> None:
+    """Raise ValueError where a time embedding of so many values has no frequencies, or the shift leaves none.
+
+    Diffusers gives NaN for a width of 2 and a shift of 1.
+    """
+    if not freq_shift < width // 2:
+        raise ValueError(f"freq_shift: got {freq_shift:g}; allowed: less than {width // 2}, half the width of {width}")
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What an op computes in: float64 for float64, float32 for all else."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -133,7 +142,11 @@ def timestep_embedding(
     """[cos(t f), sin(t f)] or [sin(t f), cos(t f)] with f_i = 10000^(-i / (width // 2 - freq_shift)).
 
     Vaswani et al. 2017, section 3.5; Ho et al. 2020 have the sine first and a shift of 1. An odd width ends in a zero.
+
+    Raises:
+        ValueError: a width that is too little for the shift.
     """
+    check_waves(width, freq_shift)
     half, t = width // 2, t.to(compute_dtype(t))
     index = torch.arange(half, dtype=t.dtype, device=t.device)
     angle = t[:, None] * (index * -math.log(MAX_PERIOD) / (half - freq_shift)).exp()

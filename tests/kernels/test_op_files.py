@@ -11,7 +11,6 @@ from fewstep_kernels import reference, reference_layers
 from support.tree import ROOT, load
 
 BY_CUDA = {"attention", "attention_laid_out"}  # their kernels are in csrc/
-BY_TORCH = {"add_layer_norm", "bias_residual", "geglu", "layer_norm", "timestep_embedding"}  # on every device
 TWINS = (reference, reference_layers)
 OPS = set(reference.__all__)
 
@@ -23,7 +22,7 @@ def functions_of(file: Any) -> list[str]:
 
 def test_the_twins_are_the_ops() -> None:
     assert {"begin_step", "denoise_step", "normal", "group_norm_silu"} <= OPS
-    assert {name for file in TWINS for name in functions_of(file)} - {"compute_dtype"} == OPS
+    assert {name for file in TWINS for name in functions_of(file)} - {"check_waves", "compute_dtype"} == OPS
     assert not [name for name in OPS if not hasattr(torch.ops.fewstep, name)]
     assert set(fewstep_kernels.__all__) >= OPS
 
@@ -32,9 +31,9 @@ def test_every_op_has_a_kernel_that_is_compiled_for_gpus(monkeypatch: pytest.Mon
     fused: Any = pytest.importorskip("fewstep_kernels.fused", exc_type=ImportError)
     monkeypatch.syspath_prepend(ROOT / "tools")
     gate: Any = load("compile_gate", ROOT / "tools" / "compile_gate.py")
-    assert set(fused.__all__) == OPS - BY_CUDA - BY_TORCH
+    assert set(fused.__all__) == OPS - BY_CUDA
     compiled = {case.variant.name.split()[0] for case in gate.cases(None)}
-    assert compiled == OPS - BY_CUDA - BY_TORCH
+    assert compiled == OPS - BY_CUDA
 
 
 def test_every_op_is_checked_by_opcheck() -> None:

@@ -57,13 +57,14 @@ def _box_muller(u_word, v_word):
     v = v_word.to(tl.int32, bitcast=True).to(tl.float32) * 2.0**-32
     radius = tl.sqrt_rn(-2.0 * _log(u))
     magnitude = tl.abs(v)
-    cosine = _sine_of_turns(0.25 - magnitude)
-    sine = _sine_of_turns(0.25 - tl.abs(magnitude - 0.25))
+    cosine = sine_of_turns(0.25 - magnitude)
+    sine = sine_of_turns(0.25 - tl.abs(magnitude - 0.25))
     return cosine * radius, tl.where(v < 0.0, -sine, sine) * radius
 
 
 @triton.jit
-def _sine_of_turns(y):
+def sine_of_turns(y):
+    """sin(2 pi y) for y in [-1/4, 1/4], odd to the bit."""
     return y * _polynomial(y * y, _SINE, 5)
 
 

@@ -30,7 +30,8 @@ DIVISIBLE = [["tt.divisibility", 16]]
 class Variant:
     """What triton.compile needs: `ASTSource(kernel, signature, constexprs, attrs)` and `options`.
 
-    `vectorised` says that each tensor in it is contiguous and divisible, so that samples are read 128 bits at a time.
+    `vectorised` says that each tensor in it is contiguous and divisible, so that samples are read 128 bits at a time;
+    otherwise `wide` has the names of those that are.
     `awaits` is that of its `Launch`.
     """
 
@@ -42,6 +43,7 @@ class Variant:
     options: dict[str, Any]
     vectorised: bool
     awaits: tuple[str, ...] = ()
+    wide: frozenset[str] = frozenset()
 
 
 def variant(name: str, launch: Launch, vectorised: bool = False) -> Variant:
