@@ -14,6 +14,7 @@ from fewstep.errors import (
     OvershootWarning,
     UnfinishedWriteWarning,
     UntrainedPlanWarning,
+    UnusedPartWarning,
     WastedCallWarning,
 )
 from fewstep.models.model import Model
@@ -52,6 +53,7 @@ __all__ = [
     "Unconditional",
     "UnfinishedWriteWarning",
     "UntrainedPlanWarning",
+    "UnusedPartWarning",
     "WastedCallWarning",
     "__version__",
     "log_prob",

@@ -1,7 +1,6 @@
 """The engine: a model and how it runs, ready to sample."""
 
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fewstep.adapting import Adapting
 from fewstep.bounds import Bounds
 from fewstep.checks import flag, integer, only, whole
 from fewstep.diffusion.plan import Plan
@@ -41,13 +41,14 @@ from fewstep.run.runner_choice import RunnerName, chosen_device, runner_for
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
 from fewstep.run.session import Session
+from fewstep.run.weights_lock import WeightsLock
 from fewstep.warming import key_of, note, session_key, warm
 from fewstep_kernels import MAX_HISTORY
 
 Ending = Literal["float", "uint8"]
 
 
-class Engine:
+class Engine(Adapting):
     """Samples from a model.
 
     Args:
@@ -60,7 +61,7 @@ class Engine:
         batch_invariant: run every batch padded to `max_batch` lanes, so that a sample's bits do not depend on who
             shares its batch. Costs the padding.
 
-    An engine may be shared by threads: their requests run one after another.
+    An engine may be shared by threads: their requests run one after another, and its weights change between them.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Engine:
         self._bounds = Bounds(self.module, self._shape, self.dtype, self.device, lanes, self.batch_invariant)
         self._decoder = Decoder.of(model.decoder, self._shape, self.device, self._state_dtype)
         self._seen = Seen()
-        self._lock = threading.RLock()
+        self._lock = WeightsLock()
 
     @classmethod
     def from_pretrained(
@@ -294,6 +295,7 @@ class Engine:
         if not isinstance(like, Sequence) or not all(isinstance(each, Sample) for each in like):
             raise ArgumentError("like", like, "samples as Engine.samples makes them")
         words = {**size, "features": list(features), "output": output}
+        self._lock.let_change()
         denoiser, signature = self.open_signature(words, like)
         ways: dict[str, Any] = {"admits": True, "lock": self._lock, "strange": self._planner.strange}
         opened = Session(self._runner, denoiser, self._decoder, signature, **ways)

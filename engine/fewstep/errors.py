@@ -95,6 +95,10 @@ class NonFiniteWarning(UserWarning):
     """Samples are not finite, and what holds them now, bytes or a file, does not show it by itself."""
 
 
+class UnusedPartWarning(UserWarning):
+    """A file has a part that was applied to nothing; the message names it."""
+
+
 class UnfinishedWriteWarning(UserWarning):
     """A process was killed between two renames of files that belong together; what became of them."""
 

@@ -22,6 +22,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipelines": ("pipelines",),
     "engine": (  # what a user imports
         "",
+        "adapting",
         "bounds",
         "colormaps",
         "engine",

@@ -82,6 +82,11 @@ class SafetensorsFile:
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: {error}") from error
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the header says beside the tensors."""
+        return self._file.metadata() or {}
+
     def read(self, name: str) -> Tensor:
         """The tensor, on the CPU, in the file's dtype."""
         try:

@@ -1,8 +1,6 @@
 """A session: samples in slots and lanes on one device, taken step by step until each is done. It knows no user."""
 
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
@@ -20,6 +18,7 @@ from fewstep.run.lanes import assign_lanes
 from fewstep.run.noise import noise_tables
 from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
+from fewstep.run.weights_lock import WeightsLock
 
 
 class Session:
@@ -38,7 +37,8 @@ class Session:
         admits: samples come and go while others run.
         watched: somebody looks between the steps, so they are taken one by one.
         steps: the most model calls that a sample takes, where the session does not admit.
-        lock: held while the device works; whoever shares the runner shares it.
+        lock: held while the device works; whoever shares the runner or the weights shares it. It knows the session for
+            as long as it is open, in which the weights do not change.
         strange: why a plan is not one for the network, "that ..." or "for ..."; None for one that is.
 
     A session is used by one thread at a time; others may use the engine meanwhile. After a step that failed it can only
@@ -55,12 +55,12 @@ class Session:
         admits: bool = False,
         watched: bool = False,
         steps: int = 1,
-        lock: AbstractContextManager[object] | None = None,
+        lock: WeightsLock | None = None,
         strange: Callable[[Plan], str | None] = lambda plan: None,
     ) -> None:
         self.signature, self.admits = signature, admits
         self._denoiser, self._strange = denoiser, strange
-        self._lock = threading.RLock() if lock is None else lock
+        self._lock = WeightsLock() if lock is None else lock
         self._decoder = decoder
         self._usable = "open"  # else why it cannot be used
         self._places: dict[int, Place] = {}
@@ -71,6 +71,7 @@ class Session:
         self._free_lanes = list(range(signature.lanes - 1 if admits else signature.lanes))
         with self._lock:
             self._run = runner.prepare(denoiser, decoder, signature, steps, stepwise=admits or watched)
+            self._lock.hold(self)
         self.buffers = self._run.buffers
 
     def __enter__(self) -> "Session":
@@ -229,6 +230,7 @@ class Session:
             self._usable = "one that is closed"
             with self._lock:
                 self._run.close()
+                self._lock.let_go(self)
 
     def _alone(self, slot: int) -> Images:
         if self.buffers.final is None:
@@ -251,6 +253,7 @@ class Session:
     def _check_usable(self) -> None:
         if self._usable != "open":
             raise ArgumentError("session", self._usable, "an open session, to which its samples can be admitted again")
+        self._lock.hold(self)
 
     def _held(self, slot: int) -> int:
         self._check_usable()

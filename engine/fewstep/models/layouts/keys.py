@@ -1,9 +1,11 @@
 """From another code base's tensor names to ours: which tensors of a file make up each of our parameters."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fewstep.models.net.blocks import SelfAttention
@@ -32,6 +34,13 @@ class Piece:
             return tensor.reshape(self.heads, 3, -1, *self.shape[1:]).transpose(0, 1).reshape(self.shape)
         return tensor.reshape(self.heads, -1, 3, *self.shape[1:]).movedim(2, 0).reshape(self.shape)
 
+    def ordered_rows(self, tensor: Tensor) -> Tensor:
+        """The rows of a tensor [rows, ...], whatever its other sizes, in our order."""
+        if self.order == "kind":
+            return tensor
+        order = replace(self, shape=self.shape[:1]).ordered(torch.arange(len(tensor)))
+        return tensor[order.to(tensor.device)]
+
 
 # The rows of q, k and v in one tensor: all of q, of k, of v, as ours are; or so for each head, or each channel of it.
 Order = Literal["kind", "head", "channel"]
@@ -53,6 +62,14 @@ class Naming:
     def keys(self, unet: UNet) -> Keys:
         """The pieces of every parameter of `unet`, which may be on the meta device."""
         return {name: self._pieces(unet, name, tuple(tensor.shape)) for name, tensor in unet.named_parameters()}
+
+    def known_keys(self, unet: UNet) -> Keys:
+        """Those of the parameters that the code base has a name for: a config may say layers that it lacks."""
+        known: Keys = {}
+        for name, tensor in unet.named_parameters():
+            with suppress(KeyError):
+                known[name] = self._pieces(unet, name, tuple(tensor.shape))
+        return known
 
     def _pieces(self, unet: UNet, name: str, shape: tuple[int, ...]) -> tuple[Piece, ...]:
         module, _, kind = name.rpartition(".")
