@@ -30,6 +30,7 @@ EXAMPLES = examples(
     "  fewstep info --presets",
     "Launches a step, beside those of diffusers:",
     "  fewstep info --cost",
+    "  fewstep info sd15 --cost --steps 1",
 )
 REPEATED = (  # the parameters that are options of generate
     "steps",
@@ -56,7 +57,10 @@ def info(
     samplers: Annotated[bool, typer.Option("--samplers", help="What each sampler is, for --sampler.")] = False,
     presets: Annotated[bool, typer.Option("--presets", help="What families of distilled models are for.")] = False,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Count launches, bytes and syncs of a step; of presets without MODEL.")
+        bool,
+        typer.Option(
+            "--cost", help="Count launches, bytes and syncs of a step: of MODEL, sd15 or sdxl; else of presets."
+        ),
     ] = False,
     steps: Annotated[int | None, typer.Option(help="With --cost: model calls of a run. Default: 4.")] = None,
     batch: Annotated[int | None, typer.Option(help="With --cost: samples of a run. Default: 1.")] = None,

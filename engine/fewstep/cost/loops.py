@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.cost.counter import DEVICE, Call, Cost, CostCounter
-from fewstep.cost.subjects import Opaque, Subject, unet_2d
+from fewstep.cost.subjects import Opaque, Subject, diffusers_network
 from fewstep.diffusion.plan import Plan
 from fewstep.models.layouts.diffusers_scheduler import PREDICTION_TYPES
 from fewstep.run.buffers import Signature, StaticBuffers, table_capacity
@@ -33,20 +33,23 @@ SCHEDULERS = {  # by sampler and kind of schedule
 
 @dataclass(frozen=True)
 class Counted:
-    """A run: one entry a step."""
+    """A run. The network is counted in the first step; what it costs does not depend on which step it is."""
 
-    between: tuple[Cost, ...]  # all that is done outside the network
-    network: tuple[Cost, ...]
+    between: tuple[Cost, ...]  # all that is done outside the network, one entry a step
+    network: Cost  # of one call
     ops: dict[str, int]  # calls of each op between network calls, over the whole run
+    network_ops: dict[str, Cost]  # of each op within one call
 
     @classmethod
     def of(cls, calls: Sequence[Call], steps: int) -> "Counted":
         """The calls of a counter, by step."""
 
-        def by_step(part: str) -> tuple[Cost, ...]:
-            return tuple(sum((c.cost for c in calls if (c.part, c.step) == (part, i)), Cost()) for i in range(steps))
-
-        return cls(by_step(BETWEEN), by_step(NETWORK), dict(Counter(c.op for c in calls if c.part == BETWEEN)))
+        between, network = ([c for c in calls if c.part == part] for part in (BETWEEN, NETWORK))
+        by_step = tuple(sum((c.cost for c in between if c.step == step), Cost()) for step in range(steps))
+        of_ops: dict[str, Cost] = {}
+        for call in network:
+            of_ops[call.op] = of_ops.get(call.op, Cost()) + call.cost
+        return cls(by_step, sum(of_ops.values(), Cost()), dict(Counter(c.op for c in between)), of_ops)
 
 
 @torch.no_grad()
@@ -65,15 +68,17 @@ def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
         stochastic=plan.stochastic,
         statistics=plan.statistics,
         second_time=inputs.second_time,
-        conditioning=subject.conditioning(lanes),
+        conditioning=subject.conditioning(lanes, table_capacity(len(plan))),
     )
-    buffers, counter = StaticBuffers.allocate(signature), CostCounter()
+    buffers, counter, opaque = StaticBuffers.allocate(signature), CostCounter(), Opaque(subject.channels)
     step = 0
 
     class Counting(ModuleDenoiser):
-        """The network, its work counted as its own."""
+        """The network, its work counted as its own, and once."""
 
         def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor], r: Tensor | None = None) -> Tensor:
+            if step > 0:
+                return opaque(x_in, t)
             with counter.at(NETWORK, step):
                 return super().predict(x_in, t, prepared, r)
 
@@ -97,7 +102,7 @@ def count_diffusers(subject: Subject, plan: Plan, batch: int) -> Counted | None:
     scheduler = scheduler_for(subject, plan)
     if scheduler is None:
         return None
-    network = unet_2d(subject) or Opaque(subject.channels)
+    network, opaque = diffusers_network(subject), Opaque(subject.channels)
     counter = CostCounter()
     with counter:
         scheduler.set_timesteps(len(plan), device=DEVICE)
@@ -109,7 +114,7 @@ def count_diffusers(subject: Subject, plan: Plan, batch: int) -> Counted | None:
                 if hasattr(scheduler, "scale_model_input"):
                     x_in = scheduler.scale_model_input(x_in, t)
                 with counter.at(NETWORK, i):
-                    answer = network(x_in, t)
+                    answer = opaque(x_in, t) if i else network(x_in, t)
                     m = getattr(answer, "sample", answer)
                 if plan.guided:
                     uncond, cond = m.chunk(2)

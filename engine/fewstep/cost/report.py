@@ -123,7 +123,7 @@ def _subject_report(
 ) -> SubjectReport:
     rows, left_out = [], {}
     for sampler in dict.fromkeys(name for name, _ in SCHEDULERS):
-        if subject.schedule.kind not in SAMPLERS[sampler].kinds:
+        if subject.schedule.kind not in SAMPLERS[sampler].kinds or sampler not in (subject.samplers or SAMPLERS):
             continue
         try:
             plain = _plan(subject, sampler, steps)
@@ -158,13 +158,14 @@ def _row(subject: Subject, row: Row) -> dict[str, Any]:
         "sampler": row.sampler,
         "guidance": row.guidance,
         "engine": _counted(row.engine, not subject.opaque),
-        "diffusers": None if row.diffusers is None else _counted(row.diffusers, subject.unet_2d_config is not None),
+        "diffusers": None if row.diffusers is None else _counted(row.diffusers, subject.diffusers_config is not None),
     }
 
 
 def _counted(counted: Counted, network: bool) -> dict[str, Any]:
     return {
         "between": mean(counted.between) | {"per_step": [cost.launches for cost in counted.between]},
-        "network": mean(counted.network) if network else None,
+        "network": mean([counted.network]) if network else None,
         "ops": counted.ops,
+        "network_ops": {op: mean([cost]) for op, cost in counted.network_ops.items()} if network else None,
     }

@@ -1,6 +1,6 @@
 """Whose steps are counted: networks on the meta device, and what a sampling loop must know of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from fewstep.cost.counter import DEVICE
 from fewstep.diffusion import schedules
 from fewstep.diffusion.schedules import Schedule
 from fewstep.models.layouts.diffusers import config_from_diffusers
+from fewstep.models.layouts.diffusers_condition import config_from_diffusers_condition
 from fewstep.models.load import open_folder
 from fewstep.models.net.build import empty_unet
 from fewstep.request.conditions import Condition, Unconditional, Words, condition_from_config
 from fewstep.request.guidance import guidance_from_config
+
+TOKENS = 77  # of a text encoder of CLIP
 
 
 class Opaque(nn.Module):
@@ -43,7 +46,10 @@ class Subject:
         guided: whether classifier-free guidance can be asked of it, as two halves.
         conditions: what it may be asked for.
         inputs: what it takes beside x, t and labels, one number each.
-        unet_2d_config: of diffusers' UNet2DModel, or None where it has no counterpart.
+        given: what its call takes for a whole run, by name, [...] for each sample.
+        samplers: those whose steps are counted; None for all.
+        diffusers_class: of its counterpart there.
+        diffusers_config: of that, or None where it has no counterpart.
     """
 
     name: str
@@ -56,7 +62,10 @@ class Subject:
     conditions: Condition = field(default_factory=Unconditional)
     guided: bool = False
     inputs: tuple[str, ...] = ()
-    unet_2d_config: dict[str, Any] | None = None
+    given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    samplers: tuple[str, ...] | None = None
+    diffusers_class: str = "UNet2DModel"
+    diffusers_config: dict[str, Any] | None = None
 
     @property
     def opaque(self) -> bool:
@@ -68,8 +77,13 @@ class Subject:
         """Whether the network answers with 2C channels."""
         return self.channels == 2 * self.shape[0]
 
-    def conditioning(self, lanes: int) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-        """What each of so many lanes is given beside x and t, as a `Signature` names it."""
+    def conditioning(self, lanes: int, steps: int) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+        """What each of so many lanes is given beside x and t in a run of so many steps, as a `Signature` names it."""
+        if self.given:
+            prepare: Callable[..., Mapping[str, Tensor]] = getattr(self.network, "prepare_condition")  # noqa: B009
+            condition = {name: torch.empty(size, device=DEVICE) for name, size in self.given.items()}
+            made = prepare(condition, torch.empty(steps, device=DEVICE))
+            return tuple((name, tuple(rows.shape), rows.dtype) for name, rows in made.items())
         given = {name: torch.zeros(lanes) for name in self.inputs}
         rows = self.conditions.rows(Words(**self.conditions.blank(lanes)), lanes, guided=False)
         given |= {name: each.float() if each.is_floating_point() else each for name, each in rows.condition.items()}
@@ -83,7 +97,7 @@ def cifar10_ddpm() -> Subject:
     size = config["sample_size"]
     title = "The DDPM U-Net for CIFAR-10, 3 x 32 x 32"
     schedule = schedules.linear()
-    return Subject("cifar10-ddpm", title, unet, (3, size, size), 3, schedule, unet_2d_config=config)
+    return Subject("cifar10-ddpm", title, unet, (3, size, size), 3, schedule, diffusers_config=config)
 
 
 def sd_latents() -> Subject:
@@ -92,7 +106,44 @@ def sd_latents() -> Subject:
     return Subject("sd-latents", title, Opaque(4), (4, 64, 64), 4, schedules.scaled_linear(), guided=True)
 
 
-PRESETS: dict[str, Callable[[], Subject]] = {"cifar10-ddpm": cifar10_ddpm, "sd-latents": sd_latents}
+def sd15() -> Subject:
+    """The U-Net of Stable Diffusion 1.5 for 512 x 512 pixels."""
+    config = {
+        "sample_size": 64,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    }
+    return _conditional("sd15", "The U-Net of Stable Diffusion 1.5, 4 x 64 x 64", config, {}, "ddim")
+
+
+def sdxl() -> Subject:
+    """The U-Net of Stable Diffusion XL base 1.0 for 1024 x 1024 pixels."""
+    config = {
+        "sample_size": 128,
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "transformer_layers_per_block": (1, 2, 10),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 1280 + 6 * 256,
+    }
+    given = {"pooled": (1280,), "sizes": (6,)}
+    return _conditional("sdxl", "The U-Net of Stable Diffusion XL, 4 x 128 x 128", config, given, "euler")
+
+
+PRESETS: dict[str, Callable[[], Subject]] = {
+    "cifar10-ddpm": cifar10_ddpm,
+    "sd-latents": sd_latents,
+    "sd15": sd15,
+    "sdxl": sdxl,
+}
 
 
 def folder_subject(folder: Path) -> Subject:
@@ -117,13 +168,43 @@ def folder_subject(folder: Path) -> Subject:
     )
 
 
-def unet_2d(subject: Subject) -> nn.Module | None:
-    """diffusers' own network of the same shape, on the meta device. ImportError without diffusers."""
-    if subject.unet_2d_config is None:
-        return None
+def diffusers_network(subject: Subject) -> Callable[[Tensor, Tensor], Any]:
+    """diffusers' own network of the same shape, on the meta device, called with x and t; `Opaque` where there is none.
+
+    ImportError without diffusers.
+    """
+    if subject.diffusers_config is None:
+        return Opaque(subject.channels)
     import diffusers
 
     with torch.device(DEVICE):
-        kind: Any = diffusers.UNet2DModel
-        network: nn.Module = kind(**subject.unet_2d_config).eval()
-    return network
+        network = getattr(diffusers, subject.diffusers_class)(**subject.diffusers_config).eval()
+
+    def call(x: Tensor, t: Tensor) -> Any:
+        rows = {name: torch.empty(len(x), *size, device=DEVICE) for name, size in subject.given.items()}
+        arguments: dict[str, Any] = {"encoder_hidden_states": rows["context"]} if rows else {}
+        if "pooled" in rows:
+            arguments["added_cond_kwargs"] = {"text_embeds": rows["pooled"], "time_ids": rows["sizes"]}
+        return network(x, t, **arguments)
+
+    return call
+
+
+def _conditional(
+    name: str, title: str, config: dict[str, Any], given: Mapping[str, tuple[int, ...]], sampler: str
+) -> Subject:
+    unet = empty_unet(config_from_diffusers_condition({"_class_name": "UNet2DConditionModel", **config}, name)).eval()
+    size = config["sample_size"]
+    return Subject(
+        name=name,
+        title=title,
+        network=unet,
+        shape=(4, size, size),
+        channels=4,
+        schedule=schedules.scaled_linear(),
+        guided=True,
+        given={"context": (TOKENS, config["cross_attention_dim"]), **given},
+        samplers=(sampler,),
+        diffusers_class="UNet2DConditionModel",
+        diffusers_config=config,
+    )
