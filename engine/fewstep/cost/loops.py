@@ -78,7 +78,7 @@ def count_engine(subject: Subject, plan: Plan, batch: int) -> Counted:
 
         def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor], r: Tensor | None = None) -> Tensor:
             if step > 0:
-                return opaque(x_in, t)
+                return opaque.forward(x_in, t)
             with counter.at(NETWORK, step):
                 return super().predict(x_in, t, prepared, r)
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import fewstep_kernels
 from fewstep.errors import ArgumentError
 from fewstep.models.net.blocks import activated
 from fewstep.models.net.condition_config import ConditionConfig
 from fewstep.models.net.config import UNetConfig
 
-MAX_PERIOD = 10_000
 Embedding = TypeVar("Embedding", "TimeEmbedding", "ContinuousEmbedding")
 
 
@@ -29,12 +29,8 @@ class Sinusoid(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B] -> [B, width] in float32, or in float64 as t is."""
-        half, t = self.width // 2, exact(t)
-        # Computed here, not kept in a buffer: `.to(bfloat16)` would round f, and t f reaches 1000.
-        index = torch.arange(half, dtype=t.dtype, device=t.device)
-        f = (index * -math.log(MAX_PERIOD) / (half - self.freq_shift)).exp()
-        waves = _waves(t[:, None] * f, self.cos_first)
-        return functional.pad(waves, (0, 1)) if self.width % 2 else waves
+        # In the op's own precision, whatever the weights': `.to(bfloat16)` would round f, and t f reaches 1000.
+        return fewstep_kernels.timestep_embedding(t, self.width, self.cos_first, self.freq_shift)
 
 
 class RandomFourier(nn.Module):
