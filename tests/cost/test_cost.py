@@ -26,13 +26,17 @@ from fewstep_kernels import (
     COLUMNS,
     STEP_OPS,
     StepOperands,
+    add_layer_norm,
     begin_step,
     bias_residual,
     cfg_combine,
     denoise_step,
+    geglu,
     group_norm_silu,
+    layer_norm,
     step_log_prob,
     step_statistics,
+    timestep_embedding,
 )
 
 SAMPLED = tuple(name for name, sampler in SAMPLERS.items() if "vp" in sampler.kinds)
@@ -184,6 +188,7 @@ def step_calls(guided: bool = True) -> dict[str, tuple[Callable[..., Any], str, 
     x, row, two = empty(2, 3, 8, 8), empty(2, len(COLUMNS)), integers(0, 1)
     m = empty(4 if guided else 2, 3, 8, 8)
     other, weights = integers(2, 3) if guided else two, (empty(128), empty(128))
+    tokens, numbers = empty(2, 64, 320), (empty(320), empty(320))
     return {
         "begin_step": (
             begin_step, "step", (empty(2, 9, len(COLUMNS)), two.clone(), row, two.clone(), empty(len(m)), two, other),
@@ -199,6 +204,11 @@ def step_calls(guided: bool = True) -> dict[str, tuple[Callable[..., Any], str, 
             ),),
         ),
         "cfg_combine": (cfg_combine, "guidance", (x, x.clone(), empty(2), empty(2))),
+        "layer_norm": (layer_norm, "layer_norms", (tokens, *numbers, 1e-5)),
+        "add_layer_norm": (add_layer_norm, "layer_norms", (tokens, tokens.clone(), *numbers, 1e-5)),
+        "geglu": (geglu, "gated", (tokens,)),
+        "bias_residual": (bias_residual, "biased", (m, empty(3), m.clone())),
+        "timestep_embedding": (timestep_embedding, "timesteps", (empty(2), 320, True, 0.0)),
         **{
             f"group_norm_silu {size}": (group_norm_silu, "norms", (empty(1, 128, size, size), *weights, 32, 1e-6))
             for size in (4, 32, 128)
