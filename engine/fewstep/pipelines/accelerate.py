@@ -1,0 +1,113 @@
+"""One line that makes a pipeline of diffusers faster, and one that takes it back."""
+
+from typing import Any, Final, TypeVar
+
+from torch import nn
+
+from fewstep.checks import named
+from fewstep.errors import ArgumentError
+from fewstep.pipelines.network import LAYOUTS, kind_of
+from fewstep.pipelines.unet import View, accelerated_unet
+
+T = TypeVar("T")
+
+PIPELINES: Final = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionControlNetPipeline",
+    "StableDiffusionControlNetImg2ImgPipeline",
+    "StableDiffusionControlNetInpaintPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLControlNetPipeline",
+    "StableDiffusionXLControlNetImg2ImgPipeline",
+    "StableDiffusionXLControlNetInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+    "DDPMPipeline",
+    "DDIMPipeline",
+    "ConsistencyModelPipeline",
+)
+
+
+def accelerate(pipe_or_unet: T) -> T:
+    """Run the U-Net and the autoencoder of a diffusers pipeline as fewstep runs them: the same call, the same outputs.
+
+        pipe = StableDiffusionPipeline.from_pretrained(...)
+        fewstep.accelerate(pipe)
+        pipe("a red fox in the snow", num_inference_steps=4)
+
+    A pipeline is changed in place: its `unet` and `vae` become views of the same classes, over the same weights, and
+    all else stays the pipeline's. Nothing in diffusers or torch is patched. What the steps of a call share (keys and
+    values of the prompt, pooled text) is computed in the first of them. What is accelerated already stays as it is; an
+    autoencoder of another class than AutoencoderKL or AutoencoderTiny is left alone, and so is a ControlNet.
+
+    Args:
+        pipe_or_unet: a pipeline of a class in PIPELINES, or a UNet2DConditionModel or UNet2DModel.
+
+    Returns:
+        The pipeline itself; of a U-Net a view, while the U-Net stays as it is.
+
+    Raises:
+        ArgumentError: a class that is not known, or a U-Net with what our network does not do: LoRA layers of peft,
+            an IP-Adapter, FreeU, offloading and other hooks, compiled code, quantized weights, each by its name. What
+            is asked for later, of the pipeline or its U-Net, is refused by its name then.
+        ModelError: a field of the U-Net's config that fewstep has no layers for.
+    """
+    if isinstance(pipe_or_unet, View) or kind_of(pipe_or_unet) is not None:
+        return accelerated_unet(pipe_or_unet, "pipe_or_unet")  # type: ignore[arg-type, return-value]
+    pipe: Any = pipe_or_unet
+    if not _is_pipeline(pipe):
+        known = f"a {' or '.join(LAYOUTS)}, or one of the pipelines"
+        raise ArgumentError(
+            "pipe_or_unet", f"a {type(pipe).__name__}", f"{known} {named(PIPELINES, type(pipe).__name__)}"
+        )
+    vae = _accelerated_vae(pipe)
+    unet = accelerated_unet(pipe.unet, "pipe.unet")
+    if unet is not pipe.unet:
+        pipe.unet = unet
+    if vae is not None:
+        pipe.vae = vae
+    return pipe_or_unet
+
+
+def restore(pipe_or_unet: T) -> T:
+    """Take `accelerate` back: a pipeline has the very modules again that it had, with weights of their own.
+
+    Args:
+        pipe_or_unet: what `accelerate` gave. What is not accelerated stays as it is.
+
+    Returns:
+        The pipeline itself; of an accelerated U-Net the U-Net that it is a view of.
+
+    Raises:
+        ArgumentError: neither a pipeline nor a U-Net of a class that `accelerate` takes.
+    """
+    if isinstance(pipe_or_unet, View):
+        return _restored(pipe_or_unet)  # type: ignore[no-any-return]
+    if kind_of(pipe_or_unet) is not None:
+        return pipe_or_unet
+    pipe: Any = pipe_or_unet
+    if not _is_pipeline(pipe):
+        raise ArgumentError("pipe_or_unet", f"a {type(pipe).__name__}", "what fewstep.accelerate gave")
+    if isinstance(pipe.unet, View):
+        pipe.unet = _restored(pipe.unet)
+    return pipe_or_unet
+
+
+def _restored(view: View) -> Any:
+    view.fewstep_network.release()
+    return view.fewstep_network.original
+
+
+def _is_pipeline(pipe: object) -> bool:
+    """Whether it is one of PIPELINES, or of a class made of one."""
+    kinds = type(pipe).__mro__
+    return any(kind.__module__.startswith("diffusers.") and kind.__name__ in PIPELINES for kind in kinds)
+
+
+def _accelerated_vae(pipe: Any) -> nn.Module | None:
+    return None

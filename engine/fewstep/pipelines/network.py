@@ -1,0 +1,96 @@
+"""Our network for one U-Net of diffusers, over the same weights."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.errors import ArgumentError
+from fewstep.models.layouts import diffusers, diffusers_condition
+from fewstep.models.layouts.keys import Naming
+from fewstep.models.net.build import empty_unet
+from fewstep.models.net.config import UNetConfig
+from fewstep.models.net.unet import UNet
+from fewstep.pipelines.changes import Watch
+from fewstep.pipelines.refusals import check_unet
+from fewstep.pipelines.sharing import Sharing
+from fewstep.pipelines.steady import Kept
+
+Read = Callable[[Any, str], UNetConfig]
+LAYOUTS: Final[dict[str, tuple[Read, Callable[[UNetConfig], Naming]]]] = {
+    "UNet2DConditionModel": (diffusers_condition.config_from_diffusers_condition, diffusers_condition.naming),
+    "UNet2DModel": (diffusers.config_from_diffusers, diffusers.naming),
+}
+STEADY_LAYERS: Final = ("context_in", "label", "added", "guidance_features")  # beside those of keys and values
+
+
+class Network:
+    """Our network for a U-Net of diffusers, kept to the weights that this has.
+
+    Attributes:
+        original: the U-Net of diffusers.
+        keys: of which of its parameters each of ours is made.
+        kept: what was made of the last conditioning.
+    """
+
+    def __init__(self, original: nn.Module, kind: str, argument: str) -> None:
+        """Of a module of that kind of LAYOUTS. Raises as `accelerated_unet` does."""
+        self.original: Any = original
+        check_unet(original, argument)
+        _check_parts(original, argument)
+        read, naming = LAYOUTS[kind]
+        where = f"{argument}.config"
+        config = read(json.loads(self.original.to_json_string()), where)
+        self._unet = empty_unet(config, where).eval()
+        self.keys = naming(config).keys(self._unet)
+        self._sharing = Sharing(self._unet, original, self.keys)
+        self._watch: Watch | None = None
+        self.kept = Kept()
+        self.bind()
+
+    def bind(self) -> None:
+        """Share the weights as they are now. ArgumentError where the original is not what its config says any more."""
+        self._watch = None
+        self.kept.drop()
+        check_unet(self.original, "unet")
+        self._sharing.bind()
+        self._watch = Watch(self.original)
+        self.steady_weights = self._steady_weights()
+
+    def release(self) -> None:
+        """Give the original weights of its own again; a later call of `current` shares them anew."""
+        self._watch = None
+        self.kept.drop()
+        self.steady_weights = []
+        self._sharing.release()
+
+    def current(self) -> UNet:
+        """The network, with the weights that the original has now, wherever they were moved or assigned since."""
+        if self._watch is None or not self._watch.is_current():
+            self.bind()
+        return self._unet
+
+    def _steady_weights(self) -> list[Tensor]:
+        """Those that what is kept was made with: ours, and the original's over the same memory."""
+        ours, theirs = dict(self._unet.named_parameters()), dict(self.original.named_parameters())
+        names = [name for name in ours if name.split(".")[0] in STEADY_LAYERS or name.split(".")[-2] == "kv"]
+        return [ours[name] for name in names] + [theirs[piece.name] for name in names for piece in self.keys[name]]
+
+
+def kind_of(unet: object) -> str | None:
+    """UNet2DConditionModel or UNet2DModel, where it is of that very class of diffusers; else None."""
+    cls = type(unet)
+    return cls.__name__ if cls.__module__.startswith("diffusers.") and cls.__name__ in LAYOUTS else None
+
+
+def _check_parts(unet: Any, argument: str) -> None:
+    """ArgumentError where a part is not of the class that the config makes it of."""
+    with torch.device("meta"):
+        fresh = type(unet).from_config(unet.config)
+    expected = {name: type(part) for name, part in fresh.named_modules()}
+    for name, part in unet.named_modules():
+        if type(part) is not expected.get(name):
+            wanted = expected[name].__name__ if name in expected else "nothing"
+            raise ArgumentError(f"{argument}.{name}", f"a {type(part).__name__}", f"{wanted}, as the config says")

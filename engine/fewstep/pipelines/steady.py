@@ -1,0 +1,119 @@
+"""What the steps of one run share: made of its conditioning once, and kept while that stays the same tensors."""
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import ArgumentError
+from fewstep.models.net.conditional import ConditionalUNet
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a call of a UNet2DConditionModel is given beside the image and its time.
+
+    Attributes:
+        context: encoder_hidden_states, [B, L, W].
+        guidance: timestep_cond, [B, channels].
+        labels: class_labels, [B], or [B, W] a vector in their place.
+        pooled: text_embeds of added_cond_kwargs, [B, P].
+        sizes: time_ids of added_cond_kwargs, [B, n].
+    """
+
+    context: Tensor | None
+    guidance: Tensor | None
+    labels: Tensor | None
+    pooled: Tensor | None
+    sizes: Tensor | None
+
+    def tensors(self) -> list[Tensor | None]:
+        """All of them, in their order."""
+        return [self.context, self.guidance, self.labels, self.pooled, self.sizes]
+
+
+@dataclass(frozen=True)
+class Steady:
+    """What does not depend on x and t.
+
+        e = time(t, beside) + added         beside = linear(guidance), added = label(labels) + added(pooled, sizes)
+
+    Attributes:
+        kv: the keys and values of each cross-attention, [B, 2, H, L, D].
+        beside: [B, width] or None, what the guidance adds to the features of t.
+        added: each [B, embed_width], what labels, and pooled text with sizes, add to the embedding of t.
+    """
+
+    kv: Sequence[Tensor]
+    beside: Tensor | None
+    added: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, network: ConditionalUNet, given: Conditioning) -> "Steady":
+        """By the network's own layers. ArgumentError for a width that it does not take."""
+        beside = None if network.guidance_features is None or given.guidance is None else network.guidance_features
+        added = [] if network.label is None else [network.label(given.labels)]
+        if network.added is not None:
+            if given.pooled is None or given.sizes is None:
+                raise ArgumentError("added_cond_kwargs", "no text_embeds or no time_ids", "both: the U-Net takes them")
+            added.append(network.added.of(given.pooled, given.sizes))
+        return cls(network.keys_and_values(given.context), None if beside is None else beside(given.guidance), added)
+
+    def modulation(self, network: ConditionalUNet, t: Tensor) -> Tensor:
+        """t [B] -> [B, M], what the residual blocks take."""
+        embedding = network.time(t, label=self.beside)
+        for each in self.added:
+            embedding = embedding + each
+        return network.modulated(embedding)
+
+
+class Kept:
+    """The `Steady` of the last conditioning, for as long as that and the weights it was made with are the same.
+
+    The same is: the same tensors, which are held by weak references alone, and nothing written into one of them since,
+    nor into the weights, as torch counts it. Tensors of inference mode are not counted, and those that ask for a
+    gradient have a graph behind them, so of such nothing is kept. `drop` forgets what is kept, for whoever writes
+    weights past that count, through `.data`.
+    """
+
+    def __init__(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget: the next call makes it anew."""
+        self._tensors: list[weakref.ref[Tensor] | None] = []
+        self._state: tuple[object, ...] = ()
+        self._steady: Steady | None = None
+
+    def of(self, network: ConditionalUNet, given: Conditioning, weights: Sequence[Tensor]) -> Steady:
+        """What is kept, or else made now and kept.
+
+        Args:
+            network: whose layers make it.
+            given: of this call.
+            weights: every tensor that the layers, or those they share their memory with, may be written through.
+        """
+        tensors = given.tensors()
+        counted = [each for each in tensors if each is not None] + [*weights]
+        if any(each.is_inference() for each in counted) or _needs_gradient(tensors):
+            self.drop()
+            return Steady.of(network, given)
+        mode = (torch.is_inference_mode_enabled(), torch.is_autocast_enabled(counted[0].device.type))
+        state = (mode, [each._version for each in counted])
+        same = len(self._tensors) == len(tensors) and all(map(_is, self._tensors, tensors))
+        if self._steady is None or not same or state != self._state:
+            self.drop()
+            self._steady = Steady.of(network, given)
+            self._tensors = [None if each is None else weakref.ref(each) for each in tensors]
+            self._state = state
+        return self._steady
+
+
+def _is(kept: "weakref.ref[Tensor] | None", tensor: Tensor | None) -> bool:
+    return tensor is None if kept is None else kept() is tensor and tensor is not None
+
+
+def _needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)

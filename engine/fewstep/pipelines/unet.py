@@ -1,0 +1,158 @@
+"""U-Nets of diffusers as views whose call runs our own network over the same weights."""
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.errors import ArgumentError
+from fewstep.models.net.conditional import ConditionalUNet
+from fewstep.models.net.residuals import Residuals
+from fewstep.pipelines.calls import ConditionCall, PixelCall, times
+from fewstep.pipelines.network import LAYOUTS, Network, kind_of
+from fewstep.pipelines.refusals import HOOKS, REFUSED, check_processors
+
+
+def accelerated_unet(unet: nn.Module, argument: str = "unet") -> nn.Module:
+    """A view of a UNet2DConditionModel or UNet2DModel whose call runs our network; `unet` itself if it is such a view.
+
+    The view is of the same class and shares all that the original has: attributes, config, weights, mode. What is set
+    on the one is set on the other. Weights that our network reads side by side lie side by side from now on, and the
+    original's are views of them, with the same values; it can still be called, and runs diffusers' code.
+
+    Raises:
+        ArgumentError: another module, or one that does not compute what its config says, see `refusals`.
+        ModelError: a field of its config that fewstep has no layers for.
+    """
+    if isinstance(unet, View):
+        return unet
+    kind = kind_of(unet)
+    if kind is None:
+        raise ArgumentError(argument, f"a {type(unet).__name__}", f"a {' or '.join(LAYOUTS)} of diffusers")
+    network = Network(unet, kind, argument)
+    view: nn.Module = object.__new__(_view_class(type(unet)))
+    object.__setattr__(view, "__dict__", unet.__dict__)
+    object.__setattr__(view, "fewstep_network", network)
+    return view
+
+
+class View:
+    """What the views have in place of diffusers' own.
+
+    Their attributes are the original's, but one:
+
+    Attributes:
+        fewstep_network: our network, and the original. Its `kept.drop()` forgets what was made of the last prompt, for
+            whoever writes into weights past torch's count of writes, through `.data`.
+    """
+
+    __slots__ = ("fewstep_network",)
+    fewstep_network: Network
+    training: bool
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """Of the class, whatever is set on the instance, which the original has too."""
+        return self._run
+
+    @forward.setter
+    def forward(self, wrapper: object) -> None:
+        raise ArgumentError("forward", wrapper, HOOKS)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ("_hf_hook", "_old_forward", "_diffusers_hook"):
+            raise ArgumentError("unet", "hooks that offload, cast or cache it", HOOKS)
+        super().__setattr__(name, value)
+
+    def _apply(self, move: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """`.to()` and its kin: the weights move, and are then shared where they are."""
+        result = super()._apply(move, recurse)  # type: ignore[misc]
+        self.fewstep_network.current()
+        return result
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Those that compute attention in another way are taken, and take no effect here."""
+        check_processors(processor, "processor")
+        super().set_attn_processor(processor)  # type: ignore[misc]
+
+    def extra_repr(self) -> str:
+        return "accelerated by fewstep"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.fewstep_network.original, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy, and what a pickle holds, is a module of diffusers."""
+        return self.fewstep_network.original.__reduce_ex__(protocol)
+
+    def _check_training(self) -> None:
+        if not self.training:
+            return
+        original: nn.Module = self.fewstep_network.original
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in original.parameters())
+        drops = bool(self.fewstep_network.current().config.dropout)
+        if learns or drops:
+            why = "its weights get no gradients" if learns else "it drops nothing out"
+            allowed = f"evaluation mode, or torch.no_grad(): call .eval(); or fewstep.restore it to train, as {why}"
+            raise ArgumentError("unet", "an accelerated one in training mode", allowed)
+
+
+class ConditionView(View):
+    """Of a UNet2DConditionModel."""
+
+    __slots__ = ()
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """[B, C, H, W] in a UNet2DConditionOutput, or in a tuple."""
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+
+        call = ConditionCall(*args, **kwargs)
+        self._check_training()
+        network = self.fewstep_network.current()
+        assert isinstance(network, ConditionalUNet)
+        call.check(network)
+        steady = self.fewstep_network.kept.of(network, call.conditioning(network), self.fewstep_network.steady_weights)
+        modulation = steady.modulation(network, times(call.timestep, call.sample, torch.float64))
+        residuals = Residuals.given(call.down_block_additional_residuals, call.mid_block_additional_residual)
+        prediction = network.predict(call.sample, modulation, steady.kv, residuals).contiguous()
+        return UNet2DConditionOutput(sample=prediction) if call.return_dict else (prediction,)
+
+
+class PixelView(View):
+    """Of a UNet2DModel."""
+
+    __slots__ = ()
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """[B, C, H, W] in a UNet2DOutput, or in a tuple."""
+        from diffusers.models.unets.unet_2d import UNet2DOutput
+
+        call = PixelCall(*args, **kwargs)
+        self._check_training()
+        network = self.fewstep_network.current()
+        t = times(call.timestep, call.sample, torch.int64)  # as diffusers reads a float there
+        prediction = network(call.sample, t, call.class_labels).contiguous()
+        return UNet2DOutput(sample=prediction) if call.return_dict else (prediction,)
+
+
+@cache
+def _view_class(base: type[nn.Module]) -> type[nn.Module]:
+    """The class of the views of one of diffusers: it goes by that class's name, as a saved pipeline tells."""
+    own = PixelView if base.__name__ == "UNet2DModel" else ConditionView
+    refused = {name: _refusing(name, allowed) for name, allowed in REFUSED.items() if hasattr(base, name)}
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__slots__": ()}
+    return type(base.__name__, (own, base), names | refused)
+
+
+def _refusing(name: str, allowed: str) -> Callable[..., None]:
+    def refuse(self: object, *args: object, **kwargs: object) -> None:
+        raise ArgumentError(name, "an accelerated U-Net", allowed)
+
+    refuse.__name__ = name
+    return refuse
