@@ -18,6 +18,7 @@ from fewstep.errors import (
     WastedCallWarning,
 )
 from fewstep.models.model import Model
+from fewstep.pipelines.accelerate import accelerate, restore
 from fewstep.request.conditions import Classes, Numbers, Prompts, Unconditional
 from fewstep.request.guidance import ClassifierFree, EmbeddedGuidance
 from fewstep.request.start import Image, Inpaint, Resume
@@ -56,8 +57,10 @@ __all__ = [
     "UnusedPartWarning",
     "WastedCallWarning",
     "__version__",
+    "accelerate",
     "log_prob",
     "presets",
+    "restore",
     "samplers",
     "schedules",
 ]

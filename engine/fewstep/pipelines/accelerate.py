@@ -8,8 +8,12 @@ from fewstep.checks import named
 from fewstep.errors import ArgumentError
 from fewstep.pipelines.network import LAYOUTS, kind_of
 from fewstep.pipelines.unet import View, accelerated_unet
+from fewstep.pipelines.vae import accelerated_vae
 
 T = TypeVar("T")
+VAES: Final = ("AutoencoderKL", "AutoencoderTiny")
+VAE_SWITCHES: Final = ("use_", "tile_")  # how the names of an autoencoder's settings of tiling and slicing begin
+ORIGINAL: Final = "_fewstep_original"
 
 PIPELINES: Final = (
     "StableDiffusionPipeline",
@@ -61,10 +65,9 @@ def accelerate(pipe_or_unet: T) -> T:
         return accelerated_unet(pipe_or_unet, "pipe_or_unet")  # type: ignore[arg-type, return-value]
     pipe: Any = pipe_or_unet
     if not _is_pipeline(pipe):
-        known = f"a {' or '.join(LAYOUTS)}, or one of the pipelines"
-        raise ArgumentError(
-            "pipe_or_unet", f"a {type(pipe).__name__}", f"{known} {named(PIPELINES, type(pipe).__name__)}"
-        )
+        kind = type(pipe).__name__
+        known = f"{' or '.join(LAYOUTS)}, or one of the pipelines {named(PIPELINES, kind)}"
+        raise ArgumentError("pipe_or_unet", kind, known)
     vae = _accelerated_vae(pipe)
     unet = accelerated_unet(pipe.unet, "pipe.unet")
     if unet is not pipe.unet:
@@ -92,9 +95,14 @@ def restore(pipe_or_unet: T) -> T:
         return pipe_or_unet
     pipe: Any = pipe_or_unet
     if not _is_pipeline(pipe):
-        raise ArgumentError("pipe_or_unet", f"a {type(pipe).__name__}", "what fewstep.accelerate gave")
+        raise ArgumentError("pipe_or_unet", type(pipe).__name__, "what fewstep.accelerate gave")
     if isinstance(pipe.unet, View):
         pipe.unet = _restored(pipe.unet)
+    vae = getattr(pipe, "vae", None)
+    if (original := _original_vae(vae)) is not None:
+        switched = {name: value for name, value in vars(vae).items() if name.startswith(VAE_SWITCHES)}
+        vars(original).update(switched)  # tiling that was asked for meanwhile is the pipeline's
+        pipe.vae = original
     return pipe_or_unet
 
 
@@ -109,5 +117,29 @@ def _is_pipeline(pipe: object) -> bool:
     return any(kind.__module__.startswith("diffusers.") and kind.__name__ in PIPELINES for kind in kinds)
 
 
+class Original:
+    """The module that a view stands for. A copy of the view, or one from a pickle, stands for none."""
+
+    def __init__(self, module: nn.Module | None = None) -> None:
+        self.module = module
+
+    def __deepcopy__(self, memo: object) -> "Original":
+        return Original()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Original, ()
+
+
 def _accelerated_vae(pipe: Any) -> nn.Module | None:
-    return None
+    """A view of the pipeline's autoencoder; None where there is none, or one that stays as it is."""
+    vae: Any = getattr(pipe, "vae", None)
+    if type(vae).__name__ not in VAES or _original_vae(vae) is not None:
+        return None
+    view = accelerated_vae(vae)
+    vars(view)[ORIGINAL] = Original(vae)  # not as an attribute: it is no part of the view
+    return view
+
+
+def _original_vae(vae: object) -> nn.Module | None:
+    """What an accelerated autoencoder stands for; None for any other."""
+    return vars(vae)[ORIGINAL].module if isinstance(vae, nn.Module) and ORIGINAL in vars(vae) else None

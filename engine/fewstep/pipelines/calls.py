@@ -53,13 +53,13 @@ class ConditionCall:
         for name, why in UNTAKEN.items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Mapping | Sequence) and len(value) == 0):
-                found = f"{{{some_of([str(key) for key in value], 3)}}}" if isinstance(value, Mapping) else "tensors"
+                found = some_of([str(key) for key in value], 3) if isinstance(value, Mapping) else "a tensor"
                 raise ArgumentError(name, found, f"None under fewstep.accelerate: {why}")
-        self._check_text(network)
-        self._check_steering(network)
         channels = network.config.in_channels
         if self.sample.ndim != 4 or self.sample.shape[1] != channels:
             raise ArgumentError("sample", list(self.sample.shape), f"[B, {channels}, H, W]")
+        self._check_text(network)
+        self._check_steering(network)
         given = (self.down_block_additional_residuals is None, self.mid_block_additional_residual is None)
         if given[0] != given[1]:
             name = ("down_block_additional_residuals", "mid_block_additional_residual")[given[1]]

@@ -35,14 +35,17 @@ class Network:
         kept: what was made of the last conditioning.
     """
 
-    def __init__(self, original: nn.Module, kind: str, argument: str) -> None:
+    def __init__(self, original: Any, kind: str, argument: str) -> None:
         """Of a module of that kind of LAYOUTS. Raises as `accelerated_unet` does."""
-        self.original: Any = original
+        self.original: nn.Module = original
         check_unet(original, argument)
-        _check_parts(original, argument)
+        with torch.device("meta"):
+            fresh = type(original).from_config(original.config)
+        self._parts = {name: type(part) for name, part in fresh.named_modules()}
+        self._check_parts(argument)
         read, naming = LAYOUTS[kind]
         where = f"{argument}.config"
-        config = read(json.loads(self.original.to_json_string()), where)
+        config = read(json.loads(original.to_json_string()), where)
         self._unet = empty_unet(config, where).eval()
         self.keys = naming(config).keys(self._unet)
         self._sharing = Sharing(self._unet, original, self.keys)
@@ -55,6 +58,7 @@ class Network:
         self._watch = None
         self.kept.drop()
         check_unet(self.original, "unet")
+        self._check_parts("unet")
         self._sharing.bind()
         self._watch = Watch(self.original)
         self.steady_weights = self._steady_weights()
@@ -78,19 +82,15 @@ class Network:
         names = [name for name in ours if name.split(".")[0] in STEADY_LAYERS or name.split(".")[-2] == "kv"]
         return [ours[name] for name in names] + [theirs[piece.name] for name in names for piece in self.keys[name]]
 
+    def _check_parts(self, argument: str) -> None:
+        """ArgumentError where a part is not of the class that the config makes it of."""
+        for name, part in self.original.named_modules():
+            if type(part) is not self._parts.get(name):
+                wanted = self._parts[name].__name__ if name in self._parts else "nothing"
+                raise ArgumentError(f"{argument}.{name}", type(part).__name__, f"{wanted}, as the config says")
+
 
 def kind_of(unet: object) -> str | None:
     """UNet2DConditionModel or UNet2DModel, where it is of that very class of diffusers; else None."""
     cls = type(unet)
     return cls.__name__ if cls.__module__.startswith("diffusers.") and cls.__name__ in LAYOUTS else None
-
-
-def _check_parts(unet: Any, argument: str) -> None:
-    """ArgumentError where a part is not of the class that the config makes it of."""
-    with torch.device("meta"):
-        fresh = type(unet).from_config(unet.config)
-    expected = {name: type(part) for name, part in fresh.named_modules()}
-    for name, part in unet.named_modules():
-        if type(part) is not expected.get(name):
-            wanted = expected[name].__name__ if name in expected else "nothing"
-            raise ArgumentError(f"{argument}.{name}", f"a {type(part).__name__}", f"{wanted}, as the config says")

@@ -7,6 +7,7 @@ from typing import Any, Final
 from torch import nn
 
 from fewstep.errors import ArgumentError
+from fewstep.pipelines.views import is_own_method
 from fewstep.run.modules import GENERATED
 
 # Processors of attention that differ in how they compute it, and not in what. Their place is taken by our own op.
@@ -66,7 +67,7 @@ def _own(part: nn.Module, is_root: bool) -> Iterator[tuple[str, str]]:
         yield "hooks that offload, cast or cache it", advice
     if isinstance(part, GENERATED) or part._compiled_call_impl is not None or type(part).__name__ == "OptimizedModule":
         yield "compiled code", "one that runs the code of its class"
-    if _is_wrapped(part):
+    if "forward" in own and not is_own_method(part, "forward", own["forward"]):
         yield "a forward of its own on the instance", "one that runs the code of its class"
     if not is_root and (part._forward_hooks or part._forward_pre_hooks):
         yield "a forward hook", "hooks on the U-Net itself alone: its parts are not called"
@@ -87,11 +88,3 @@ def _other_processor(processor: object) -> str | None:
     kind = type(processor)
     plain = kind.__module__.startswith("diffusers.") and kind.__name__ in PLAIN_PROCESSORS
     return None if plain else kind.__name__
-
-
-def _is_wrapped(part: nn.Module) -> bool:
-    """Whether a forward on the instance is another than its class's, which accelerate leaves there without hooks."""
-    own = vars(part).get("forward")
-    if own is None:
-        return False
-    return getattr(own, "__self__", None) is not part or getattr(own, "__func__", None) is not type(part).forward

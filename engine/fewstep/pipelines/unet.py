@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,9 +31,10 @@ def accelerated_unet(unet: nn.Module, argument: str = "unet") -> nn.Module:
         return unet
     kind = kind_of(unet)
     if kind is None:
-        raise ArgumentError(argument, f"a {type(unet).__name__}", f"a {' or '.join(LAYOUTS)} of diffusers")
+        raise ArgumentError(argument, type(unet).__name__, f"{' or '.join(LAYOUTS)} of diffusers, itself")
     network = Network(unet, kind, argument)
-    view: nn.Module = object.__new__(_view_class(type(unet)))
+    kind_of_view: Any = _view_class(type(unet))  # type: ignore[arg-type]
+    view: nn.Module = object.__new__(kind_of_view)
     object.__setattr__(view, "__dict__", unet.__dict__)
     object.__setattr__(view, "fewstep_network", network)
     return view
@@ -89,13 +90,13 @@ class View:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy, and what a pickle holds, is a module of diffusers."""
-        return self.fewstep_network.original.__reduce_ex__(protocol)
+        return self.fewstep_network.original.__reduce_ex__(1)  # 2 and up would name the class of the view
 
     def _check_training(self) -> None:
         if not self.training:
             return
-        original: nn.Module = self.fewstep_network.original
-        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in original.parameters())
+        weights = self.fewstep_network.original.parameters()
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
         drops = bool(self.fewstep_network.current().config.dropout)
         if learns or drops:
             why = "its weights get no gradients" if learns else "it drops nothing out"
@@ -141,8 +142,8 @@ class PixelView(View):
         return UNet2DOutput(sample=prediction) if call.return_dict else (prediction,)
 
 
-@cache
-def _view_class(base: type[nn.Module]) -> type[nn.Module]:
+@lru_cache
+def _view_class(base: Any) -> type[nn.Module]:
     """The class of the views of one of diffusers: it goes by that class's name, as a saved pipeline tells."""
     own = PixelView if base.__name__ == "UNet2DModel" else ConditionView
     refused = {name: _refusing(name, allowed) for name, allowed in REFUSED.items() if hasattr(base, name)}
