@@ -170,6 +170,19 @@ def test_other_ways_to_compute_attention_and_what_was_undone_are_no_hindrance() 
         assert calls == [1]
 
 
+def test_a_pipeline_that_was_offloaded_and_is_no_more_can_be_accelerated() -> None:
+    pipe = pipeline("text to image")
+    expected = images(pipe, "text to image")
+    for part in (pipe.unet, pipe.vae, pipe.vae.decoder):
+        add_hook_to_module(part, ModelHook())
+    with pytest.raises(ArgumentError, match="offload"):
+        fewstep.accelerate(pipe)
+    for part in (pipe.unet, pipe.vae, pipe.vae.decoder):
+        remove_hook_from_module(part)
+    fewstep.accelerate(pipe)
+    assert off(images(pipe, "text to image"), expected) <= 1e-4
+
+
 def test_training_is_refused_where_it_would_be_lost() -> None:
     given = condition_inputs(REDUCED["sd1"])
     view = fewstep.accelerate(small().train())

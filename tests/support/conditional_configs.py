@@ -136,7 +136,7 @@ def random_unet(config: dict[str, Any]) -> UNet2DConditionModel:
 def roughened(module: Any) -> Any:
     """With every parameter a little off where it began, and larger queries and keys; zeros become small numbers."""
     for name, parameter in module.named_parameters():
-        spread = 0.1 if parameter.ndim == 1 else max(0.1 * float(parameter.std()), 0.02)
+        spread = 0.1 if parameter.ndim == 1 or parameter.numel() == 1 else max(0.1 * float(parameter.std()), 0.02)
         parameter += spread * torch.randn_like(parameter)
         if ".to_q." in name or ".to_k." in name:
             parameter *= 3

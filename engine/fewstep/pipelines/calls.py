@@ -96,7 +96,7 @@ class ConditionCall:
         added = (self.added_cond_kwargs or {}) if network.added is not None else {}
         return Conditioning(
             context=self.encoder_hidden_states if network.cross_attentions else None,
-            guidance=self.timestep_cond,
+            scale=self.timestep_cond,
             labels=None if network.label is None else self.class_labels,
             pooled=added.get("text_embeds"),
             sizes=added.get("time_ids"),

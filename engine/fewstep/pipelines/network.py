@@ -80,7 +80,8 @@ class Network:
         """Those that what is kept was made with: ours, and the original's over the same memory."""
         ours, theirs = dict(self._unet.named_parameters()), dict(self.original.named_parameters())
         names = [name for name in ours if name.split(".")[0] in STEADY_LAYERS or name.split(".")[-2] == "kv"]
-        return [ours[name] for name in names] + [theirs[piece.name] for name in names for piece in self.keys[name]]
+        pieces = [theirs[piece.name] for name in names for piece in self.keys[name]]
+        return [*(ours[name] for name in names), *pieces]
 
     def _check_parts(self, argument: str) -> None:
         """ArgumentError where a part is not of the class that the config makes it of."""

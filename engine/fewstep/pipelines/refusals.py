@@ -7,7 +7,6 @@ from typing import Any, Final
 from torch import nn
 
 from fewstep.errors import ArgumentError
-from fewstep.pipelines.views import is_own_method
 from fewstep.run.modules import GENERATED
 
 # Processors of attention that differ in how they compute it, and not in what. Their place is taken by our own op.
@@ -88,3 +87,9 @@ def _other_processor(processor: object) -> str | None:
     kind = type(processor)
     plain = kind.__module__.startswith("diffusers.") and kind.__name__ in PLAIN_PROCESSORS
     return None if plain else kind.__name__
+
+
+def is_own_method(part: nn.Module, name: str, value: object) -> bool:
+    """Whether a value is the method of that name of the part's class, which accelerate leaves behind its hooks."""
+    bound_to, function = getattr(value, "__self__", None), getattr(value, "__func__", None)
+    return bound_to is part and function is getattr(type(part), name, None)

@@ -17,32 +17,32 @@ class Conditioning:
 
     Attributes:
         context: encoder_hidden_states, [B, L, W].
-        guidance: timestep_cond, [B, channels].
+        scale: timestep_cond, [B, channels], the sinusoid of the guidance scale.
         labels: class_labels, [B], or [B, W] a vector in their place.
         pooled: text_embeds of added_cond_kwargs, [B, P].
         sizes: time_ids of added_cond_kwargs, [B, n].
     """
 
     context: Tensor | None
-    guidance: Tensor | None
+    scale: Tensor | None
     labels: Tensor | None
     pooled: Tensor | None
     sizes: Tensor | None
 
     def tensors(self) -> list[Tensor | None]:
         """All of them, in their order."""
-        return [self.context, self.guidance, self.labels, self.pooled, self.sizes]
+        return [self.context, self.scale, self.labels, self.pooled, self.sizes]
 
 
 @dataclass(frozen=True)
 class Steady:
     """What does not depend on x and t.
 
-        e = time(t, beside) + added         beside = linear(guidance), added = label(labels) + added(pooled, sizes)
+        e = time(t, beside) + added         beside = linear(scale), added = label(labels) + added(pooled, sizes)
 
     Attributes:
         kv: the keys and values of each cross-attention, [B, 2, H, L, D].
-        beside: [B, width] or None, what the guidance adds to the features of t.
+        beside: [B, width] or None, what the guidance scale adds to the features of t.
         added: each [B, embed_width], what labels, and pooled text with sizes, add to the embedding of t.
     """
 
@@ -53,13 +53,14 @@ class Steady:
     @classmethod
     def of(cls, network: ConditionalUNet, given: Conditioning) -> "Steady":
         """By the network's own layers. ArgumentError for a width that it does not take."""
-        beside = None if network.guidance_features is None or given.guidance is None else network.guidance_features
+        features = network.guidance_features
+        beside = None if features is None or given.scale is None else features(given.scale)
         added = [] if network.label is None else [network.label(given.labels)]
         if network.added is not None:
             if given.pooled is None or given.sizes is None:
                 raise ArgumentError("added_cond_kwargs", "no text_embeds or no time_ids", "both: the U-Net takes them")
             added.append(network.added.of(given.pooled, given.sizes))
-        return cls(network.keys_and_values(given.context), None if beside is None else beside(given.guidance), added)
+        return cls(network.keys_and_values(given.context), beside, added)
 
     def modulation(self, network: ConditionalUNet, t: Tensor) -> Tensor:
         """t [B] -> [B, M], what the residual blocks take."""

@@ -53,12 +53,6 @@ def runs_its_class(module: nn.Module, cls: type[nn.Module]) -> bool:
     return type(module) is cls and not hooked and "forward" not in vars(module)
 
 
-def is_own_method(module: nn.Module, name: str, value: object) -> bool:
-    """Whether a value is the method of that name of the module's class, which accelerate leaves behind its hooks."""
-    bound_to, function = getattr(value, "__self__", None), getattr(value, "__func__", None)
-    return bound_to is module and function is getattr(type(module), name, None)
-
-
 def _own_code(module: nn.Module) -> str | None:
     """What runs in place of the class's code, in words; None if nothing does."""
     if isinstance(module, GENERATED):
@@ -66,6 +60,6 @@ def _own_code(module: nn.Module) -> str | None:
     if module._compiled_call_impl is not None:
         return "compiled"
     for name, value in vars(module).items():
-        if callable(value) and callable(getattr(type(module), name, None)) and not is_own_method(module, name, value):
+        if callable(value) and callable(getattr(type(module), name, None)):
             return f"wrapped, with a {name} of its own on the instance"
     return None
