@@ -76,6 +76,12 @@ def exercise(device: torch.device) -> None:
         h = torch.randn(2, 12, *size, device=device).contiguous(memory_format=layout)
         weight, per_sample = torch.randn(12, device=device), torch.randn(2, 12, device=device)
         fewstep_kernels.group_norm_silu(h, weight, weight, 4, 1e-5, scale=per_sample, shift=per_sample)
+        fewstep_kernels.bias_residual(h, weight, h)
+    rows = torch.randn(len(h), 77, 12, device=device)
+    fewstep_kernels.layer_norm(rows, weight, weight, 1e-5)
+    fewstep_kernels.add_layer_norm(rows, rows, weight, weight, 1e-5)
+    fewstep_kernels.geglu(rows)
+    fewstep_kernels.timestep_embedding(rows[0, :, 0], 12, cos_first=True, freq_shift=0.0)
     synchronize(device)
     print(DONE, flush=True)
 

@@ -15,6 +15,7 @@ from fewstep_kernels.torch_layers import (
     torch_geglu,
     torch_group_norm_silu,
     torch_layer_norm,
+    wide_layer_norm,
 )
 
 
@@ -49,12 +50,12 @@ register(
 )
 register(
     "layer_norm(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor",
-    reference.layer_norm,
+    wide_layer_norm,
     _rows,
 )
 register(
     "add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)",
-    reference.add_layer_norm,
+    torch_add_layer_norm,
     lambda x, *_: (_rows(x), _rows(x)),
 )
 register("geglu(Tensor x) -> Tensor", reference.geglu, _half_rows)

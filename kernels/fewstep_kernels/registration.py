@@ -24,7 +24,10 @@ def register(
     fused: bool = True,
     takes_operands: bool = False,  # an implementation takes StepOperands, where the schema has them one by one
 ) -> None:
-    """Define an op. Every device runs the twin, but CUDA the fused kernel of the same name, where there is one."""
+    """Define an op. Every device runs the definition, but CUDA the fused kernel of the same name, where there is one.
+
+    The definition is the twin, or what is as near to float64 and faster.
+    """
     name = text.split("(", 1)[0]
     kernel = _fused(name, definition)
     LIBRARY.define(text)

@@ -1,10 +1,12 @@
-"""The layers that training differentiates, of torch's own ops: there a norm's backward is one kernel.
+"""Layers of torch's own ops: what training differentiates, since a norm's backward is one kernel there, and more.
 
-With torch's group norm a step of training takes a sixth less time than with the twin's.
+With torch's group norm a step of training takes a sixth less time than with the twin's. A CPU runs torch's layer norm.
 """
 
 from torch import Tensor
 from torch.nn import functional
+
+from fewstep_kernels.reference_layers import compute_dtype
 
 
 def torch_group_norm_silu(
@@ -41,6 +43,14 @@ def torch_layer_norm(
     return functional.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
 
 
+def wide_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`torch_layer_norm` in float32, for a CPU: in a third of the twin's time or less, and as near to float64.
+
+    In bfloat16 torch's own leaves 0.06 of a row of equal values near 10,000, and this nothing.
+    """
+    return torch_layer_norm(x.to(compute_dtype(x)), weight, bias, eps).to(x.dtype)
+
+
 def torch_add_layer_norm(
     x: Tensor,  # [..., C]
     residual: Tensor,  # [..., C]
@@ -48,9 +58,10 @@ def torch_add_layer_norm(
     bias: Tensor,  # [C]
     eps: float,
 ) -> tuple[Tensor, Tensor]:  # twice [..., C] contiguous, in x's dtype
-    """`reference.add_layer_norm` by torch's layer_norm, but the norm is that of the rounded sum."""
-    total = (x + residual).to(x.dtype).contiguous()
-    return total, torch_layer_norm(total, weight, bias, eps)
+    """`reference.add_layer_norm` by torch's layer_norm, in float32 as there: same arguments, same layout."""
+    wide = compute_dtype(x)
+    total = (x.to(wide) + residual.to(wide)).contiguous()
+    return total.to(x.dtype), torch_layer_norm(total, weight, bias, eps).to(x.dtype)
 
 
 def torch_geglu(x: Tensor) -> Tensor:  # [..., 2 C] -> [..., C] contiguous, in x's dtype

@@ -8,10 +8,14 @@ from torch import Tensor
 
 from fewstep_kernels import STREAM_STEP, reference
 from fewstep_kernels.fused import group_norm_silu, norms, variants
+from fewstep_kernels.fused.biased import bias_residual_launch
+from fewstep_kernels.fused.gated import geglu_launch
 from fewstep_kernels.fused.launch import Launch, grid_of
+from fewstep_kernels.fused.layer_norms import layer_norm_launch
 from fewstep_kernels.fused.noising import normal, normal_launch
 from fewstep_kernels.fused.norms import group_norm_silu_launches
 from fewstep_kernels.fused.posterior import posterior_update_launch
+from fewstep_kernels.fused.timesteps import timestep_embedding_launch
 
 CUDA_GRID = (2**31 - 1, 65_535, 65_535)  # "Maximum x-, y- or z-dimension of a grid", CUDA C++ Programming Guide
 NORM_SHAPES = {"one launch": (64, 1, 1, 8), "two launches": (24, 63, 21, 3), "one channel": (1, 40, 40, 1)}
@@ -65,6 +69,20 @@ def test_more_groups_than_the_grid_holds_are_named() -> None:
     assert launch.grid == (1, 1, 65_535)
     with pytest.raises(ValueError, match="groups: got 65536; allowed: at most 65535 at 65536 channels"):
         norm_launches(1, 65_536, 1, 2, 65_536)
+
+
+def test_a_layer_has_as_many_rows_as_memory_holds() -> None:
+    """A hundred million rows, which are beyond one axis of a grid and, of 64 values, beyond 32 bits."""
+    rows, weight = meta(10**8, 64), meta(64)
+    launches = [
+        geglu_launch(meta(10**8, 32), rows),
+        layer_norm_launch(rows, None, rows, None, weight, weight, 1e-5),
+        bias_residual_launch(image := meta(10**6, 64, 10, 10), image, weight, image),
+        timestep_embedding_launch(meta(10**8, 2), meta(10**8), True, 0.0),
+    ]
+    for launch in launches:
+        assert 10**6 < launch.grid[0] <= CUDA_GRID[0]
+        assert launch.grid[1:] in ((), (1,))
 
 
 @pytest.mark.parametrize("grid", [(2**31,), (1, 65_536), (1, 1, 65_536)], ids=["x", "y", "z"])

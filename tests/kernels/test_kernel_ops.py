@@ -1,10 +1,14 @@
 """Every op as torch sees it: schema, fake, torch.compile; and the two ops of the U-Net against float64."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+import fewstep_kernels
 from fewstep_kernels import (
     COLUMNS,
     add_layer_norm,
@@ -145,6 +149,49 @@ def test_group_norm_silu_is_as_good_as_torch(size: tuple[int, ...], dtype: torch
     assert mine <= 2 * theirs + torch.finfo(dtype).eps * max(1.0, float(exact.abs().max()))
     assert ours.dtype == dtype
     assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+ROW_SHAPES = {
+    "one element": (1, 1),
+    "63x21": (63, 21),
+    "77 tokens": (2, 77, 320),
+    "width 1280": (5, 1280),
+}
+
+
+def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
+
+
+OF_ROWS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {  # ours, and torch's
+    "layer_norm": (lambda ops, x, r, w, b: ops.layer_norm(x, w, b, 1e-5), lambda x, r, w, b: _norm(x, w, b)),
+    "the sum": (lambda ops, x, r, w, b: ops.add_layer_norm(x, r, w, b, 1e-5)[0], lambda x, r, w, b: x + r),
+    "its norm": (
+        lambda ops, x, r, w, b: ops.add_layer_norm(x, r, w, b, 1e-5)[1],
+        lambda x, r, w, b: _norm(x + r, w, b),
+    ),
+    "geglu": (lambda ops, x, r, w, b: ops.geglu(torch.cat([x, r], -1)), lambda x, r, w, b: x * functional.gelu(r)),
+}
+
+
+@pytest.mark.parametrize("shape", ROW_SHAPES.values(), ids=ROW_SHAPES.keys())
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"]
+)
+@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("ops", [fewstep_kernels, reference], ids=["op", "twin"])
+def test_an_op_of_rows_is_as_good_as_torch(ops: Any, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Against float64: at most twice torch's own error in the same dtype, plus one eps. Rows are columns of memory."""
+    call, formula = OF_ROWS[name]
+    generator = torch.Generator().manual_seed(shape[-1])
+    x, residual = ((torch.randn(shape, generator=generator) * 3 + 5).to(dtype) for _ in range(2))
+    x, residual = (each.mT.contiguous().mT for each in (x, residual))
+    given = x, residual, *((torch.randn(shape[-1], generator=generator) + 1).to(dtype) for _ in range(2))
+    ours, exact = call(ops, *given), formula(*(each.double() for each in given))
+    mine, theirs = ((each.double() - exact).abs().max() for each in (ours, formula(*given)))
+    print(f"ours {mine:.2e}, torch {theirs:.2e}")
+    assert mine <= 2 * theirs + torch.finfo(dtype).eps * max(1.0, float(exact.abs().max()))
+    assert (ours.dtype, ours.shape, ours.is_contiguous()) == (dtype, exact.shape, True)
 
 
 @pytest.mark.parametrize("lengths", [(1, 1), (64, 64), (130, 77), (7, 257)], ids=str)
