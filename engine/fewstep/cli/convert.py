@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.cli.options import AllowPickle, AsJson
+from fewstep.cli.options import AllowPickle, AsJson, Variant
 from fewstep.cli.shared import emit, emit_fields, examples
 from fewstep.errors import ArgumentError
 
@@ -18,12 +18,14 @@ EXAMPLES = examples(
     "  fewstep convert terrain --out .models/terrain",
     "Of a network of EDM, config.json and model.safetensors, a folder of fewstep's own:",
     "  fewstep convert folder --source edm-cifar10 --out .models/edm-cifar10",
+    "Of a single file of Stable Diffusion:",
+    "  fewstep convert sd15.safetensors --out .models/sd15",
 )
 KNOWN = ("terrain", "folder")
 
 
 def convert(
-    what: Annotated[str, typer.Argument(metavar="terrain|folder", help="Which model.")],
+    what: Annotated[str, typer.Argument(metavar="terrain|folder|PATH", help="Which model, or where one is.")],
     source: Annotated[
         Path | None,
         typer.Option(
@@ -34,20 +36,25 @@ def convert(
         Path | None, typer.Option("--out", "-o", help="The folder to write. Default: its name in .models.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also into a folder that is not empty.")] = False,
+    variant: Variant = None,
     allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn a model as others ship it into a model folder.
 
     terrain: the one-step model of adaptive-terrain-diffusion (MIT), 128x128 heights
-    for a difficulty of 1 to 100. folder: a model folder of diffusers, EDM or FastGen.
+    for a difficulty of 1 to 100. folder: a model folder of diffusers, EDM or FastGen,
+    or a single file of Stable Diffusion, by --source or in its place.
     """
     if what not in KNOWN:
-        raise ArgumentError("model", what, " or ".join(KNOWN))
+        if source is not None or not Path(what).exists():
+            raise ArgumentError("model", what, f"{' or '.join(KNOWN)}, or a folder or file that is there")
+        what, source = "folder", Path(what)
     if what == "folder" and source is None:
         raise ArgumentError("source", None, "the folder to convert")
-    out = Path(".models") / ("terrain" if what == "terrain" or source is None else source.name) if out is None else out
-    spec = _converted(what, source, out, overwrite=overwrite, allow_pickle=allow_pickle)
+    name = "terrain" if what == "terrain" or source is None else _name(source)
+    out = Path(".models") / name if out is None else out
+    spec = _converted(what, source, out, overwrite=overwrite, allow_pickle=allow_pickle, variant=variant)
     fields = {"name": spec.name, "licence": spec.licence, "source": spec.source}
     said = {name: text for name, text in fields.items() if text}
     if as_json:
@@ -56,13 +63,19 @@ def convert(
         emit_fields(str(out), said | {"next": f"fewstep info {shlex.quote(str(out))}"})
 
 
-def _converted(what: str, source: Path | None, out: Path, *, overwrite: bool, allow_pickle: bool) -> "ModelSpec":
+def _name(source: Path) -> str:
+    return source.stem if source.is_file() else source.resolve().name
+
+
+def _converted(
+    what: str, source: Path | None, out: Path, *, overwrite: bool, allow_pickle: bool, variant: str | None
+) -> "ModelSpec":
     if what == "terrain" or source is None:
         from fewstep.models.layouts.terrain import convert_terrain
 
         return convert_terrain(source, out, overwrite=overwrite)
     from fewstep.models.load import load_model, save_model
 
-    unet, spec = load_model(source, allow_pickle=allow_pickle)
+    unet, spec = load_model(source, allow_pickle=allow_pickle, variant=variant)
     save_model(out, unet, spec, overwrite=overwrite)
     return spec

@@ -51,7 +51,7 @@ DEFAULTS = {"--dtype": "float32"}  # not the guidance scale: a model may have an
 
 def info(
     path: Annotated[
-        Path | None, typer.Argument(metavar="MODEL|PNG", help="A model folder, or a PNG that fewstep made.")
+        Path | None, typer.Argument(metavar="MODEL|PNG", help="A model folder or file, or a PNG that fewstep made.")
     ] = None,
     allow_pickle: AllowPickle = False,
     samplers: Annotated[bool, typer.Option("--samplers", help="What each sampler is, for --sampler.")] = False,
@@ -194,7 +194,7 @@ def _model(path: Path, allow_pickle: bool) -> "tuple[Engine, dict[str, object]]"
     from fewstep.engine import Engine
     from fewstep.models.load import open_folder
 
-    _, spec = open_folder(path)
+    _, spec = open_folder(path, allow_pickle=allow_pickle)
     engine = Engine.from_pretrained(path, device="cpu", allow_pickle=allow_pickle)
     plan = engine.plan()
     return engine, {

@@ -16,13 +16,13 @@ DEFAULT_STEPS: Final = 4
 
 
 def model_folder(model: str | Path, steps: int | None = None) -> Path:
-    """The folder of a model.
+    """The folder of a model, or the file that it is.
 
     Args:
-        model: a folder; the name of a model in the box, "digits" for the one that suits the steps, or one of its
-            members, such as "digits/teacher"; or a name on the Hugging Face hub, such as "google/ddpm-cifar10-32", of
-            a model that lies in its cache already. A folder of that name comes first, then the box. A folder of the
-            cache, models--google--ddpm-cifar10-32, stands for its snapshot.
+        model: a folder or a file; the name of a model in the box, "digits" for the one that suits the steps, or one of
+            its members, such as "digits/teacher"; or a name on the Hugging Face hub, such as
+            "google/ddpm-cifar10-32", of a model that lies in its cache already. A folder of that name comes first, then
+            the box. A folder of the cache, models--google--ddpm-cifar10-32, stands for its snapshot.
         steps: model calls a sample; DEFAULT_STEPS unless given. The student trained for as many is chosen, else the
             one for the next larger number, and the teacher beyond them all.
 
@@ -36,6 +36,8 @@ def model_folder(model: str | Path, steps: int | None = None) -> Path:
     path = Path(model)
     if os.path.isdir(path):  # where Path.is_dir raises for a name that is too long to be one
         return snapshot(path)
+    if os.path.isfile(path):
+        return path
     box = _inside(str(model))
     if box is None:
         found = cached(str(model))

@@ -1,4 +1,4 @@
-"""Model folders: ours, diffusers' unconditional pipelines and UNet2DModels, and networks of EDM and FastGen."""
+"""Models on a disk: folders of ours, of diffusers, of EDM and FastGen, and single files of Stable Diffusion."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from fewstep.errors import ArgumentError, ModelError, OutputError
+from fewstep.errors import ArgumentError, ModelError, OutputError, some_of
 from fewstep.fields import read_json
 from fewstep.files import AtomicFiles, check_name
 from fewstep.models.bundled import SPEC_FILE, model_folder
@@ -18,6 +18,7 @@ from fewstep.models.layouts import adm
 from fewstep.models.layouts.diffusers_folder import open_pipeline, open_unet
 from fewstep.models.layouts.edm_folder import is_edm, open_edm
 from fewstep.models.layouts.keys import own_keys
+from fewstep.models.layouts.single_file import open_file
 from fewstep.models.net.build import empty_unet
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
@@ -28,7 +29,7 @@ from fewstep.models.spec import NOTHING, ModelSpec
 from fewstep.models.weights import Weights
 from fewstep.staging import cut_off, is_own, mend
 
-SHOWN: Final = 5  # folders in a hint
+SHOWN: Final = 5  # folders or files in a hint
 WEIGHTS_FILE: Final = "model.safetensors"
 
 # Rounding the frequencies of random Fourier features to 16 bits would turn their phases by radians.
@@ -48,14 +49,15 @@ def load_model(
     """The U-Net of a model folder, in evaluation mode, and its spec.
 
     Args:
-        folder: ours (fewstep.json and model.safetensors), a diffusers unconditional pipeline (model_index.json),
-            a UNet2DModel (config.json), for which a linear schedule is assumed and noted in the spec, or a network of
-            EDM or FastGen (config.json, model.safetensors); or the name of a model in the box or in the Hugging Face
-            cache, see `bundled.model_folder`.
+        folder: ours (fewstep.json and model.safetensors), a pipeline of diffusers (model_index.json), a UNet2DModel or
+            a UNet2DConditionModel (config.json), for which a schedule is assumed and noted in the spec, or a network of
+            EDM or FastGen (config.json, model.safetensors); a file of Stable Diffusion, see `single_file.open_file`; or
+            the name of a model in the box or in the Hugging Face cache, see `bundled.model_folder`.
         device: where the weights go.
         dtype: of the weights.
         allow_pickle: also read weights stored as pickles, through torch's reader of plain tensors.
-        variant: which weights of a diffusers folder, such as "fp16"; see `weights.find_weights`.
+        variant: which weights of a diffusers folder, such as "fp16", see `weights.find_weights`; of a file with
+            averaged weights beside the others "ema" for those.
         given: fields of the spec to have in place of what the folder says, as `given.spec_fields` makes them.
 
     Raises:
@@ -63,17 +65,22 @@ def load_model(
             the reason; nothing is allocated for what the checks refuse.
         ArgumentError: a dtype that weights cannot have, or a variant that is no text.
     """
-    weights, spec = open_folder(folder, variant, given)
+    weights, spec = open_folder(folder, variant, given, allow_pickle)
     return _built(weights, dtype, allow_pickle).to(device), spec
 
 
 def open_folder(
-    folder: str | PathLike[str], variant: str | None = None, given: Mapping[str, Any] = NOTHING
+    folder: str | PathLike[str],
+    variant: str | None = None,
+    given: Mapping[str, Any] = NOTHING,
+    allow_pickle: bool = False,
 ) -> tuple[Weights, ModelSpec]:
-    """What `load_model` would load, before the weights are read. ModelError as there."""
+    """What `load_model` would load, before the weights are read, but for a pickle's. ModelError as there."""
     if variant is not None and not isinstance(variant, str):
         raise ArgumentError("variant", variant, "a text such as 'fp16', or None")
     path = model_folder(folder if isinstance(folder, str) else Path(folder))
+    if path.is_file():
+        return open_file(path, given, variant, allow_pickle)
     left = {name: place for name, place in cut_off(path).items() if name in (SPEC_FILE, WEIGHTS_FILE)}
     if left:
         said = f"{path}: its writer was killed before {' and '.join(left)} came into place beside the rest"
@@ -85,6 +92,8 @@ def open_folder(
             return read(path, given, variant)
     below = sorted(each.parent.name for each in path.glob(f"*/{SPEC_FILE}"))
     hint = f"; there is one in {', '.join(below[:SHOWN])} below it" if below else ""
+    if files := sorted(each.name for each in path.glob("*.safetensors")):
+        hint = f"; a file in it may be one by itself: {some_of(files, SHOWN)}"
     raise ModelError(f"{path}: holds no model; expected {SPEC_FILE}, model_index.json or config.json{hint}")
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fewstep.errors import ModelError, some_of
 from fewstep.fields import shown
+from fewstep.models.layouts.foreign import what_it_is
 from fewstep.models.safe_load import TensorSource
 
 MAX_NAMED: Final = 4  # prefixes that a message lists
@@ -58,6 +59,8 @@ def unwrapped(source: TensorSource, names: Collection[str]) -> TensorSource:
     chosen = whole or prefixes
     if not chosen:
         holds = f"the file's first is {shown(next(iter(source.shapes)))}" if source.shapes else "the file holds none"
+        if what := what_it_is(source.shapes):
+            holds = f"the file is {what}"
         raise ModelError(f"{source.path}: tensor {shown(first)} is missing; {holds}")
     return Beneath(source, chosen[0])
 

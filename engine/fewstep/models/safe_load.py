@@ -6,7 +6,7 @@ Every problem is a ModelError of one line: the file, then the reason.
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
@@ -16,20 +16,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fewstep.archives import check_packed
-from fewstep.errors import ModelError
-from fewstep.fields import Fields, file_size, parse_json, shown, unreadable
+from fewstep.errors import ModelError, some_of
+from fewstep.fields import file_size, shown, unreadable
 from fewstep.memory import why_not
 from fewstep.mistaken import HEAD, mistaken
 from fewstep.models.hub import blobs_of
+from fewstep.models.layouts.foreign import what_it_is
 from fewstep.models.layouts.keys import Joins, Keys
+from fewstep.models.safetensors_header import DTYPE_BYTES, MAX_TENSORS, OTHER_BYTES, checked_header
 
-MAX_HEADER_BYTES: Final = 8 << 20  # as JSON in memory twenty times that
 MAX_PICKLE_BYTES: Final = 32 << 30
-MAX_TENSORS: Final = 20_000
-MAX_DIMENSION: Final = 1 << 32
 MAX_DEPTH: Final = 8  # of dicts in the dicts of a pickle
 
-DTYPE_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+NAMED: Final = 5  # tensors that a message lists
+BESIDE: Final = 2  # and such as it lists in the second place
 DTYPES: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 NO_JOINS: Final[Joins] = MappingProxyType({})
@@ -72,20 +72,22 @@ class SafetensorsFile:
 
     Refused: a header longer than the file or than 8 MiB, too many tensors, dtypes other than floats of 2, 4 or
     8 bytes, sizes that disagree with shapes, tensors that overlap or leave holes, a file that ends too early.
+
+    Attributes:
+        others: name -> dtype of the tensors that are no such floats, where the file may have any.
+        metadata: the texts of the header.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, others: bool = False) -> None:
         self.path = path
-        self.shapes: Mapping[str, tuple[int, ...]] = _checked_header(path)
+        header = checked_header(path, DTYPE_BYTES | (OTHER_BYTES if others else {}))
+        self.shapes: Mapping[str, tuple[int, ...]] = header.shapes
+        self.others: Mapping[str, str] = header.others
+        self.metadata: Mapping[str, str] = header.metadata
         try:
             self._file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: {error}") from error
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """What the header says beside the tensors."""
-        return self._file.metadata() or {}
 
     def read(self, name: str) -> Tensor:
         """The tensor, on the CPU, in the file's dtype."""
@@ -137,13 +139,14 @@ class Without:
         return self._source.read(name)
 
 
-def open_weights(path: Path, allow_pickle: bool = False) -> TensorSource:
+def open_weights(path: Path, allow_pickle: bool = False, others: bool = False) -> TensorSource:
     """A weight file: .safetensors, or, where the caller allows pickles, .pt, .pth, .bin and .ckpt.
 
-    Pickles go through `torch.load(weights_only=True)`, which builds nothing but tensors.
+    Pickles go through `torch.load(weights_only=True)`, which builds nothing but tensors. `others`: the file may hold
+    tensors that are no floats, which are passed over.
     """
     if path.suffix == ".safetensors":
-        return SafetensorsFile(path)
+        return SafetensorsFile(path, others)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
         raise ModelError(f"{path}: is of no known kind; allowed: .safetensors, .pt, .pth, .bin, .ckpt")
     if not allow_pickle and (what := _no_pickle(path)):
@@ -185,82 +188,29 @@ def fill(
 
 def _check_names(source: TensorSource, keys: Keys) -> None:
     pieces = [piece for group in keys.values() for piece in group]
-    for piece in pieces:
-        if piece.name not in source.shapes:
-            raise ModelError(f"{source.path}: tensor {shown(piece.name)} is missing")
-        shape = source.shapes[piece.name]
-        if not piece.fits(shape):
-            sizes = f"{list(shape)}; the config says {list(piece.shape)}"
-            raise ModelError(f"{source.path}: tensor {shown(piece.name)} has shape {sizes}")
+    missing = [piece.name for piece in pieces if piece.name not in source.shapes]
     unknown = sorted(source.shapes.keys() - {piece.name for piece in pieces})
+    if missing:
+        beside = f"; {_named(unknown, 'no place', BESIDE)}" if unknown else ""
+        if what := what_it_is(unknown):
+            beside += f", as {what} has them"
+        raise ModelError(f"{source.path}: {_named(missing, 'missing')}{beside}")
+    unlike = [piece for piece in pieces if not piece.fits(source.shapes[piece.name])]
+    if unlike:
+        first, more = unlike[0], f"; {len(unlike) - 1:,} more do not fit" if len(unlike) > 1 else ""
+        sizes = f"{list(source.shapes[first.name])}; the config says {list(first.shape)}"
+        raise ModelError(f"{source.path}: tensor {shown(first.name)} has shape {sizes}{more}")
     if unknown:
-        raise ModelError(f"{source.path}: tensor {shown(unknown[0])} has no place in the model of the config")
+        raise ModelError(f"{source.path}: {_named(unknown, 'no place')}")
 
 
-def _checked_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by name, once every rule of the format and every bound holds."""
-    header, data_bytes = _read_header(path)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ModelError(f"{path}: header: __metadata__: got {shown(metadata)}; allowed: an object of texts")
-    if len(header) > MAX_TENSORS:
-        raise ModelError(f"{path}: header lists {len(header):,} tensors; allowed: at most {MAX_TENSORS:,}")
-    shapes: dict[str, tuple[int, ...]] = {}
-    spans: list[tuple[int, int, str]] = []
-    for name, entry in header.items():
-        shapes[name], begin, end = _entry(entry, f"{path}: tensor {shown(name)}", data_bytes)
-        spans.append((begin, end, name))
-    position, previous = 0, ""
-    for begin, end, name in sorted(spans):
-        if begin < position:
-            raise ModelError(f"{path}: tensor {shown(name)} overlaps {shown(previous)}")
-        if begin > position:
-            raise ModelError(f"{path}: a hole of {begin - position:,} bytes before tensor {shown(name)}")
-        position, previous = end, name
-    if position < data_bytes:
-        raise ModelError(f"{path}: a hole of {data_bytes - position:,} bytes after the last tensor")
-    return shapes
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header's object, and how many bytes of tensors follow it."""
-    size = file_size(path)
-    if size < 8:
-        raise ModelError(f"{path}: truncated: {size} bytes, less than a header's length")
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-            # A header is JSON; one that happens to be as long as these first letters say begins with a brace.
-            if head[8:9] != b"{" and (what := mistaken(head)):
-                raise ModelError(f"{path}: is not a safetensors file, as it has no header in JSON: it is {what}")
-            file.seek(8)
-            length = int.from_bytes(head[:8], "little")
-            if length > min(size - 8, MAX_HEADER_BYTES):
-                limit = f"the file's {size - 8:,} and {MAX_HEADER_BYTES:,}"
-                raise ModelError(f"{path}: header of {length:,} bytes; allowed: at most {limit}")
-            data = file.read(length)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return parse_json(data, f"{path}: header"), size - 8 - length
-
-
-def _entry(entry: Any, where: str, data_bytes: int) -> tuple[tuple[int, ...], int, int]:
-    read = Fields(entry, where)
-    dtype = read.choice("dtype", tuple(DTYPE_BYTES))
-    shape = read.integers("shape", 0, MAX_DIMENSION)
-    offsets = read.integers("data_offsets", 0, 1 << 62)
-    read.finish()
-    if len(shape) > 8:
-        raise read.error("shape", f"got {shown(list(shape))}; allowed: at most eight dimensions")
-    if len(offsets) != 2:
-        raise read.error("data_offsets", f"got {shown(list(offsets))}; allowed: a begin and an end")
-    begin, end = offsets
-    expected = math.prod(shape) * DTYPE_BYTES[dtype]
-    if end - begin != expected:
-        raise read.error("data_offsets", f"span {end - begin:,} bytes; its shape and dtype take {expected:,}")
-    if end > data_bytes:
-        raise ModelError(f"{where}: ends {end - data_bytes:,} bytes past the end of the file, which is truncated")
-    return shape, begin, end
+def _named(names: Sequence[str], what: str, most: int = NAMED) -> str:
+    """Which tensors are missing or have no place: the first of them, and how many there are."""
+    verbs = {"missing": ("is missing", "are missing"), "no place": ("has no place", "have no place")}[what]
+    where = " in the model of the config" if what == "no place" else ""
+    if len(names) == 1:
+        return f"tensor {shown(names[0])} {verbs[0]}{where}"
+    return f"{len(names):,} tensors {verbs[1]}{where}: {some_of([shown(name) for name in names], most)}"
 
 
 def _read_pickle(path: Path) -> TensorDict:

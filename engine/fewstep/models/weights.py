@@ -15,7 +15,8 @@ from fewstep.fields import Fields, read_json, shown
 from fewstep.models.layouts.keys import Joins, Keys
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
-from fewstep.models.safe_load import MAX_TENSORS, TensorSource, inside, open_weights
+from fewstep.models.safe_load import TensorSource, inside, open_weights
+from fewstep.models.safetensors_header import MAX_TENSORS
 
 MAX_FILES: Final = 10_000  # entries of a folder that are looked at
 MAX_SHARDS: Final = 1_000
@@ -31,9 +32,12 @@ class Weights:
     rename: Callable[[str], str] | None = None  # a tensor's name in the file -> its name in `keys`
     unused: Callable[[str, tuple[int, ...]], bool] | None = None  # by name and shape: tensors without a part here
     joins: Joins = field(default_factory=dict)
+    source: TensorSource | None = None  # the file, where it had to be opened already
 
     def open(self, allow_pickle: bool) -> TensorSource:
         """The tensors by name. ModelError as `safe_load` has it."""
+        if self.source is not None:
+            return self.source
         return Shards(self.path, allow_pickle) if self.path.suffix == ".json" else open_weights(self.path, allow_pickle)
 
 

@@ -62,7 +62,7 @@ ROWS: Final = (
     Preset("lcm", LCM, "lcm", to(8), Guided("embedded", 3.0, 13.0), usual=4, known_by="lcm[-_](dreamshaper|sdxl|ssd)"),
     Preset("lcm-lora", LCM_LORA, "lcm", to(8, 2), free(1.0, 2.0), usual=4, known_by="lcm[-_]lora"),
     Preset("sd-turbo", SD_TURBO, "euler", to(4), IN_WEIGHTS, TRAILING, known_by="sd[-_]turbo"),
-    Preset("sdxl-turbo", SDXL_TURBO, "euler_ancestral", to(4), IN_WEIGHTS, TRAILING, known_by="sdxl[-_]turbo"),
+    Preset("sdxl-turbo", SDXL_TURBO, "euler_ancestral", to(4), IN_WEIGHTS, TRAILING, known_by="sd_?xl[-_]turbo"),
     Preset("lightning-1", LIGHTNING, "euler", (1,), IN_WEIGHTS, TRAILING, network=X_0, known_by=named("lightning", 1)),
     Preset("lightning-2", LIGHTNING, "euler", (2,), IN_WEIGHTS, TRAILING, known_by=named("lightning", 2)),
     Preset("lightning-4", LIGHTNING, "euler", (4,), IN_WEIGHTS, TRAILING, known_by=named("lightning", 4)),

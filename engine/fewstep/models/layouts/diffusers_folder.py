@@ -91,7 +91,8 @@ def open_unet(folder: Path, given: Mapping[str, Any], variant: str | None) -> tu
     """As `open_pipeline`, for a U-Net without a scheduler: what is not given of that is assumed, and noted."""
     path = inside(folder, "config.json")
     data = read_json(path, constants=True)
-    kind = data.get("_class_name", UNET)
+    classes = data.get("architectures")  # of transformers, whose configs say a class so
+    kind = data.get("_class_name", classes[0] if isinstance(classes, list) and classes else UNET)
     if not isinstance(kind, str) or kind not in KINDS:
         raise ModelError(f"{path}: _class_name: got {shown(kind)}; supported: {', '.join(KINDS)}")
     return _opened(folder, "", kind, assumed(given, of_latents=kind == CONDITIONED), given, variant)
@@ -149,7 +150,7 @@ def of_unet(config: UNetConfig) -> dict[str, Any]:
 
 def guided(spec: Mapping[str, Any], scale: float | None) -> dict[str, Any]:
     """The fields of a spec with the guidance scale that a pipeline has unless told, where nothing else says one."""
-    said = "guidance_scale" in spec["plan"] or spec["guidance"] is not None or spec.get("trained") is not None
+    said = "guidance_scale" in spec["plan"] or spec.get("guidance") is not None or spec.get("trained") is not None
     if said or scale is None:
         return dict(spec)
     return {**spec, "plan": {**spec["plan"], "guidance_scale": scale}}

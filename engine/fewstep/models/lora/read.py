@@ -16,13 +16,13 @@ from fewstep.models.lora.config import Scales, of_folder, of_metadata
 from fewstep.models.lora.formats import Factors, Name, layers_of
 from fewstep.models.safe_load import (
     DTYPES,
-    MAX_TENSORS,
     SafetensorsFile,
     TensorDict,
     TensorSource,
     inside,
     open_weights,
 )
+from fewstep.models.safetensors_header import MAX_TENSORS
 
 PEFT_CONFIG: Final = "adapter_config.json"
 IN_FOLDERS: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
