@@ -208,19 +208,27 @@ class OtherDecode(diffusers.AutoencoderKL):
     """A subclass, which may decode as it likes."""
 
 
-def with_overlap(share: float) -> diffusers.AutoencoderKL:
-    vae = small_kl()
-    vae.tile_overlap_factor = share
+def with_tiles(vae: Any, **settings: Any) -> Any:
+    for name, value in settings.items():
+        setattr(vae, name, value)
     return vae
 
 
 WRONG = {
-    "a subclass": (lambda: LatentDecoder(OtherDecode()), r"vae: got .*OtherDecode; allowed: .* not a subclass"),
-    "not an autoencoder": (lambda: LatentEncoder(nn.Conv2d(3, 3, 1)), r"vae: got .*Conv2d; allowed: AutoencoderKL"),
+    "a subclass": (lambda: LatentDecoder(OtherDecode()), r"vae: got 'OtherDecode'; allowed: .* not a subclass"),
+    "not an autoencoder": (lambda: LatentEncoder(nn.Conv2d(3, 3, 1)), r"vae: got 'Conv2d'; allowed: AutoencoderKL"),
     "tiled is no bool": (lambda: LatentDecoder(small_kl(), tiled=512), r"tiled: got 512; allowed: "),
     "tiles that do not fit": (
-        lambda: LatentDecoder(with_overlap(0.4), tiled=True),
-        r"vae: got .*tiles of 8 latents, 16 pixels, overlap 0.4; allowed: .* 4 latents, .* 10 pixels",
+        lambda: LatentDecoder(with_tiles(small_kl(), tile_overlap_factor=0.4), tiled=True),
+        r"vae: got .*tiles of 8 latents, 16 pixels, overlap 0.4; allowed: .* 8 pixels apart.*, and not 10",
+    ),
+    "tiles of two sides": (
+        lambda: LatentDecoder(small_kl(sample_size=(16, 24)), tiled=True),
+        r"vae: got .*tiles of 8 latents, \(16, 24\) pixels; allowed: one number",
+    ),
+    "tiny tiles side by side": (
+        lambda: LatentDecoder(with_tiles(small_tiny(), tile_overlap_factor=0.0), tiled=True),
+        r"vae: got .*tiles of 64 latents, overlap 0.0; allowed: an overlap of 1 to 63 latents",
     ),
     "other channels": (
         lambda: latent_engines(LatentDecoder(small_kl()), (3, 6, 10)),

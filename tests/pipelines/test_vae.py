@@ -7,11 +7,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from accelerate import cpu_offload
+from peft import LoraConfig
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep import ArgumentError
-from fewstep.cost import Cost, CostCounter
 from fewstep.pipelines.vae import accelerated_vae
 from support.diffusers_case import relative_difference
 from support.vae_case import KL, decoded, encoded, in_dtype, latents, pictures, small_kl, small_tiny, small_vae
@@ -97,6 +99,22 @@ def test_gradients_reach_the_weights_of_the_original() -> None:
     assert relative_difference(own, expected) <= 1e-5
 
 
+def test_what_follows_the_first_convolution_keeps_channels_last_as_on_a_gpu() -> None:
+    vae = small_kl("attention at a level")
+    view = accelerated_vae(vae)
+    x = torch.randn(1, 64, 6, 10, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        h, expected = x.contiguous(memory_format=torch.channels_last), x
+        for own, other in zip(
+            (view.decoder.mid_block, *view.decoder.up_blocks),
+            (vae.decoder.mid_block, *vae.decoder.up_blocks),
+            strict=True,
+        ):
+            h, expected = own(h), other(expected)
+            assert relative_difference(h, expected) <= 1e-5
+            assert suggest_memory_format(h) == torch.channels_last
+
+
 def test_a_view_of_a_view_is_one_too() -> None:
     vae = small_kl()
     again = accelerated_vae(accelerated_vae(vae))
@@ -104,28 +122,49 @@ def test_a_view_of_a_view_is_one_too() -> None:
     assert launches(again, latents(vae)) == launches(accelerated_vae(vae), latents(vae))
 
 
-def test_what_peft_or_offloading_put_around_a_convolution_later_is_called() -> None:
+def test_a_lora_that_is_added_to_the_view_runs_and_leaves_the_original_alone() -> None:
+    vae, twin = small_kl(), small_kl()
+    view = accelerated_vae(vae)
+    expected = decoded(vae, latents(vae))
+    settings = {"target_modules": ["to_q", "to_v", "conv1", "conv2", "conv_shortcut"], "init_lora_weights": False}
+    for each in (view, twin):
+        torch.manual_seed(5)
+        each.add_adapter(LoraConfig(r=4, **settings))
+    changed = decoded(twin, latents(vae))
+    assert relative_difference(decoded(view, latents(vae)), changed) <= 1e-5
+    assert relative_difference(changed, expected) > 0.1
+    assert torch.equal(decoded(vae, latents(vae)), expected)
+
+
+def test_weights_that_offloading_keeps_elsewhere_are_there_when_they_are_used() -> None:
     vae = small_kl()
     view = accelerated_vae(vae)
-
-    class Doubled(nn.Module):
-        def __init__(self, base: nn.Module) -> None:
-            super().__init__()
-            self.base = base
-
-        def forward(self, x: Tensor) -> Tensor:
-            result: Tensor = 2 * self.base(x)
-            return result
-
-    for each in (vae, view):
-        block = each.decoder.mid_block.resnets[0]
-        block.conv1, block.conv2 = Doubled(block.conv1), Doubled(block.conv2)
-        other = each.decoder.mid_block.resnets[1]
-        for conv in (other.conv1, other.conv2):
-            conv.forward = lambda x, forward=conv.forward: 3 * forward(x)
     expected = decoded(vae, latents(vae))
-    assert relative_difference(decoded(view, latents(vae)), expected) <= 1e-5
-    assert relative_difference(expected, decoded(small_kl(), latents(vae))) > 0.01
+    cpu_offload(view, execution_device=torch.device("cpu"))
+    assert view.decoder.mid_block.resnets[0].conv2.weight.device.type == "meta"
+    assert relative_difference(decoded(view, latents(small_kl())), expected) <= 1e-5
+    with pytest.raises(ArgumentError, match=r"vae: got AutoencoderKL that is wrapped, .* accelerate it first"):
+        accelerated_vae(view)
+
+
+@pytest.mark.slow
+def test_the_decoder_of_a_view_compiles_as_one_graph() -> None:
+    vae = small_kl()
+    compiled = torch.compile(accelerated_vae(vae).decoder, backend="eager", fullgraph=True)
+    z = latents(vae)
+    with torch.no_grad():
+        assert relative_difference(compiled(vae.post_quant_conv(z)), decoded(vae, z)) <= 1e-5
+
+
+@pytest.mark.slow
+def test_the_autoencoder_of_stable_diffusion_in_full_size_decodes_and_encodes_the_same() -> None:
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = small_kl(**levels, block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32)
+    view = accelerated_vae(vae)
+    for call, given in ((decoded, latents(vae, 1, 8, 10)), (encoded, pictures(vae, 1, 64, 80))):
+        difference = relative_difference(call(view, given), call(vae, given))
+        print(f"{call.__name__}: {difference:.1e}")
+        assert difference <= 1e-5
 
 
 class Counted(diffusers.models.attention_processor.AttnProcessor2_0):
@@ -177,39 +216,8 @@ def test_a_residual_block_is_two_norms_two_convolutions_and_a_sum() -> None:
     assert plain["native_group_norm"] == plain["silu"] == 2 * blocks + 1
     assert fused["group_norm_silu"] == 2 * blocks + 1
     assert fused["convolution"] == plain["convolution"]
-    assert fused["add"] == blocks
+    assert fused["add"] == blocks  # bias_residual on a GPU
     assert not fused["silu"] + fused["native_group_norm"] + fused["div"]
-
-
-def on_a_gpu(vae: Any, z: Tensor) -> tuple[Cost, Counter[str]]:
-    """What a decode would cost on a GPU, and how often it would call each op."""
-    with torch.no_grad(), CostCounter() as counter:
-        vae.decode(z)
-    total = sum((call.cost for call in counter.calls), Cost())
-    return total, Counter(call.op.removeprefix("aten::").split(".")[0] for call in counter.calls)
-
-
-SIZES = {"SD, 512 pixels": 64, "SDXL, 1024 pixels": 128}  # latents along a side; both are one network
-
-
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_decode_counts_fewer_launches_and_bytes_than_diffusers(size: int, batch: int) -> None:
-    with torch.device("meta"):
-        channels = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
-        levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-        vae = diffusers.AutoencoderKL(**channels, **levels).to(torch.bfloat16).eval()
-    z = torch.empty(batch, 4, size, size, dtype=torch.bfloat16, device="meta")
-    (plain, theirs), (fused, ours) = on_a_gpu(vae, z), on_a_gpu(accelerated_vae(vae), z)
-    for name, cost, ops in (("diffusers", plain, theirs), ("view", fused, ours)):
-        print(f"{name}: {ops.total()} ops, {cost.launches} launches, {cost.bytes / 1e9:.2f} GB, {dict(ops)}")
-    assert fused.launches <= 127
-    assert plain.launches >= 246
-    assert fused.bytes < 0.58 * plain.bytes
-    # Channels-last throughout: latents are copied to it, images from it. diffusers' own residual stream is
-    # channels-last too from the attention on, which transposes it, and every norm of a block then copies it.
-    assert ours["clone"] == 2
-    assert theirs["clone"] >= 14
 
 
 REFUSED = {
@@ -223,10 +231,11 @@ REFUSED = {
 @pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
 def test_another_module_is_refused_by_name(make: Any) -> None:
     module = make()
-    with pytest.raises(ArgumentError, match=rf"vae: got .*{type(module).__name__}; allowed: AutoencoderKL or "):
+    with pytest.raises(ArgumentError, match=rf"vae: got '{type(module).__name__}'; allowed: AutoencoderKL or "):
         accelerated_vae(module)
 
 
+@pytest.mark.slow
 def test_one_that_runs_other_code_is_refused() -> None:
     vae = small_tiny()
     vae.decode = vae.decode

@@ -122,7 +122,7 @@ def wrapped_inside() -> nn.Module:
 OTHER_CODE = {
     "scripted": (lambda: torch.jit.script(nn.Linear(2, 2)), "that is scripted or traced"),
     "traced by fx": (lambda: torch.fx.symbolic_trace(nn.Linear(2, 2)), "that is scripted or traced"),
-    "wrapped inside": (wrapped_inside, "a Sequential whose 0 is wrapped, with a forward of its own on the instance"),
+    "wrapped inside": (wrapped_inside, "Sequential whose 0 is wrapped, with a forward of its own on the instance"),
 }
 
 

@@ -138,7 +138,7 @@ def _exact_kind(vae: nn.Module) -> str:
     """The class of diffusers that it is; a subclass may decode in another way."""
     kind = kind_of(vae)
     if type(vae).__name__ != kind or not type(vae).__module__.startswith("diffusers."):
-        raise ArgumentError("vae", f"a {type(vae).__name__}", f"{SUPPORTED}, and not a subclass")
+        raise ArgumentError("vae", type(vae).__name__, f"{SUPPORTED}, and not a subclass")
     return kind
 
 

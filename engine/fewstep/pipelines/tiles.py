@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.errors import ArgumentError
 
 Decode = Callable[[Tensor], Tensor]
@@ -36,14 +37,13 @@ class Tiles(NamedTuple):
             ArgumentError: diffusers would put the tiles together to an image of another size.
         """
         tiles = cls(vae.tile_latent_min_size, vae.tile_sample_min_size, vae.tile_overlap_factor)
-        scale = 2 ** (len(vae.config.block_out_channels) - 1)
-        if tiles.step * scale != tiles.kept or not tiles.step:
-            allowed = (
-                f"sizes and an overlap with which {tiles.step} latents, from tile to tile, are {tiles.kept} pixels"
-            )
-            raise ArgumentError(
-                "vae", f"tiles of {tiles.size} latents, {tiles.pixels} pixels, overlap {tiles.overlap}", allowed
-            )
+        if whole(tiles.size) is None or whole(tiles.pixels) is None:
+            raise ArgumentError("vae", f"tiles of {tiles.size} latents, {tiles.pixels} pixels", "one number for each")
+        apart = tiles.step * 2 ** (len(vae.config.block_out_channels) - 1)
+        if apart != tiles.kept or not apart:
+            found = f"tiles of {tiles.size} latents, {tiles.pixels} pixels, overlap {tiles.overlap}"
+            allowed = f"sizes and an overlap by which tiles are {apart} pixels apart, as their latents are"
+            raise ArgumentError("vae", found, f"{allowed}, and not {tiles.kept}")
         return tiles
 
     @property
@@ -100,15 +100,28 @@ class TinyTiles(NamedTuple):
 
     @classmethod
     def of(cls, vae: Any) -> "TinyTiles":
-        """What an AutoencoderTiny is set to."""
+        """What an AutoencoderTiny is set to.
+
+        Raises:
+            ArgumentError: its tiles do not overlap, or do nothing else.
+        """
         scale = vae.config.upsampling_scaling_factor ** (len(vae.config.num_decoder_blocks) - 1)
-        return cls(vae.tile_latent_min_size, scale, vae.tile_overlap_factor, vae.config.out_channels)
+        tiles = cls(vae.tile_latent_min_size, scale, vae.tile_overlap_factor, vae.config.out_channels)
+        if not 0 < tiles.blended < tiles.size:
+            found = f"tiles of {tiles.size} latents, overlap {tiles.overlap}"
+            raise ArgumentError("vae", found, f"an overlap of 1 to {tiles.size - 1} latents")
+        return tiles
+
+    @property
+    def blended(self) -> int:
+        """Latents over which a tile fades in."""
+        return int(self.size * self.overlap)
 
     def __call__(self, decode: Decode, z: Tensor) -> Tensor:
         """Images [B, 3, H, W] float32 (float64 of float64) of latents [B, C, h, w]."""
         B, _, height, width = z.shape
-        blended = int(self.size * self.overlap)
-        size, scale, wide = self.size, self.scale, torch.promote_types(z.dtype, torch.float32)
+        size, scale, blended = self.size, self.scale, self.blended
+        wide = torch.promote_types(z.dtype, torch.float32)
         ramp = torch.arange(size * scale, dtype=wide, device=z.device) / (blended * scale - 1)
         ramp = ramp.clamp(0, 1)
         image = torch.zeros(B, self.channels, height * scale, width * scale, dtype=wide, device=z.device)

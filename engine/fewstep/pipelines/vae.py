@@ -28,9 +28,9 @@ def accelerated_vae(vae: nn.Module) -> nn.Module:
     contiguous.
 
         AutoencoderKL     each norm is one op with its SiLU and the bias of the convolution before it; the residual is
-                          added with the bias of the one behind it; attention is one op; channels-last between the
-                          first and the last convolution
-        AutoencoderTiny   it has no norms: channels-last, and the residual is added with the bias
+                          added with the bias of the one behind it; attention is one op; on a GPU channels-last
+                          between the first and the last convolution
+        AutoencoderTiny   it has no norms: channels-last on a GPU, and the residual is added with the bias
 
     An attention keeps its processor unless that is one of diffusers' own that only compute it in another way.
 
@@ -55,7 +55,7 @@ def kind_of(vae: object) -> str:
     for cls in type(vae).__mro__:
         if cls.__module__.startswith("diffusers.") and cls.__name__ in ("AutoencoderKL", "AutoencoderTiny"):
             return cls.__name__
-    raise ArgumentError("vae", f"a {type(vae).__name__}", SUPPORTED)
+    raise ArgumentError("vae", type(vae).__name__, SUPPORTED)
 
 
 Classes = Iterator[tuple[nn.Module, type[nn.Module]]]

@@ -39,7 +39,7 @@ def shared_view(module: nn.Module, classes: Mapping[nn.Module, type[nn.Module]],
         if found := _own_code(part):
             place = f"whose {name} is" if name else "that is"
             allowed = "one that runs the code of its class: accelerate it first, then compile, offload or wrap it"
-            raise ArgumentError(argument, f"a {type(module).__name__} {place} {found}", allowed)
+            raise ArgumentError(argument, f"{type(module).__name__} {place} {found}", allowed)
     return view_of(module, classes)
 
 
