@@ -40,6 +40,12 @@ def wrapped(unet: Any) -> None:
     unet.mid_block.forward = lambda *args, **kwargs: args[0]
 
 
+def seamless(unet: Any) -> None:
+    for part in unet.modules():
+        if isinstance(part, nn.Conv2d):
+            part.padding_mode = "circular"
+
+
 def quantized(unet: Any) -> None:
     unet.conv_in.weight = nn.Parameter(torch.ones(32, 4, 3, 3, dtype=torch.int8), requires_grad=False)
 
@@ -53,11 +59,13 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "an own processor": (lambda unet: setattr(attention(unet), "processor", print), "the attention processor builtin"),
     "freeu": (lambda unet: UNet2DConditionModel.enable_freeu(unet, **FREEU), "FreeU in up_blocks.0"),
-    "a hook inside": (lambda unet: unet.mid_block.register_forward_hook(print), "a forward hook in mid_block"),
+    "a hook inside": (lambda unet: unet.mid_block.register_forward_hook(print), "a hook in mid_block"),
     "a forward inside": (wrapped, "a forward of its own on the instance in mid_block"),
     "offloaded parts": (lambda unet: add_hook_to_module(unet.conv_in, ModelHook()), "hooks that offload, cast or"),
     "another layer": (exchanged, "conv_in.bias"),
     "an activation": (lambda unet: setattr(unet, "conv_act", nn.GELU()), "conv_act: got 'GELU'; allowed: SiLU"),
+    "seamless": (seamless, "conv_in.padding_mode: got 'circular'; allowed: 'zeros', as the config says"),
+    "a backward hook": (lambda unet: unet.conv_in.register_full_backward_hook(print), "a hook in conv_in"),
     "quantized": (quantized, "conv_in.weight: got Parameter of torch.int8"),
     "two dtypes": (lambda unet: unet.conv_in.half(), "torch.float16 on cpu and torch.float32 on cpu"),
     "no weights": (lambda unet: unet.to("meta"), "tensors on the meta device"),

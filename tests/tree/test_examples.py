@@ -14,6 +14,7 @@ from support.tree import ROOT
 pytestmark = pytest.mark.slow
 
 EMBED = ROOT / "examples/embed_your_unet.py"
+ACCELERATE = ROOT / "examples/accelerate_diffusers.py"
 NOTEBOOK = ROOT / "examples/quickstart.ipynb"
 
 
@@ -40,6 +41,18 @@ def test_embedding_a_network_draws_pictures_of_its_world(
 
 def test_the_embedding_example_stays_short() -> None:
     assert len(EMBED.read_text().splitlines()) < 60
+
+
+def test_accelerating_a_pipeline_takes_fewer_ops_and_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(ACCELERATE)])
+    runpy.run_path(str(ACCELERATE), run_name="__main__")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    counts = [int(word) for word in first.split() if word.isdecimal()]
+    assert counts[0] == 4
+    assert counts[2] < counts[1]
+    assert last == "restored: the pipeline has its own modules again"
 
 
 def test_the_notebook_runs_and_prints_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Whether a module is as it was when it was looked at: its parts, their code and hooks, and where its weights lie."""
 
 from itertools import chain
+from typing import Any
 
 from torch import nn
 
@@ -17,9 +18,10 @@ class Watch:
         self._children = [part._modules for part in self._parts if part._modules]
         self._weights = [part._parameters for part in self._parts if part._parameters]
         inner = self._parts[1:]  # on the module itself hooks are run as ever
-        self._hooks = [hooks for part in inner for hooks in (part._forward_hooks, part._forward_pre_hooks)]
+        self._hooks = [hooks for part in inner for hooks in hooks_of(part)]
         self._attributes = [vars(part) for part in inner]
         self._processors = [own for own in self._attributes if "processor" in own]
+        self._convolutions = [own for own in self._attributes if "padding_mode" in own]
         blocks = module._modules.get("up_blocks")
         self._up = [vars(block) for block in blocks] if isinstance(blocks, nn.ModuleList) else []
         self._found = self._look()
@@ -35,6 +37,12 @@ class Watch:
             [weight.data_ptr() for own in self._weights for weight in own.values() if weight is not None],
             [own["forward"] for own in self._attributes if "forward" in own],
             [own.get("processor") for own in self._processors],
+            [own.get("padding_mode") for own in self._convolutions],  # which others set for pictures without a seam
             [own.get("s1") for own in self._up],  # of FreeU
             any(self._hooks),
         )
+
+
+def hooks_of(part: nn.Module) -> tuple[dict[int, Any], ...]:
+    """What runs when a part is called, or when a gradient passes it."""
+    return part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks

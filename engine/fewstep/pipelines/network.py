@@ -24,6 +24,8 @@ LAYOUTS: Final[dict[str, tuple[Read, Callable[[UNetConfig], Naming]]]] = {
     "UNet2DModel": (diffusers.config_from_diffusers, diffusers.naming),
 }
 STEADY_LAYERS: Final = ("context_in", "label", "added", "guidance_features")  # beside those of keys and values
+SETTINGS: Final = (int, float, str, bool, tuple)
+NO_SETTINGS: Final = ("training", "gradient_checkpointing", "_chunk", "sliceable_head_dim")
 
 
 class Network:
@@ -41,7 +43,7 @@ class Network:
         check_unet(original, argument)
         with torch.device("meta"):
             fresh = type(original).from_config(original.config)
-        self._parts = {name: type(part) for name, part in fresh.named_modules()}
+        self._parts = {name: (type(part), settings_of(part) if name else {}) for name, part in fresh.named_modules()}
         self._check_parts(argument)
         read, naming = LAYOUTS[kind]
         where = f"{argument}.config"
@@ -84,11 +86,23 @@ class Network:
         return [*(ours[name] for name in names), *pieces]
 
     def _check_parts(self, argument: str) -> None:
-        """ArgumentError where a part is not of the class that the config makes it of."""
+        """ArgumentError where a part is not of the class that the config makes it of, or not set as it sets it."""
         for name, part in self.original.named_modules():
-            if type(part) is not self._parts.get(name):
-                wanted = self._parts[name].__name__ if name in self._parts else "nothing"
+            kind, expected = self._parts.get(name, (None, {}))
+            if type(part) is not kind:
+                wanted = "nothing" if kind is None else kind.__name__
                 raise ArgumentError(f"{argument}.{name}", type(part).__name__, f"{wanted}, as the config says")
+            found = vars(part)
+            for setting, value in expected.items():
+                if found.get(setting) != value:
+                    place = f"{argument}.{name}.{setting}"
+                    raise ArgumentError(place, found.get(setting), f"{value!r}, as the config says")
+
+
+def settings_of(part: nn.Module) -> dict[str, object]:
+    """The numbers, words and flags that a part is made of, less those that make no difference to what it computes."""
+    found = {name: value for name, value in vars(part).items() if isinstance(value, SETTINGS)}
+    return {name: value for name, value in found.items() if not name.startswith(NO_SETTINGS)}
 
 
 def kind_of(unet: object) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from torch import nn
 
 from fewstep.errors import ArgumentError
+from fewstep.pipelines.changes import hooks_of
 from fewstep.run.modules import GENERATED
 
 # Processors of attention that differ in how they compute it, and not in what. Their place is taken by our own op.
@@ -40,7 +41,7 @@ def check_unet(unet: nn.Module, argument: str) -> None:
 
     That is: LoRA layers of peft, an IP-Adapter or another attention processor, FreeU, offloading, casting or caching
     that is hooked into it, hooks on its parts, compiled or wrapped code, and parts exchanged for those of another
-    library. Hooks on the U-Net itself run as they are.
+    library. `Network` compares the parts with those of the config. Hooks on the U-Net itself run as they are.
     """
     kind = type(unet).__name__
     for name, part in unet.named_modules():
@@ -68,8 +69,8 @@ def _own(part: nn.Module, is_root: bool) -> Iterator[tuple[str, str]]:
         yield "compiled code", "one that runs the code of its class"
     if "forward" in own and not is_own_method(part, "forward", own["forward"]):
         yield "a forward of its own on the instance", "one that runs the code of its class"
-    if not is_root and (part._forward_hooks or part._forward_pre_hooks):
-        yield "a forward hook", "hooks on the U-Net itself alone: its parts are not called"
+    if not is_root and any(hooks_of(part)):
+        yield "a hook", "hooks on the U-Net itself alone: its parts are not called"
     if found := _other_processor(own.get("processor")):
         yield f"the attention processor {found}", f"one of {', '.join(PLAIN_PROCESSORS)}"
     if own.get("s1") is not None:

@@ -84,9 +84,7 @@ class Kept:
 
     def drop(self) -> None:
         """Forget: the next call makes it anew."""
-        self._tensors: list[weakref.ref[Tensor] | None] = []
-        self._state: tuple[object, ...] = ()
-        self._steady: Steady | None = None
+        self._entry: tuple[list[weakref.ref[Tensor] | None], tuple[object, ...], Steady] | None = None
 
     def of(self, network: ConditionalUNet, given: Conditioning, weights: Sequence[Tensor]) -> Steady:
         """What is kept, or else made now and kept.
@@ -101,15 +99,16 @@ class Kept:
         if any(each.is_inference() for each in counted) or _needs_gradient(tensors):
             self.drop()
             return Steady.of(network, given)
-        mode = (torch.is_inference_mode_enabled(), torch.is_autocast_enabled(counted[0].device.type))
-        state = (mode, [each._version for each in counted])
-        same = len(self._tensors) == len(tensors) and all(map(_is, self._tensors, tensors))
-        if self._steady is None or not same or state != self._state:
-            self.drop()
-            self._steady = Steady.of(network, given)
-            self._tensors = [None if each is None else weakref.ref(each) for each in tensors]
-            self._state = state
-        return self._steady
+        kind = network.conv_in.weight.device.type
+        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        state = (torch.is_inference_mode_enabled(), cast, [each._version for each in counted])
+        entry = self._entry
+        if entry is not None and entry[1] == state and all(map(_is, entry[0], tensors)):
+            return entry[2]
+        self.drop()
+        steady = Steady.of(network, given)
+        self._entry = ([None if each is None else weakref.ref(each) for each in tensors], state, steady)
+        return steady
 
 
 def _is(kept: "weakref.ref[Tensor] | None", tensor: Tensor | None) -> bool:
