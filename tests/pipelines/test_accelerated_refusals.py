@@ -140,7 +140,9 @@ def test_a_pipelines_own_ways_to_ask_are_refused_too() -> None:
         pipe.enable_freeu(**FREEU)
     layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     state = {f"{layer}.lora_A.weight": torch.ones(2, 64), f"{layer}.lora_B.weight": torch.ones(64, 2)}
-    with pytest.raises(ArgumentError, match=r"fuse it before \(pipe.fuse_lora\(\), .*or use fewstep's own LoRA"):
+    with pytest.raises(
+        ArgumentError, match=r"fuse it before \(pipe.fuse_lora\(\), .*or load it into the accelerated U-Net"
+    ):
         pipe.load_lora_weights(state)
     assert torch.equal(images(pipe, "text to image"), expected)
     pipe = fewstep.restore(pipe)

@@ -15,7 +15,7 @@ from fewstep.pipelines.steady import Conditioning
 UNTAKEN: Final = {
     "attention_mask": "masks of self-attention are not supported",
     "encoder_attention_mask": "masks of the prompt are not supported: diffusers' pipelines pad without one",
-    "cross_attention_kwargs": "settings of attention processors are not supported, nor is a LoRA scale in the call",
+    "cross_attention_kwargs": "attention takes no settings; a LoRA's weight is set by pipe.unet.fewstep_lora",
     "down_intrablock_additional_residuals": "T2I-Adapters are not supported",
 }
 

@@ -7,9 +7,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, some_of
 from fewstep.models.layouts import diffusers, diffusers_condition
 from fewstep.models.layouts.keys import Naming
+from fewstep.models.lora.adapters import Adapters
 from fewstep.models.net.build import empty_unet
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
@@ -53,7 +54,22 @@ class Network:
         self._sharing = Sharing(self._unet, original, self.keys)
         self._watch: Watch | None = None
         self.kept = Kept()
+        self._adapters: Adapters | None = None
         self.bind()
+
+    @property
+    def adapters(self) -> Adapters:
+        """The LoRA adapters of the network, none at first."""
+        unet = self.current()
+        if self._adapters is None:
+            self._adapters = Adapters(unet)
+        return self._adapters
+
+    def check_movable(self) -> None:
+        """ArgumentError where the weights may not move or be cast: what an adapter is taken out of is where it is."""
+        if self._adapters is not None and self._adapters.weights:
+            names = some_of([*self._adapters.weights], 5)
+            raise ArgumentError("unet", f"one with LoRA adapters: {names}", "a move once they are unloaded")
 
     def bind(self) -> None:
         """Share the weights as they are now. ArgumentError where the original is not what its config says any more."""
@@ -66,7 +82,10 @@ class Network:
         self.steady_weights = self._steady_weights()
 
     def release(self) -> None:
-        """Give the original weights of its own again; a later call of `current` shares them anew."""
+        """Give the original weights of its own again, without LoRA; a later call of `current` shares them anew."""
+        if self._adapters is not None:
+            self._adapters.unload()
+            self._adapters = None
         self._watch = None
         self.kept.drop()
         self.steady_weights = []

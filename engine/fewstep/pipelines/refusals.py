@@ -13,15 +13,18 @@ from fewstep.run.modules import GENERATED
 # Processors of attention that differ in how they compute it, and not in what. Their place is taken by our own op.
 PLAIN_PROCESSORS: Final = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
 
-_FUSE_LORA: Final = "fuse it before (pipe.fuse_lora(), then pipe.unload_lora_weights()), or use fewstep's own LoRA"
+_FUSE_LORA: Final = (
+    "fuse it before (pipe.fuse_lora(), then pipe.unload_lora_weights()), or load it into the accelerated U-Net "
+    "(pipe.unet.fewstep_lora.load)"
+)
 _RESTORE: Final = "fewstep.restore(pipe) first"
 
 HOOKS: Final = f"weights that stay where they are: {_RESTORE}, then offload, cast or cache; or pipe.to(device)"
 # Methods of diffusers that change what a U-Net computes, or where it lies between two calls; and what to do instead.
 REFUSED: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "load_lora_adapter": f"a U-Net without LoRA layers of peft: {_RESTORE}; then {_FUSE_LORA}",
-        "add_adapter": f"a U-Net without LoRA layers of peft: {_RESTORE}; then {_FUSE_LORA}",
+        "load_lora_adapter": f"a U-Net without LoRA layers of peft: {_FUSE_LORA}",
+        "add_adapter": f"a U-Net without LoRA layers of peft: {_FUSE_LORA}",
         "load_attn_procs": f"a U-Net with attention of its own config: {_RESTORE}",
         "_load_ip_adapter_weights": f"a U-Net without an IP-Adapter: {_RESTORE}",
         "enable_freeu": f"a U-Net without FreeU: {_RESTORE}",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError
+from fewstep.models.lora.adapters import Adapters
 from fewstep.models.net.conditional import ConditionalUNet
 from fewstep.models.net.residuals import Residuals
 from fewstep.pipelines.calls import ConditionCall, PixelCall, times
@@ -63,6 +64,15 @@ class View:
     def forward(self, wrapper: object) -> None:
         raise ArgumentError("forward", wrapper, HOOKS)
 
+    @property
+    def fewstep_lora(self) -> Adapters:
+        """LoRA of this U-Net, merged into the weights where they lie: `load(file)`, `set({name: weight})`, `unload()`.
+
+        The original has the same weights, and gets its own back, bit for bit, with the last `unload` or with
+        `fewstep.restore`. While adapters are loaded the weights do not move: `.to()` is refused.
+        """
+        return self.fewstep_network.adapters
+
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
 
@@ -73,6 +83,7 @@ class View:
 
     def _apply(self, move: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """`.to()` and its kin: the weights move, and are then shared where they are."""
+        self.fewstep_network.check_movable()
         result = super()._apply(move, recurse)  # type: ignore[misc]
         self.fewstep_network.current()
         return result

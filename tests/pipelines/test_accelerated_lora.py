@@ -1,0 +1,67 @@
+"""LoRA of an accelerated pipeline: merged into the shared weights, seen in the next step, and taken out exactly."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+import fewstep
+from fewstep import ArgumentError
+from support.accelerated import images, off
+from support.conditional_configs import REDUCED, condition_inputs, random_unet
+from support.lora_case import random_lora, with_alpha
+from support.pipelines_case import pipeline
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text to image", "xl text to image"])
+def test_a_pipeline_with_a_lora_gives_what_diffusers_gives_with_it(kind: str) -> None:
+    pipe = pipeline(kind)
+    lora = with_alpha(random_lora(pipe.unet, "attn", rank=2), 1.0)
+    plain = images(pipe, kind)
+    pipe.load_lora_weights(dict(lora), adapter_name="style")
+    pipe.set_adapters("style", 0.7)
+    expected = images(pipe, kind)
+    pipe.unload_lora_weights()
+
+    fewstep.accelerate(pipe)
+    pipe.unet.fewstep_lora.load(lora, "style", weight=0.7)
+    assert off(images(pipe, kind), expected) <= 1e-4
+    assert off(plain, expected) > 1e-3
+    fewstep.restore(pipe)
+    assert torch.equal(images(pipe, kind), plain)
+
+
+@torch.no_grad()
+def test_a_swap_is_seen_by_the_next_call_and_leaves_nothing_behind() -> None:
+    unet = random_unet(REDUCED["sd1"])
+    weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
+    view = fewstep.accelerate(unet)
+    given = condition_inputs(REDUCED["sd1"])
+    plain = view(**given).sample
+    where = [weight.data_ptr() for weight in unet.parameters()]
+    # Of the cross-attention's keys and values alone, which are kept from call to call.
+    for name, seed in (("one", 0), ("two", 1)):
+        view.fewstep_lora.load(random_lora(unet, "attn2.to_k", seed=seed), name, weight=0.0)
+    answers = []
+    for shares in ({"one": 1.0}, {"one": 0.0, "two": 1.0}, {"two": 0.0}):
+        view.fewstep_lora.set(shares)
+        answers.append(view(**given).sample)
+        assert off(answers[-1], unet(**given).sample) <= 1e-5  # the original has the same weights
+    assert torch.equal(answers[2], plain)
+    assert off(answers[0], plain) > 1e-4
+    assert off(answers[0], answers[1]) > 1e-4
+    assert [weight.data_ptr() for weight in unet.parameters()] == where
+
+    view.fewstep_lora.set({"one": 0.5})
+    with pytest.raises(ArgumentError, match=re.escape("unet: got one with LoRA adapters: one, two; allowed: a move")):
+        view.to(torch.bfloat16)
+    assert fewstep.restore(view) is unet
+    assert all(torch.equal(weight, weights[name]) for name, weight in unet.state_dict().items())
+
+
+def test_peft_and_fewsteps_lora_are_told_apart() -> None:
+    pipe: Any = fewstep.accelerate(pipeline("text to image"))
+    with pytest.raises(ArgumentError, match=r"load_lora_adapter: got .*\(pipe.unet.fewstep_lora.load\)"):
+        pipe.load_lora_weights(random_lora(fewstep.restore(pipe.unet), "attn"))
