@@ -33,6 +33,7 @@ from fewstep.run.buffers import Output, Signature, state_dtype, table_capacity
 from fewstep.run.callbacks import Callback, Following, check_callback
 from fewstep.run.decode import Decoder, Images
 from fewstep.run.denoiser import Denoiser, ModuleDenoiser, parameter_dtype
+from fewstep.run.encode import Encoder
 from fewstep.run.features import Prepared, prepare, prepared_signature, signature_of
 from fewstep.run.inputs import Inputs
 from fewstep.run.lanes import batches, lanes_of
@@ -93,6 +94,7 @@ class Engine(Adapting):
         self._shape = folded(model.shape)
         self._bounds = Bounds(self.module, self._shape, self.dtype, self.device, lanes, self.batch_invariant)
         self._decoder = Decoder.of(model.decoder, self._shape, self.device, self._state_dtype)
+        self._encoder = Encoder.of(model.encoder, self._decoder.shape, self._shape, self.device, self._state_dtype)
         self._seen = Seen()
         self._lock = WeightsLock()
 
@@ -128,6 +130,49 @@ class Engine(Adapting):
         weights = torch.float32 if dtype is None else dtype
         model = Model.from_pretrained(folder, steps, dtype=weights, allow_pickle=allow_pickle, variant=variant, **own)
         return cls(model, device=device, **options)
+
+    @classmethod
+    def from_pipeline(
+        cls,
+        pipe: Any,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        opaque: bool = False,
+        **options: Any,
+    ) -> "Engine":
+        """An engine that runs the whole loop of a pipeline of diffusers: text to image, or unconditional.
+
+            engine = fewstep.Engine.from_pipeline(pipe)
+            engine.sample(prompt="a red fox", steps=4, seeds=0).save("out.png")
+
+        U-Net and autoencoder run over the weights of the pipeline, which goes on working; its scheduler is a plan.
+        Tokenizers and text encoders stay the pipeline's. A safety checker and a watermark are not run.
+
+        Args:
+            pipe: a pipeline; an error lists the classes.
+            device, dtype: as for `Engine`; where and what the pipeline's U-Net is unless given.
+            height, width: of the images in pixels; what the U-Net was trained for unless given.
+            opaque: run diffusers' code of the U-Net in place of ours.
+            options: further arguments of `Engine`, and attributes of `Model` to have in place of what the pipeline
+                says, such as defaults={"sampler": "ddim", "steps": 4}, or decoder=None for a run that ends in latents.
+
+        Raises:
+            ArgumentError: another pipeline, by its name, or one with parts that fewstep does not run.
+            ModelError: a scheduler or a U-Net that fewstep does not read, by its field.
+        """
+        from fewstep.pipelines.from_pipeline import model_from_pipeline
+
+        own = {name: options.pop(name) for name in ("runner", "max_batch", "batch_invariant") if name in options}
+        model = model_from_pipeline(pipe, height=height, width=width, opaque=opaque, **options)
+        return cls(model, device=pipe.unet.device if device is None else device, dtype=dtype, **own)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that a run ends in: of a latent model what its decoder makes of a sample."""
+        return self._decoder.shape
 
     def __repr__(self) -> str:
         name, precision = self.model.name or type(self.module).__name__, str(self.dtype).removeprefix("torch.")
@@ -367,7 +412,9 @@ class Engine(Adapting):
         return self._runner.stats()
 
     def _request(self, asked: Asked) -> Request:
-        return build_request(asked, self._planner, self.model.conditions, self._inputs, self.model.shape, self.dtype)
+        model = self.model
+        told = asked, self._planner, model.conditions, self._inputs, model.shape, self.dtype
+        return build_request(*told, self._encoder)
 
     def _tensors(self, request: Request, places: Sequence[int]) -> list[Sample]:
         return request.samples(places, self._shape, self.device, self._state_dtype)

@@ -52,6 +52,8 @@ class Model:
         trained: what a distilled model was trained for; other plans run with an `UntrainedPlanWarning`.
         decoder: what makes images [B, C', H', W'] of the final x [B, C, H, W], for a latent model. Any
             module; it is called in its own dtype, as a part of the run.
+        encoder: what makes x_0 [B, C, H, W] of images [B, C', H', W'], for starts from pictures of a latent model. Any
+            module; it is called in its own dtype, before the run.
         name: for the record.
     """
 
@@ -65,6 +67,7 @@ class Model:
     defaults: Mapping[str, Any]
     trained: Trained | None
     decoder: nn.Module | None
+    encoder: nn.Module | None
     name: str
 
     def __init__(
@@ -80,12 +83,13 @@ class Model:
         defaults: Mapping[str, Any] | str | None = None,
         trained: Trained | Mapping[str, Any] | None = None,
         decoder: nn.Module | None = None,
+        encoder: nn.Module | None = None,
         name: str = "",
     ) -> None:
         """Check what is given.
 
         Args:
-            module, schedule, shape, prediction, decoder, name: as the attributes.
+            module, schedule, shape, prediction, decoder, encoder, name: as the attributes.
             time: as the attribute; None for what the schedule says. A schedule of sigmas says nothing unless it was
                 made to, as karras(time="edm") is, and only a consistency model is told what its paper has.
             conditions: or a dict like {"kind": "classes", "count": 10, "null": 10}; None for a model without labels.
@@ -110,8 +114,11 @@ class Model:
             raise ArgumentError("schedule", schedule, "a Schedule, such as fewstep.schedules.linear(1000)")
         _check_choice("prediction", prediction, get_args(Prediction))
         schedule = _told(schedule, time, prediction)
-        if decoder is not None and not isinstance(decoder, nn.Module):
-            raise ArgumentError("decoder", type(decoder).__name__, "a torch.nn.Module")
+        for argument, part in {"decoder": decoder, "encoder": encoder}.items():
+            if part is not None and not isinstance(part, nn.Module):
+                raise ArgumentError(argument, type(part).__name__, "a torch.nn.Module")
+        if encoder is not None and decoder is None:
+            raise ArgumentError("encoder", type(encoder).__name__, "None without a decoder")
         if not isinstance(name, str):
             raise ArgumentError("name", name, "a text")
         said = with_preset({"defaults": defaults, "trained": trained})
@@ -133,6 +140,7 @@ class Model:
             "defaults": MappingProxyType(given),
             "trained": trained_from_config(said["trained"]),
             "decoder": decoder,
+            "encoder": encoder,
             "name": name,
         }
         for field, value in values.items():

@@ -47,6 +47,23 @@ def as_images(argument: str, value: Given, count: int, shape: tuple[int, int, in
     return images.to(torch.promote_types(images.dtype, torch.float32)).expand(count, *shape)
 
 
+def as_latents(argument: str, value: object, count: int, shape: tuple[int, int, int]) -> Tensor | None:
+    """Latents [count, C, H, W] as they are given, where `value` is floats of that shape, or of one; else None.
+
+    Raises:
+        ArgumentError: latents that are not finite, or of another number of samples.
+    """
+    given = as_tensor(value)
+    if not isinstance(given, Tensor) or not given.is_floating_point() or tuple(given.shape[-3:]) != shape:
+        return None
+    latents = given.detach().reshape(-1, *shape)
+    if given.ndim > 4 or len(latents) not in (1, count):
+        raise ArgumentError(argument, f"latents {list(given.shape)}", f"{list(shape)}, or {[count, *shape]}")
+    if not bool(torch.isfinite(latents).all()):
+        raise ArgumentError(argument, "latents with NaN or infinity", "finite ones")
+    return latents.to(torch.promote_types(latents.dtype, torch.float32)).expand(count, *shape)
+
+
 def as_mask(argument: str, value: Given, count: int, shape: tuple[int, int, int]) -> Tensor:
     """A mask as the engine holds it: [count, 1, H, W] floats in [0, 1]; 1 (white) is generated, 0 (black) is kept.
 

@@ -16,6 +16,7 @@ from fewstep.request.noise import GivenNoise, given_noise
 from fewstep.request.planning import PLANNED, Planner, check_options
 from fewstep.request.start import Beginning, Resume, beginnings
 from fewstep.run.buffers import state_dtype
+from fewstep.run.encode import Encoder
 from fewstep.run.inputs import Inputs
 from fewstep.run.noise import initial_noise
 from fewstep.run.sample import Sample, State
@@ -124,6 +125,7 @@ def build_request(
     inputs: Inputs,
     shape: tuple[int, ...],
     dtype: torch.dtype,
+    encoder: Encoder | None = None,
 ) -> Request:
     """Check what was asked, and put the request together.
 
@@ -134,6 +136,7 @@ def build_request(
         inputs: what the network's call takes.
         shape: of one sample.
         dtype: of the network, in which it gets what floats in `condition`.
+        encoder: what makes latents of pictures, for starts.
 
     Raises:
         ArgumentError: naming the argument, its value and what is allowed.
@@ -141,7 +144,7 @@ def build_request(
     count = asked.count()
     if isinstance(asked.start, Resume):
         return _resumed(asked, asked.start.samples, planner, inputs, shape)
-    starts = beginnings(asked.start, count, shape)
+    starts = beginnings(asked.start, count, shape, encoder)
     plans = _plans(asked, planner, starts)
     seeds = resolve_seeds(asked.seeds, count)
     condition, null, recorded = _conditions(asked, conditions, inputs, plans, dtype)

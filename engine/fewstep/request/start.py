@@ -10,7 +10,8 @@ from torch import Tensor
 from fewstep.checks import number, one_of
 from fewstep.diffusion.plan import Plan
 from fewstep.errors import ArgumentError
-from fewstep.request.images import as_images, as_mask
+from fewstep.request.images import as_images, as_latents, as_mask
+from fewstep.run.encode import Encoder
 from fewstep.run.sample import Sample
 from fewstep_kernels import add_noise
 
@@ -22,7 +23,8 @@ class Image:
     """Start from an image, noised as far as `strength` says (SDEdit, Meng et al. 2022, 2108.01073).
 
     Attributes:
-        x: floats in [-1, 1] [C, H, W] or [B, C, H, W], uint8 arrays, or PIL images.
+        x: floats in [-1, 1] [C, H, W] or [B, C, H, W], uint8 arrays, or PIL images. Of a latent model with an encoder
+            pictures in pixels, or latents: floats of the shape of its samples.
         strength: above 0 to 1: how much of the noise range is run. The number of model calls stays `steps`.
     """
 
@@ -39,7 +41,8 @@ class Inpaint:
 
     Attributes:
         x: the known image, as for `Image`.
-        mask: [H, W] or [B, 1, H, W], 1 (white) where the sample is generated, 0 where x is kept.
+        mask: [H, W] or [B, 1, H, W], 1 (white) where the sample is generated, 0 where x is kept. Of a latent model with
+            an encoder as large as pictures, of which every latent takes the nearest pixel, or as latents.
         strength: below 1, what is generated starts from x too.
         renoise: the noise on the kept region: "initial", the run's own, or "fresh" at each row (RePaint, Lugmayr et
             al. 2022, 2201.09865).
@@ -117,12 +120,13 @@ class Beginning:
         return add_noise(self.image[None].to(z), signal_scale, noise_scale, z[None])[0]
 
 
-def beginnings(start: object, count: int, shape: tuple[int, ...]) -> list[Beginning]:
+def beginnings(start: object, count: int, shape: tuple[int, ...], encoder: Encoder | None = None) -> list[Beginning]:
     """How each of `count` samples begins.
 
     Args:
         start: None, an `Image` or `Inpaint` for all of them, or one (or None) per sample.
         shape: of a sample.
+        encoder: what makes latents of pictures, for a model that has one.
 
     Raises:
         ArgumentError: something else, or images that do not fit.
@@ -130,26 +134,45 @@ def beginnings(start: object, count: int, shape: tuple[int, ...]) -> list[Beginn
     if start is None:
         return [Beginning()] * count
     if isinstance(start, Start):
-        return _begin(start, count, shape)
+        return _begin(start, count, shape, encoder)
     if not isinstance(start, Sequence) or isinstance(start, str):
         raise ArgumentError("start", start, "fewstep.Image, Inpaint or Resume, or one per sample")
     if len(start) != count:
         raise ArgumentError("start", f"{len(start)} entries", f"one, or {count}: one per sample")
-    return [beginnings(each, 1, shape)[0] for each in start]
+    return [beginnings(each, 1, shape, encoder)[0] for each in start]
 
 
-def _begin(start: Start, count: int, shape: tuple[int, ...]) -> list[Beginning]:
+def _begin(start: Start, count: int, shape: tuple[int, ...], encoder: Encoder | None) -> list[Beginning]:
     if len(shape) != 3:
         raise ArgumentError("start", type(start).__name__, f"none: samples of shape {list(shape)} are no pictures")
     size = (shape[0], shape[1], shape[2])
-    images = as_images("image", start.x, count, size)
+    images = _images(start.x, count, size, encoder)
     if isinstance(start, Image):
         return [Beginning(start.strength, image) for image in images]
-    masks = as_mask("mask", start.mask, count, size)
+    masks = _masks(start.mask, count, size, encoder)
     return [
         Beginning(start.strength, image if start.strength < 1 else None, image, mask, start.renoise)
         for image, mask in zip(images, masks, strict=True)
     ]
+
+
+def _images(x: Any, count: int, size: tuple[int, int, int], encoder: Encoder | None) -> Tensor:
+    """[count, C, H, W] x_0: the images, or the latents that stand for them."""
+    latents = None if encoder is None else as_latents("image", x, count, size)
+    if encoder is None or latents is not None:
+        return as_images("image", x, count, size) if latents is None else latents
+    images = as_images("image", x, count, encoder.images)
+    if images.stride(0) == 0:  # one for all of them
+        return encoder(images[0])[None].expand(count, *size)
+    return torch.stack([encoder(image) for image in images])
+
+
+def _masks(mask: Any, count: int, size: tuple[int, int, int], encoder: Encoder | None) -> Tensor:
+    """[count, 1, H, W]."""
+    if encoder is None or tuple(getattr(mask, "shape", ()))[-2:] == size[1:]:
+        return as_mask("mask", mask, count, size)
+    masks = as_mask("mask", mask, count, encoder.images)
+    return torch.nn.functional.interpolate(masks, size=size[1:])
 
 
 def _strength(strength: float) -> float:

@@ -202,4 +202,6 @@ def _numbers(argument: str, values: Any, count: int, allowed: str) -> tuple[int,
 
 
 def _shown(prompt: object) -> object:
+    if isinstance(prompt, list) and len(set(map(str, prompt))) == 1:
+        prompt = prompt[0]
     return prompt if isinstance(prompt, str | list) else "embeddings"
