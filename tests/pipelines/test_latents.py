@@ -38,9 +38,10 @@ def images_of(decoder: nn.Module, x: Tensor) -> Tensor:
 @kinds
 def test_images_are_those_that_pipelines_decode(name: str) -> None:
     vae = small_vae(name)
-    x = latents(vae)
-    found = images_of(LatentDecoder(vae), x)
+    decoder, x = LatentDecoder(vae), latents(vae)
+    found = images_of(decoder, x)
     assert relative_difference(found, decoded(vae, to_autoencoder(vae, x))) <= 1e-5
+    assert decoder.image_shape(tuple(x.shape[1:])) == found.shape[1:]
 
 
 def test_a_mean_and_deviation_of_each_channel_are_undone_as_pipelines_do_it() -> None:
@@ -190,6 +191,16 @@ def test_a_run_ends_in_the_images_that_diffusers_decodes() -> None:
     x = latent.sample(n=2, steps=2, seeds=[3, 4]).images
     found = engine.sample(n=2, steps=2, seeds=[3, 4]).images
     assert relative_difference(found, decoded(vae, to_autoencoder(vae, x))) <= 1e-5
+
+
+def test_an_engine_decodes_nothing_to_learn_the_size_of_its_images() -> None:
+    decoder = LatentDecoder(small_kl())
+    calls: list[Any] = []
+    decoder.decoder.register_forward_hook(lambda *_: calls.append(None))
+    engine = latent_engines(decoder)[0]
+    assert not calls
+    assert engine.sample(n=1, steps=1, seeds=0).images.shape == (1, 3, 8, 12)
+    assert len(calls) == 1
 
 
 def test_weights_loaded_after_a_capture_are_in_its_replays() -> None:

@@ -297,6 +297,11 @@ def test_what_is_no_decoder_and_no_output_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             engines("cpu", decoder=Answers(answer))
+    for shape in (None, (3, 8), (3, 8, 0), (3, 8, 8.5)):
+        said = SmallDecoder()
+        said.image_shape = lambda _, shape=shape: shape
+        with pytest.raises(ValueError, match=r"decoder: got .*an image_shape that answers .*; allowed: .* \(C, H, W\)"):
+            engines("cpu", decoder=said)
     with pytest.raises(ValueError, match=r"decoder: got 'function'; allowed: a torch\.nn\.Module"):
         engines("cpu", decoder=lambda x: x)
     with pytest.raises(ValueError, match="output: got 'jpeg'; allowed: float or uint8"):

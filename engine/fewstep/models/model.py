@@ -51,9 +51,10 @@ class Model:
             a network that names `r`, of "consistency" for one that predicts that, else of "ddim".
         trained: what a distilled model was trained for; other plans run with an `UntrainedPlanWarning`.
         decoder: what makes images [B, C', H', W'] of the final x [B, C, H, W], for a latent model. Any
-            module; it is called in its own dtype, as a part of the run.
+            module; it is called in its own dtype, as a part of the run. Of an autoencoder of diffusers
+            `fewstep.pipelines.latents.LatentDecoder` makes one.
         encoder: what makes x_0 [B, C, H, W] of images [B, C', H', W'], for starts from pictures of a latent model. Any
-            module; it is called in its own dtype, before the run.
+            module; it is called in its own dtype, before the run. `LatentEncoder` there is one.
         name: for the record.
     """
 

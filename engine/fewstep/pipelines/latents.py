@@ -1,6 +1,7 @@
 """Between the latents that a network sees and images: how a run of a latent model ends, and what it may start from."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from fewstep.checks import flag
 from fewstep.errors import ArgumentError
-from fewstep.pipelines.tiles import Tiles, TinyTiles
+from fewstep.pipelines.tiles import Tiles, TinyTiles, pixels_of
 from fewstep.pipelines.vae import SUPPORTED, accelerated_vae, kind_of
 
 
@@ -39,7 +40,8 @@ class LatentDecoder(nn.Module):
         self.sliced = view.use_slicing if sliced is None else flag("sliced", sliced)
         self.tiles = (Tiles if self.kind == "AutoencoderKL" else TinyTiles).of(view) if tiled else None
         self.scale = _Scale(view)
-        self.channels = int(view.config.latent_channels)
+        self.channels, self.colors = int(view.config.latent_channels), int(view.config.out_channels)
+        self.pixels = pixels_of(view)
         self.post_quant_conv = getattr(view, "post_quant_conv", None)
         self.decoder = view.decoder
         if _overflows(view):
@@ -48,11 +50,23 @@ class LatentDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Latents [B, C, h, w] as a network has them -> images [B, 3, H, W], -1 for black and 1 for white."""
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ArgumentError("x", list(x.shape), f"latents [B, {self.channels}, h, w]")
+        self._check(x.shape)
         z = self.scale.out_of(x)
         images = [self._decode(each) for each in (z.split(1) if self.sliced else (z,))]
         return images[0] if len(images) == 1 else torch.cat(images)
+
+    def image_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(3, H, W) of the images of latents (C, h, w), so that nothing is decoded to learn it.
+
+        Raises:
+            ArgumentError: latents of other channels.
+        """
+        self._check((1, *shape))
+        return self.colors, self.pixels * shape[1], self.pixels * shape[2]
+
+    def _check(self, shape: Sequence[int]) -> None:
+        if len(shape) != 4 or shape[1] != self.channels:
+            raise ArgumentError("x", list(shape), f"latents [B, {self.channels}, h, w]")
 
     def _decode(self, z: Tensor) -> Tensor:
         return self._image(z) if self.tiles is None else self.tiles(self._image, z)

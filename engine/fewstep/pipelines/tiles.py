@@ -16,6 +16,14 @@ from fewstep.errors import ArgumentError
 Decode = Callable[[Tensor], Tensor]
 
 
+def pixels_of(vae: Any) -> int:
+    """Pixels along the side of a latent: 8 for those of Stable Diffusion, whose decoder doubles it three times."""
+    config = vae.config
+    if "num_decoder_blocks" in config:
+        return int(config.upsampling_scaling_factor ** (len(config.num_decoder_blocks) - 1))
+    return int(2 ** (len(config.block_out_channels) - 1))
+
+
 class Tiles(NamedTuple):
     """The grid of `AutoencoderKL.tiled_decode`: overlapping tiles, each blended into those above it and to its left.
 
@@ -39,7 +47,7 @@ class Tiles(NamedTuple):
         tiles = cls(vae.tile_latent_min_size, vae.tile_sample_min_size, vae.tile_overlap_factor)
         if whole(tiles.size) is None or whole(tiles.pixels) is None:
             raise ArgumentError("vae", f"tiles of {tiles.size} latents, {tiles.pixels} pixels", "one number for each")
-        apart = tiles.step * 2 ** (len(vae.config.block_out_channels) - 1)
+        apart = tiles.step * pixels_of(vae)
         if apart != tiles.kept or not apart:
             found = f"tiles of {tiles.size} latents, {tiles.pixels} pixels, overlap {tiles.overlap}"
             allowed = f"sizes and an overlap by which tiles are {apart} pixels apart, as their latents are"
@@ -105,8 +113,7 @@ class TinyTiles(NamedTuple):
         Raises:
             ArgumentError: its tiles do not overlap, or do nothing else.
         """
-        scale = vae.config.upsampling_scaling_factor ** (len(vae.config.num_decoder_blocks) - 1)
-        tiles = cls(vae.tile_latent_min_size, scale, vae.tile_overlap_factor, vae.config.out_channels)
+        tiles = cls(vae.tile_latent_min_size, pixels_of(vae), vae.tile_overlap_factor, vae.config.out_channels)
         if not 0 < tiles.blended < tiles.size:
             found = f"tiles of {tiles.size} latents, overlap {tiles.overlap}"
             raise ArgumentError("vae", found, f"an overlap of 1 to {tiles.size - 1} latents")

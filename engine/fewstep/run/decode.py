@@ -3,14 +3,14 @@
 Plain torch ops on fixed buffers, so a graph of the run ends in them; once a run, they are not worth a kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.checks import one_of
+from fewstep.checks import entries, one_of, whole
 from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Output, StaticBuffers
 from fewstep.run.denoiser import parameter_dtype
@@ -59,7 +59,10 @@ class Decoder:
         device: torch.device,
         state: torch.dtype = torch.float32,
     ) -> "Decoder":
-        """The decoder a module is for x of `shape`, which it is called with once to learn the shape of its answer.
+        """The decoder a module is for x of `shape`.
+
+        It is called with one x to learn the shape of its answer, unless it has a method `image_shape` that says it:
+        (C, H, W) -> (C', H', W').
 
         Raises:
             ArgumentError: not a module, or one that does not answer with images.
@@ -70,6 +73,9 @@ class Decoder:
             raise ArgumentError("decoder", type(module).__name__, "a torch.nn.Module")
         module = own_module(module, device)
         dtype = parameter_dtype(module)
+        said: Callable[[tuple[int, int, int]], object] | None = getattr(module, "image_shape", None)
+        if said is not None:
+            return cls(module, _three(said(shape)), dtype, state)
         with torch.no_grad():
             answer = module(torch.zeros(1, *shape, dtype=dtype, device=device))
         if not isinstance(answer, Tensor) or not answer.is_floating_point() or answer.ndim != 4 or len(answer) != 1:
@@ -105,6 +111,14 @@ class Decoder:
         channels, height, width = output.shape
         pixels = torch.zeros(count, height, width, channels, dtype=torch.uint8, device=device)
         return Images(pixels, torch.zeros(count, dtype=torch.bool, device=device))
+
+
+def _three(shape: object) -> tuple[int, int, int]:
+    """(C, H, W) of an image."""
+    sizes = [whole(size) or 0 for size in entries(shape) or ()]
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ArgumentError("decoder", f"an image_shape that answers {shape!r}", "one that answers (C, H, W)")
+    return sizes[0], sizes[1], sizes[2]
 
 
 def _log_prob(parts: Sequence[Images]) -> Tensor | None:
