@@ -61,6 +61,21 @@ def test_a_swap_is_seen_by_the_next_call_and_leaves_nothing_behind() -> None:
     assert all(torch.equal(weight, weights[name]) for name, weight in unet.state_dict().items())
 
 
+@torch.no_grad()
+def test_weights_that_others_move_keep_what_was_merged_and_that_is_told() -> None:
+    unet = random_unet(REDUCED["sd1"])
+    view = fewstep.accelerate(unet)
+    view.fewstep_lora.load(random_lora(unet, "attn"), "one")
+    given = condition_inputs(REDUCED["sd1"])
+    expected = view(**given).sample
+    unet.double()
+    given |= {name: given[name].double() for name in ("sample", "encoder_hidden_states")}
+    with pytest.warns(UserWarning, match="LoRA adapters one are part of the weights now: they can be taken out no mo"):
+        assert off(view(**given).sample, expected) <= 1e-5
+    assert off(view(**given).sample, expected) <= 1e-5
+    assert view.fewstep_lora.weights == {}
+
+
 def test_peft_and_fewsteps_lora_are_told_apart() -> None:
     pipe: Any = fewstep.accelerate(pipeline("text to image"))
     with pytest.raises(ArgumentError, match=r"load_lora_adapter: got .*\(pipe.unet.fewstep_lora.load\)"):

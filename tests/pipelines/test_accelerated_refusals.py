@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
-from accelerate.hooks import CpuOffload, ModelHook, add_hook_to_module, remove_hook_from_module
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnProcessor, SlicedAttnProcessor
 from peft import LoraConfig, inject_adapter_in_model
@@ -114,7 +114,7 @@ ASKED: dict[str, tuple[Callable[[Any], object], str]] = {
     "compiling": (lambda unet: unet.compile(), "compile: got an accelerated U-Net; allowed: an accelerated U-Net, or"),
     "compiling blocks": (lambda unet: unet.compile_repeated_blocks(), "compile_repeated_blocks: got"),
     "a processor": (lambda unet: unet.set_attn_processor(AttnAddedKVProcessor()), "processor: got 'AttnAdded"),
-    "model offload": (lambda unet: add_hook_to_module(unet, CpuOffload()), "unet: got hooks that offload"),
+    "another hook": (lambda unet: add_hook_to_module(unet, ModelHook()), "unet: got hooks that offload, cast or cache"),
     "offload of layers": (lambda unet: cpu_offload(unet, torch.device("cpu")), "unet: got hooks that offload"),
     "a forward": (lambda unet: setattr(unet, "forward", print), "forward: got"),
 }
@@ -178,6 +178,27 @@ def test_other_ways_to_compute_attention_and_what_was_undone_are_no_hindrance() 
         view.register_forward_hook(lambda *parts: calls.append(1))  # on the U-Net itself: run as ever
         assert off(view(**given).sample, expected) <= 1e-5
         assert calls == [1]
+
+
+def test_a_pipeline_can_be_offloaded_once_it_is_accelerated() -> None:
+    pipe = pipeline("text to image")
+    expected, unet = images(pipe, "text to image"), pipe.unet
+    fewstep.accelerate(pipe).enable_model_cpu_offload(device="cpu")  # a GPU's place is taken by the CPU
+    moves: list[Any] = []
+    pipe.unet._hf_hook.pre_forward = lambda module, *args, **kwargs: (moves.append(module), (args, kwargs))[1]
+    assert off(images(pipe, "text to image"), expected) <= 1e-4
+    assert moves == [pipe.unet] * 4
+    assert "_hf_hook" not in vars(unet)
+    with pytest.raises(ArgumentError, match=r"one that is offloaded; allowed: .*pipe.remove_all_hooks\(\) first"):
+        fewstep.restore(pipe)
+    pipe.remove_all_hooks()
+    assert off(images(pipe, "text to image"), expected) <= 1e-4
+    assert fewstep.restore(pipe).unet is unet
+    assert "forward" not in vars(unet)
+    assert torch.equal(images(pipe, "text to image"), expected)
+    fewstep.accelerate(pipe)
+    with pytest.raises(ArgumentError, match=r"a AlignDevicesHook; allowed: none but pipe.enable_model_cpu_offload"):
+        pipe.enable_sequential_cpu_offload(device="cpu")
 
 
 def test_a_pipeline_that_was_offloaded_and_is_no_more_can_be_accelerated() -> None:

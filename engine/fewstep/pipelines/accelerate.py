@@ -88,7 +88,7 @@ def restore(pipe_or_unet: T) -> T:
         The pipeline itself; of an accelerated U-Net the U-Net that it is a view of.
 
     Raises:
-        ArgumentError: neither a pipeline nor a U-Net of a class that `accelerate` takes.
+        ArgumentError: neither a pipeline nor a U-Net of a class that `accelerate` takes; or one that is offloaded.
     """
     if isinstance(pipe_or_unet, View):
         return _restored(pipe_or_unet)  # type: ignore[no-any-return]
@@ -108,6 +108,8 @@ def restore(pipe_or_unet: T) -> T:
 
 
 def _restored(view: View) -> Any:
+    if view.fewstep_hooks:
+        raise ArgumentError("pipe_or_unet", "one that is offloaded", "one that is not: pipe.remove_all_hooks() first")
     view.fewstep_network.release()
     return view.fewstep_network.original
 

@@ -1,12 +1,14 @@
 """Our network for one U-Net of diffusers, over the same weights."""
 
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.callers import outside
 from fewstep.errors import ArgumentError, some_of
 from fewstep.models.layouts import diffusers, diffusers_condition
 from fewstep.models.layouts.keys import Naming
@@ -65,11 +67,20 @@ class Network:
             self._adapters = Adapters(unet)
         return self._adapters
 
-    def check_movable(self) -> None:
-        """ArgumentError where the weights may not move or be cast: what an adapter is taken out of is where it is."""
+    def let_go(self) -> None:
+        """Hold no weights until the next call, because those of the original move.
+
+        Raises:
+            ArgumentError: adapters are loaded. The weights without them lie where these are.
+        """
         if self._adapters is not None and self._adapters.weights:
             names = some_of([*self._adapters.weights], 5)
             raise ArgumentError("unet", f"one with LoRA adapters: {names}", "a move once they are unloaded")
+        self._adapters = None
+        self._watch = None
+        self.kept.drop()
+        self.steady_weights = []
+        self._unet.to("meta")
 
     def bind(self) -> None:
         """Share the weights as they are now. ArgumentError where the original is not what its config says any more."""
@@ -78,6 +89,11 @@ class Network:
         check_unet(self.original, "unet")
         self._check_parts("unet")
         self._sharing.bind()
+        if self._adapters is not None and self._adapters.weights:
+            names = some_of([*self._adapters.weights], 5)
+            advice = "they can be taken out no more; unload them before weights are moved or assigned"
+            warnings.warn(f"LoRA adapters {names} are part of the weights now: {advice}", stacklevel=outside())
+        self._adapters = None
         self._watch = Watch(self.original)
         self.steady_weights = self._steady_weights()
 
@@ -85,11 +101,8 @@ class Network:
         """Give the original weights of its own again, without LoRA; a later call of `current` shares them anew."""
         if self._adapters is not None:
             self._adapters.unload()
-            self._adapters = None
-        self._watch = None
-        self.kept.drop()
-        self.steady_weights = []
         self._sharing.release()
+        self.let_go()
 
     def current(self) -> UNet:
         """The network, with the weights that the original has now, wherever they were moved or assigned since."""

@@ -19,7 +19,7 @@ _FUSE_LORA: Final = (
 )
 _RESTORE: Final = "fewstep.restore(pipe) first"
 
-HOOKS: Final = f"weights that stay where they are: {_RESTORE}, then offload, cast or cache; or pipe.to(device)"
+HOOKS: Final = f"none but pipe.enable_model_cpu_offload(), which moves the U-Net as a whole; or {_RESTORE}"
 # Methods of diffusers that change what a U-Net computes, or where it lies between two calls; and what to do instead.
 REFUSED: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -66,7 +66,7 @@ def _own(part: nn.Module, is_root: bool) -> Iterator[tuple[str, str]]:
     if package == "peft" or "peft_config" in own:
         yield "LoRA layers of peft", f"one without: {_FUSE_LORA}"
     if own.get("_hf_hook") is not None or "_diffusers_hook" in own:
-        advice = "weights that stay where they are: pipe.remove_all_hooks(), or load it without a device map"
+        advice = "one without: pipe.remove_all_hooks(), accelerate it, then pipe.enable_model_cpu_offload()"
         yield "hooks that offload, cast or cache it", advice
     if isinstance(part, GENERATED) or part._compiled_call_impl is not None or type(part).__name__ == "OptimizedModule":
         yield "compiled code", "one that runs the code of its class"

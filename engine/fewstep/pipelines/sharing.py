@@ -52,7 +52,6 @@ class Sharing:
                 layout = self._formats.get(name, torch.contiguous_format)
                 own = parameter.data.contiguous(memory_format=layout)
                 parameter.data = own.clone() if name in shared else own
-        self.network.to("meta")
 
 
 def check_weights(parameters: Mapping[str, Tensor], keys: Keys) -> None:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from fewstep.models.net.residuals import Residuals
 from fewstep.pipelines.calls import ConditionCall, PixelCall, times
 from fewstep.pipelines.network import LAYOUTS, Network, kind_of
 from fewstep.pipelines.refusals import HOOKS, REFUSED, check_processors
+
+OFFLOADING: Final = ("_hf_hook", "_old_forward")  # where accelerate keeps its hook
 
 
 def accelerated_unet(unet: nn.Module, argument: str = "unet") -> nn.Module:
@@ -38,31 +40,40 @@ def accelerated_unet(unet: nn.Module, argument: str = "unet") -> nn.Module:
     view: nn.Module = object.__new__(kind_of_view)
     object.__setattr__(view, "__dict__", unet.__dict__)
     object.__setattr__(view, "fewstep_network", network)
+    object.__setattr__(view, "fewstep_hooks", {})
     return view
 
 
 class View:
     """What the views have in place of diffusers' own.
 
-    Their attributes are the original's, but one:
+    Their attributes are the original's, but for those of their own:
 
     Attributes:
         fewstep_network: our network, and the original. Its `kept.drop()` forgets what was made of the last prompt, for
             whoever writes into weights past torch's count of writes, through `.data`.
+        fewstep_hooks: what accelerate sets on a module that it moves to the CPU between two runs.
     """
 
-    __slots__ = ("fewstep_network",)
+    __slots__ = ("fewstep_hooks", "fewstep_network")
     fewstep_network: Network
+    fewstep_hooks: dict[str, Any]
     training: bool
 
     @property
     def forward(self) -> Callable[..., Any]:
-        """Of the class, whatever is set on the instance, which the original has too."""
-        return self._run
+        """Of the class, or what `pipe.enable_model_cpu_offload` has wrapped around it; not the original's own."""
+        wrapper: Callable[..., Any] = self.fewstep_hooks.get("forward", self._run)
+        return wrapper
 
     @forward.setter
     def forward(self, wrapper: object) -> None:
-        raise ArgumentError("forward", wrapper, HOOKS)
+        if wrapper == self._run:
+            self.fewstep_hooks.pop("forward", None)
+        elif "_hf_hook" in self.fewstep_hooks:
+            self.fewstep_hooks["forward"] = wrapper
+        else:
+            raise ArgumentError("forward", wrapper, HOOKS)
 
     @property
     def fewstep_lora(self) -> Adapters:
@@ -76,17 +87,34 @@ class View:
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
 
+    def __getattr__(self, name: str) -> Any:
+        if name in OFFLOADING and name in self.fewstep_hooks:
+            return self.fewstep_hooks[name]
+        return super().__getattr__(name)  # type: ignore[misc]
+
     def __setattr__(self, name: str, value: object) -> None:
-        if name in ("_hf_hook", "_old_forward", "_diffusers_hook"):
-            raise ArgumentError("unet", "hooks that offload, cast or cache it", HOOKS)
-        super().__setattr__(name, value)
+        if name == "_diffusers_hook" or (name == "_hf_hook" and type(value).__name__ != "CpuOffload"):
+            self.fewstep_hooks.clear()
+            raise ArgumentError("unet", f"hooks that offload, cast or cache it, a {type(value).__name__}", HOOKS)
+        if name in OFFLOADING:
+            self.fewstep_hooks[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in OFFLOADING:
+            del self.fewstep_hooks[name]
+        else:
+            super().__delattr__(name)
 
     def _apply(self, move: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """`.to()` and its kin: the weights move, and are then shared where they are."""
-        self.fewstep_network.check_movable()
-        result = super()._apply(move, recurse)  # type: ignore[misc]
-        self.fewstep_network.current()
-        return result
+        """`.to()` and its kin: the weights move, and the next call shares them where they are."""
+        weight = next(self.fewstep_network.original.parameters())
+        with torch.no_grad():
+            moved = move(weight)
+        if moved.data_ptr() != weight.data_ptr() or moved.is_meta:
+            self.fewstep_network.let_go()
+        return super()._apply(move, recurse)  # type: ignore[misc]
 
     def set_attn_processor(self, processor: Any) -> None:
         """Those that compute attention in another way are taken, and take no effect here."""
