@@ -56,6 +56,7 @@ class Network:
         self._sharing = Sharing(self._unet, original, self.keys)
         self._watch: Watch | None = None
         self.kept = Kept()
+        self.steady_weights: list[Tensor] = []
         self._adapters: Adapters | None = None
         self.bind()
 
