@@ -17,7 +17,7 @@ from fewstep.models.layouts.keys import Keys
 from fewstep.models.lora.formats import NAMED, NETWORK
 from fewstep.models.lora.names import Places, Rows, tables_of, text_table
 from fewstep.models.lora.read import Lora, Update, read_lora
-from fewstep.models.lora.regions import Factors, Region, as_columns, joined
+from fewstep.models.lora.regions import Balanced, Factors, Region, as_columns, joined
 
 MAX_NAME: Final = 200
 
@@ -48,7 +48,7 @@ class Loaded:
 @dataclass
 class _Adapter:
     weight: float
-    factors: dict[Key, Factors] = field(default_factory=dict)
+    factors: dict[Key, Balanced] = field(default_factory=dict)
 
 
 class Adapters:
@@ -76,6 +76,7 @@ class Adapters:
         named_by: dict[str, Sequence[Keys]] = {NETWORK: tables or tables_of(module), **by_part}
         self._places = {part: Places(own) for part, own in named_by.items()}
         self._cuts = {part: _cuts(own) for part, own in named_by.items()}
+        self._owners: dict[tuple[str, str], nn.Module] = {}
         self._adapters: dict[str, _Adapter] = {}
         self._regions: dict[Key, Region] = {}
         self._merged: dict[Key, Recipe] = {}
@@ -182,7 +183,7 @@ class Adapters:
 
     def _add(self, adapter: _Adapter, part: str, update: Update, rows: Rows, where: str) -> None:
         """Enter an update: its rows in our order, cut where names begin that are for less than the parameter."""
-        parameter = self._networks[part].get_parameter(rows.parameter)
+        parameter = self._parameter(part, rows.parameter)
         down = (update.down * update.scale).reshape(-1, *parameter.shape[1:]).to(parameter.device)
         up = rows.piece.ordered_rows(update.up).to(parameter.device)
         end = rows.start + len(up)
@@ -191,7 +192,7 @@ class Adapters:
             key = (part, rows.parameter, start)
             if key in adapter.factors:
                 raise ModelError(f"{where}: {shown(update.tensor)}: updates what another of its tensors updates")
-            adapter.factors[key] = Factors(up[start - rows.start : stop - rows.start], down)
+            adapter.factors[key] = Balanced.of(up[start - rows.start : stop - rows.start], down)
 
     @torch.inference_mode()
     def _change(self, adapters: dict[str, _Adapter], where: str) -> None:
@@ -206,14 +207,13 @@ class Adapters:
         changed = {key: recipe for key, recipe in recipes.items() if recipe != self._merged.get(key, ())}
         regions = {key: self._regions.get(key) or self._region(key) for key in changed}
         after = {key: _factors(key, regions[key], recipe, adapters, where) for key, recipe in changed.items()}
-        before = {key: _factors(key, regions[key], self._merged.get(key, ()), self._adapters, where) for key in changed}
         self._allocate(regions)
         try:
             for key, region in regions.items():
                 region.write(after[key])
         except BaseException:
             for key, region in regions.items():
-                region.write(before[key])
+                region.write(_factors(key, region, self._merged.get(key, ()), self._adapters, where))
             self._settle(regions, {key: self._merged.get(key, ()) for key in changed})
             raise
         self._settle(regions, changed)
@@ -232,14 +232,20 @@ class Adapters:
     def _forget_replaced(self) -> None:
         """Weights that somebody else has written or replaced since are as they were meant to be: nothing is merged."""
         for key in [*self._regions]:
-            part, parameter, _ = key
-            now = self._networks[part].get_parameter(parameter)
+            now = self._parameter(*key[:2])
             if now is not self._regions[key].parameter or _state(now) != self._seen[key]:
                 del self._regions[key], self._merged[key]
 
+    def _parameter(self, part: str, name: str) -> nn.Parameter:
+        """As it is now: it may have been exchanged. Its module is looked up once, which costs more than all else."""
+        if (part, name) not in self._owners:
+            self._owners[part, name] = self._networks[part].get_submodule(name.rpartition(".")[0])
+        found: nn.Parameter = getattr(self._owners[part, name], name.rpartition(".")[2])
+        return found
+
     def _region(self, key: Key) -> Region:
         part, parameter, start = key
-        tensor = self._networks[part].get_parameter(parameter)
+        tensor = self._parameter(part, parameter)
         cuts = [*self._cuts[part][parameter], len(tensor)]
         return Region(parameter, tensor, start, cuts[cuts.index(start) + 1])
 
@@ -256,10 +262,11 @@ def _factors(key: Key, region: Region, recipe: Recipe, adapters: Mapping[str, _A
     if not recipe:
         return None
     dtype = region.rows.dtype
-    factors = joined([adapters[name].factors[key] for name, _ in recipe], [weight for _, weight in recipe], dtype)
-    if not (factors.up.isfinite().all() and factors.down.isfinite().all()):
+    parts = [adapters[name].factors[key] for name, _ in recipe]
+    if not all(part.fits(weight, dtype) for part, (_, weight) in zip(parts, recipe, strict=True)):
         kind = str(dtype).removeprefix("torch.")
         raise ModelError(f"{where}: the update of {shown(region.name)} is too large for weights in {kind}")
+    factors = joined(parts, [weight for _, weight in recipe], dtype)
     return Factors(factors.up, as_columns(region.parameter, factors.down))
 
 

@@ -1,5 +1,6 @@
 """Rows of a weight that adapters change in place, and the copy that gives their bits back."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,8 +11,9 @@ from torch import Tensor
 from fewstep.errors import ArgumentError
 
 # What one product writes at a time: small enough that the rows copied just before are still in the cache, so that a
-# first merge reads the weight once, writes its copy once and writes the weight once.
-BLOCK_BYTES: Final = {"cpu": 1 << 20, "cuda": 8 << 20}
+# first merge reads the weight once, writes its copy once and writes the weight once. On an EPYC of 1 MiB a core 256 KiB
+# take 0.6 of the time of 512 KiB, and 0.4 of that of whole weights of 1280x1280.
+BLOCK_BYTES: Final = {"cpu": 1 << 18, "cuda": 8 << 20}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,27 @@ class Factors:
     up: Tensor
     down: Tensor
 
-    def merged_with(self, weight: float) -> "Factors":
-        """weight times it, each of the two about as large as the other, so that 16 bits hold both."""
-        down = self.down * weight
-        shift = torch.log2(self.up.abs().amax() / down.abs().amax()) / 2
-        # A power of two changes no digit of either.
-        share = torch.exp2(torch.nan_to_num(shift, posinf=0.0, neginf=0.0).round())
-        return Factors(self.up / share, down * share)
+
+@dataclass(frozen=True)
+class Balanced(Factors):
+    """Factors in float32 that are about as large as each other, so that both can be had in 16 bits.
+
+    Attributes:
+        peaks: the largest number in up, and in down.
+    """
+
+    peaks: tuple[float, float]
+
+    @classmethod
+    def of(cls, up: Tensor, down: Tensor) -> "Balanced":
+        """One is multiplied by a power of two, the other divided, which changes no digit of either."""
+        high, low = float(up.abs().amax()), float(down.abs().amax())
+        share = 2.0 ** round(math.log2(high / low) / 2) if high and low else 1.0
+        return cls(up / share, down * share, (high / share, low * share))
+
+    def fits(self, weight: float, dtype: torch.dtype) -> bool:
+        """Whether both are finite in a dtype, the second times a weight."""
+        return max(self.peaks[0], abs(weight) * self.peaks[1]) <= torch.finfo(dtype).max
 
 
 class Region:
@@ -47,7 +63,7 @@ class Region:
         self.name, self.parameter = name, parameter
         self.rows = as_matrix(name, parameter)[start:stop]
         self.base: Tensor | None = None
-        self._saved = 0  # rows of the base that are there
+        self._saved = 0  # numbers of the base that are there
 
     def allocate(self) -> None:
         """Take memory for the copy."""
@@ -69,15 +85,15 @@ class Region:
             raise RuntimeError("write comes after allocate")
         most = BLOCK_BYTES.get(self.rows.device.type, BLOCK_BYTES["cuda"])
         step = max(1, most * count // max(1, self.bytes))
-        for start in range(0, count, step):
-            block = slice(start, min(start + step, count))
-            if self._saved < block.stop:
-                base[block].copy_(self.rows[block])
-                self._saved = block.stop
+        ups = [None] * -(-count // step) if factors is None else factors.up.split(step)
+        for block, kept, up in zip(self.rows.split(step), base.split(step), ups, strict=True):
+            if kept.storage_offset() >= self._saved:
+                kept.copy_(block)
+                self._saved = kept.storage_offset() + kept.numel()
             else:
-                self.rows[block].copy_(base[block])
-            if factors is not None:
-                self.rows[block].addmm_(factors.up[block], factors.down)
+                block.copy_(kept)
+            if factors is not None and up is not None:
+                block.addmm_(up, factors.down)
 
 
 def as_matrix(name: str, parameter: Tensor) -> Tensor:
@@ -101,13 +117,11 @@ def as_columns(parameter: Tensor, down: Tensor) -> Tensor:
     return down if parameter.ndim == 2 else down.permute(0, *_order(parameter)).flatten(1)
 
 
-def joined(parts: Sequence[Factors], weights: Sequence[float], dtype: torch.dtype) -> Factors:
-    """The weighted sum of several updates as one product: their factors side by side, in the weight's dtype."""
-    each = [factors.merged_with(weight) for factors, weight in zip(parts, weights, strict=True)]
-    return Factors(
-        torch.cat([factors.up for factors in each], dim=1).to(dtype),
-        torch.cat([factors.down for factors in each]).to(dtype),
-    )
+def joined(parts: Sequence[Balanced], weights: Sequence[float], dtype: torch.dtype) -> Factors:
+    """The weighted sum of several updates as one product: their factors side by side, in a dtype."""
+    ups = [factors.up.to(dtype) for factors in parts]
+    downs = [(factors.down * weight).to(dtype) for factors, weight in zip(parts, weights, strict=True)]
+    return Factors(ups[0], downs[0]) if len(parts) == 1 else Factors(torch.cat(ups, dim=1), torch.cat(downs))
 
 
 def _order(weight: Tensor) -> list[int]:
