@@ -100,6 +100,30 @@ def test_what_somebody_else_loads_into_a_weight_is_its_new_base() -> None:
     assert same(unet, bits(other))
 
 
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda unet: unet.double(),
+        lambda unet: unet.to(memory_format=torch.contiguous_format),
+        lambda unet: unet.to(torch.bfloat16),
+    ],
+    ids=["to float64", "to another order in memory", "to bfloat16"],
+)
+def test_weights_that_were_moved_keep_their_base(move: Any) -> None:
+    unet, before = random_unet(CONFIGS["no-labels"]), random_unet(CONFIGS["no-labels"])
+    lora = random_lora(unet, "")
+    adapters = Adapters(unet)
+    adapters.load(lora, "a")
+    move(unet)
+    move(before)
+    adapters.set({"a": 0.5})
+    moved = random_unet(CONFIGS["no-labels"])
+    Adapters(move(moved)).load(lora, weight=0.5)
+    assert same(unet, bits(moved))
+    adapters.unload()
+    assert same(unet, bits(before))
+
+
 @pytest.mark.parametrize("at", [0, 3, 7], ids=["the first", "the fourth", "the eighth"])
 def test_a_change_that_fails_half_way_leaves_the_bits_from_before(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = random_unet(CONFIGS["classes"])

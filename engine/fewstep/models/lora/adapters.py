@@ -60,7 +60,8 @@ class Adapters:
     that an adapter changes, for as long as one does, so that what comes back is W_0 bit for bit; that takes as many
     bytes as those layers (`bytes`). Every change starts from W_0: however often weights are set, nothing adds up.
 
-    What somebody else has written into a merged weight since (a load_state_dict) is that weight's new W_0.
+    What somebody else has written into a merged weight since (a load_state_dict) is that weight's new W_0. Weights that
+    were moved since (`.to()`) keep theirs, which moves with them at the next change.
 
     Args:
         module: the network; its own weights change, and with them those of whoever shares its tensors.
@@ -197,7 +198,7 @@ class Adapters:
     @torch.inference_mode()
     def _change(self, adapters: dict[str, _Adapter], where: str) -> None:
         """Have these adapters merged and no others; all is made ready before the first weight is written."""
-        self._forget_replaced()
+        self._look_again()
         wanted: dict[Key, list[tuple[str, float]]] = {key: [] for key in self._merged}
         for name, adapter in adapters.items():
             if adapter.weight:
@@ -227,14 +228,23 @@ class Adapters:
             else:
                 self._regions.pop(key, None)
                 self._merged.pop(key, None)
-        self._seen = {key: _state(region.parameter) for key, region in self._regions.items()}
+        self._seen = {
+            key: (region.parameter.data_ptr(), _version(region.parameter)) for key, region in self._regions.items()
+        }
 
-    def _forget_replaced(self) -> None:
-        """Weights that somebody else has written or replaced since are as they were meant to be: nothing is merged."""
-        for key in [*self._regions]:
-            now = self._parameter(*key[:2])
-            if now is not self._regions[key].parameter or _state(now) != self._seen[key]:
+    def _look_again(self) -> None:
+        """Weights that somebody else has written or exchanged since are as they were meant to be: nothing is merged.
+
+        Those that were moved, by `.to()` say, are what they were, elsewhere.
+        """
+        for key, region in [*self._regions.items()]:
+            now, (address, version) = self._parameter(*key[:2]), self._seen[key]
+            if now.is_meta:
+                raise ArgumentError("lora", f"{key[1]} on the meta device", "weights in memory, not offloaded ones")
+            if now is not region.parameter or _version(now) != version:
                 del self._regions[key], self._merged[key]
+            elif now.data_ptr() != address:
+                region.follow()
 
     def _parameter(self, part: str, name: str) -> nn.Parameter:
         """As it is now: it may have been exchanged. Its module is looked up once, which costs more than all else."""
@@ -266,7 +276,7 @@ def _factors(key: Key, region: Region, recipe: Recipe, adapters: Mapping[str, _A
     if not all(part.fits(weight, dtype) for part, (_, weight) in zip(parts, recipe, strict=True)):
         kind = str(dtype).removeprefix("torch.")
         raise ModelError(f"{where}: the update of {shown(region.name)} is too large for weights in {kind}")
-    factors = joined(parts, [weight for _, weight in recipe], dtype)
+    factors = joined(parts, [weight for _, weight in recipe], region.rows.device, dtype)
     return Factors(factors.up, as_columns(region.parameter, factors.down))
 
 
@@ -282,9 +292,9 @@ def _cuts(tables: Iterable[Keys]) -> dict[str, list[int]]:
     return {parameter: sorted(own) for parameter, own in cuts.items()}
 
 
-def _state(parameter: Tensor) -> tuple[int, int]:
-    """Where a parameter lies, and how often it was written to, as far as torch counts that."""
-    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
+def _version(parameter: Tensor) -> int:
+    """How often a parameter was written to, as far as torch counts that."""
+    return 0 if parameter.is_inference() else parameter._version
 
 
 def _weight(argument: str, value: object) -> float:

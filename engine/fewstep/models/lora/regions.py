@@ -61,7 +61,8 @@ class Region:
 
     def __init__(self, name: str, parameter: Tensor, start: int, stop: int) -> None:
         self.name, self.parameter = name, parameter
-        self.rows = as_matrix(name, parameter)[start:stop]
+        self._span = slice(start, stop)
+        self.rows, self._order = as_matrix(name, parameter)[self._span], _order(parameter)
         self.base: Tensor | None = None
         self._saved = 0  # numbers of the base that are there
 
@@ -69,6 +70,17 @@ class Region:
         """Take memory for the copy."""
         if self.base is None:
             self.base, self._saved = torch.empty_like(self.rows, memory_format=torch.contiguous_format), 0
+
+    def follow(self) -> None:
+        """The parameter was moved, to another device, dtype or order in memory: so is the copy of what it was."""
+        before, self._order = self._order, _order(self.parameter)
+        self.rows = as_matrix(self.name, self.parameter)[self._span]
+        if self.base is not None:
+            sizes = self.parameter.shape
+            plain = self.base.view(-1, *(sizes[dim] for dim in before)).permute(
+                0, *(1 + before.index(dim) for dim in range(1, len(sizes)))
+            )
+            self.base = plain.permute(0, *self._order).flatten(1).to(self.rows.device, self.rows.dtype)
 
     @property
     def bytes(self) -> int:
@@ -117,10 +129,10 @@ def as_columns(parameter: Tensor, down: Tensor) -> Tensor:
     return down if parameter.ndim == 2 else down.permute(0, *_order(parameter)).flatten(1)
 
 
-def joined(parts: Sequence[Balanced], weights: Sequence[float], dtype: torch.dtype) -> Factors:
-    """The weighted sum of several updates as one product: their factors side by side, in a dtype."""
-    ups = [factors.up.to(dtype) for factors in parts]
-    downs = [(factors.down * weight).to(dtype) for factors, weight in zip(parts, weights, strict=True)]
+def joined(parts: Sequence[Balanced], weights: Sequence[float], device: torch.device, dtype: torch.dtype) -> Factors:
+    """The weighted sum of several updates as one product: their factors side by side, on a device and in a dtype."""
+    ups = [factors.up.to(device, dtype) for factors in parts]
+    downs = [(factors.down * weight).to(device, dtype) for factors, weight in zip(parts, weights, strict=True)]
     return Factors(ups[0], downs[0]) if len(parts) == 1 else Factors(torch.cat(ups, dim=1), torch.cat(downs))
 
 
