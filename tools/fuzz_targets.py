@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import fuzz_lora
 import numpy as np
 import torch
 from fuzz_mutators import (
@@ -370,6 +371,7 @@ def _drawn(folder: Path) -> None:
 
 
 def _others() -> list[Target]:
+    formats = {".safetensors": (safetensors_changed,), ".json": (json_changed,)}
     row = dict.fromkeys(DRAWN, 0.5) | {"steps": 4}
     settings = dict.fromkeys(COMPARABLE, "x")
     result = json.dumps(
@@ -387,6 +389,7 @@ def _others() -> list[Target]:
                lambda f: _ended(TrainConfig.from_toml(f / "own.toml"))),
         Target("a classifier", {"c.safetensors": BUNDLED.read_bytes()}, {".safetensors": (safetensors_changed,)},
                lambda f: _ended(load_classifier(f / "c.safetensors"))),
+        Target("a LoRA", fuzz_lora.files(), formats, fuzz_lora.read),
         Target("a wheel", {"own.whl": page.getvalue()}, {".whl": (zip_changed({}),)},
                lambda f: _ended(_onnx_bytes(f / "own.whl"))),
     ]  # fmt: skip

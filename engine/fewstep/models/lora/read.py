@@ -25,7 +25,8 @@ from fewstep.models.safe_load import (
 from fewstep.models.safetensors_header import MAX_TENSORS
 
 PEFT_CONFIG: Final = "adapter_config.json"
-IN_FOLDERS: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+PEFT_WEIGHTS: Final = "adapter_model.safetensors"
+IN_FOLDERS: Final = (PEFT_WEIGHTS, "pytorch_lora_weights.safetensors")
 IN_MEMORY: Final = "lora"  # what tensors in memory are called
 
 
@@ -86,15 +87,8 @@ def read_lora(source: str | os.PathLike[str] | Mapping[str, Tensor] | Lora) -> L
         raise ArgumentError("lora", type(source).__name__, "the path of a file or a folder, or a dict of tensors")
     path = Path(os.fspath(source))
     if path.is_dir():
-        file = _in_folder(path)
-        config = inside(path, PEFT_CONFIG)
-        scales = of_folder(read_json(config), str(config)) if config.exists() else None
-        return _of_file(file, path.resolve().name, scales)
-    own = path.name in IN_FOLDERS
-    config = path.parent / PEFT_CONFIG
-    beside = own and path.name == IN_FOLDERS[1] and config.exists()
-    scales = of_folder(read_json(config), str(config)) if beside else None
-    return _of_file(path, path.resolve().parent.name if own else path.stem, scales)
+        return _of_file(_in_folder(path), path.resolve().name)
+    return _of_file(path, path.resolve().parent.name if path.name in IN_FOLDERS else path.stem)
 
 
 def _in_folder(folder: Path) -> Path:
@@ -106,11 +100,15 @@ def _in_folder(folder: Path) -> Path:
     return inside(folder, (there or others)[0])
 
 
-def _of_file(path: Path, name: str, scales: Mapping[str, Scales] | None) -> Lora:
+def _of_file(path: Path, name: str) -> Lora:
     source = open_weights(path)
-    if scales is None and isinstance(source, SafetensorsFile):
-        scales = of_metadata(source.metadata, str(path))
-    return _of_source(source, name, scales or {})
+    config = path.parent / PEFT_CONFIG
+    # A config that leads nowhere is an error and not the lack of one: the scale would be another.
+    if path.name == PEFT_WEIGHTS and os.path.lexists(config):
+        scales = of_folder(read_json(inside(path.parent, PEFT_CONFIG)), str(config))
+    else:
+        scales = of_metadata(source.metadata, str(path)) if isinstance(source, SafetensorsFile) else {}
+    return _of_source(source, name, scales)
 
 
 def _in_memory(tensors: Mapping[Any, Any]) -> TensorDict:

@@ -43,7 +43,8 @@ class Balanced(Factors):
     def of(cls, up: Tensor, down: Tensor) -> "Balanced":
         """One is multiplied by a power of two, the other divided, which changes no digit of either."""
         high, low = float(up.abs().amax()), float(down.abs().amax())
-        share = 2.0 ** round(math.log2(high / low) / 2) if high and low else 1.0
+        usual = 0 < high < math.inf and 0 < low < math.inf
+        share = 2.0 ** max(-60, min(60, round(math.log2(high / low) / 2))) if usual else 1.0
         return cls(up / share, down * share, (high / share, low * share))
 
     def fits(self, weight: float, dtype: torch.dtype) -> bool:
