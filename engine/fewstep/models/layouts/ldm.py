@@ -89,6 +89,15 @@ def _modules(names: Collection[str], where: str, vector: str) -> Mapping[str, st
     if not 1 <= layers <= MAX_LAYERS or levels > MAX_LEVELS:
         said = f"{levels} levels of {layers} residual blocks on the way down"
         raise ModelError(f"{where}: has {said}; allowed: 1 to {MAX_LEVELS} of 1 to {MAX_LAYERS}")
+    return modules_of(levels, layers, vector)
+
+
+def modules_of(levels: int, layers: int, vector: str) -> Mapping[str, str]:
+    """A module there -> the module in diffusers, for so many residual blocks a level on the way down.
+
+    `vector` is as for `Names`. A doubling has two names there, of which a U-Net has the one: behind a transformer
+    another than behind a residual block alone.
+    """
     modules = dict(_OUTER)
     for layer in (0, 2):
         modules[f"label_emb.0.{layer}"] = f"{vector}.linear_{1 + layer // 2}"

@@ -1,12 +1,12 @@
 """From the name of a layer in a LoRA file to the rows of our parameters that are its weight."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torch import nn
 
-from fewstep.models.layouts import diffusers, diffusers_condition
+from fewstep.models.layouts import diffusers, diffusers_condition, ldm
 from fewstep.models.layouts.keys import Keys, Piece
 from fewstep.models.lora.formats import TEXT_MODEL, Name
 from fewstep.models.net.unet import UNet
@@ -24,12 +24,44 @@ class Rows:
 
 
 def tables_of(module: nn.Module) -> tuple[Keys, ...]:
-    """All names by which LoRA files may call what a network has: its own, and for our U-Nets those of diffusers."""
+    """All names by which LoRA files may call what a network has.
+
+    Its own; for our U-Nets those of diffusers, and where text conditions them those of latent diffusion, which kohya's
+    files for SDXL have.
+    """
     own: Keys = {name: (Piece(name, tuple(tensor.shape)),) for name, tensor in module.named_parameters()}
     if not isinstance(module, UNet):
         return (own,)
-    layout = diffusers if module.config.condition is None else diffusers_condition
-    return layout.naming(module.config).known_keys(module), own
+    condition = module.config.condition
+    if condition is None:
+        return diffusers.naming(module.config).known_keys(module), own
+    theirs = diffusers_condition.naming(module.config).known_keys(module)
+    vector = ldm.VECTOR if condition.added_width is None else ldm.ADDED
+    return theirs, *_renamed(theirs, ldm.modules_of(module.config.levels, module.config.layers, vector)), own
+
+
+def _renamed(keys: Keys, modules: Mapping[str, str]) -> list[Keys]:
+    """The names of another code base whose modules are called otherwise; where it has several for one, any of them."""
+    names: dict[str, list[str]] = {}
+    for there, here in modules.items():
+        names.setdefault(here, []).append(there)
+
+    def moved(name: str, choice: int) -> str | None:
+        parts = name.split(".")
+        for end in range(len(parts) - 1, 0, -1):
+            if found := names.get(".".join(parts[:end])):
+                return ".".join([found[choice], *parts[end:]]) if choice < len(found) else None
+        return None
+
+    tables: list[Keys] = []
+    for choice in range(max(map(len, names.values()))):
+        table: Keys = {}
+        for parameter, pieces in keys.items():
+            known = [replace(piece, name=name) for piece in pieces if (name := moved(piece.name, choice)) is not None]
+            if len(known) == len(pieces):
+                table[parameter] = tuple(known)
+        tables.append(table)
+    return tables
 
 
 def text_table(module: nn.Module) -> Keys:
