@@ -1,6 +1,7 @@
 """What a run returns: the images, and all that is needed to make each of them again."""
 
 import io
+import json
 import math
 import os
 import warnings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from fewstep.diffusion.plan import Plan
 
+TEXTS = ("prompt", "negative_prompt")
 SUFFIXES = (".png", ".npy")
 MAX_PARAMETERS = 8 << 20  # characters in a PNG; the seeds and labels of 100,000 samples take 3 million
 MAX_KEY = 79  # of PNG
@@ -258,7 +260,14 @@ class Samples:
         each = [self._plan_parameters(i) | _as_text(self._more(i)) for i in indices]
         names = dict.fromkeys(name for parameters in each for name in parameters)
         columns = {name: [parameters.get(name, "") for parameters in each] for name in names}
-        shared = {name: values[0] if len(set(values)) == 1 else ",".join(values) for name, values in columns.items()}
+        shared = {}
+        for name, values in columns.items():
+            if len(set(values)) == 1:
+                shared[name] = values[0]
+            elif name in TEXTS:  # which have commas themselves
+                shared[f"{name}s"] = json.dumps(values, ensure_ascii=False)
+            else:
+                shared[name] = ",".join(values)
         return shared | {"Software": f"fewstep {__version__}"}
 
     def _plan_parameters(self, index: int) -> dict[str, str]:
@@ -266,6 +275,11 @@ class Samples:
         text = {"sampler": plan.sampler, "steps": str(len(plan))} | ({"plan": plan.preset} if plan.preset else {})
         text["guidance_scale"] = ",".join(map(_number, scale if isinstance(scale, list) else [scale]))
         return text | ({"guidance_rescale": _column(plan, "phi")} if _column(plan, "phi") != "0" else {})
+
+    def texts(self, index: int) -> dict[str, object]:
+        """The prompts of a sample, where it has any: {"prompt": ..., "negative_prompt": ...}."""
+        more = self._more(index)
+        return {name: more[name] for name in TEXTS if more.get(name) is not None}
 
     def _label(self, index: int) -> str:
         """A sample's label as `fewstep generate --labels` takes it: the name of its class, or a number."""

@@ -2,38 +2,30 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fewstep.cli import options
-from fewstep.cli.labels import read_labels
 from fewstep.cli.machine import check_device, dtype_of, set_threads
-from fewstep.cli.opening import open_engine
+from fewstep.cli.opening import open_engine, reads_prompts
 from fewstep.cli.pictures import read_mask, read_picture
-from fewstep.cli.shared import (
-    MAX_SEED,
-    emit,
-    emit_fields,
-    examples,
-    progress,
-    whole_numbers,
-)
+from fewstep.cli.shared import emit, emit_fields, examples, progress
+from fewstep.cli.words import UNLABELLED, Typed, check_kind, load_loras, meant
 from fewstep.diffusion.presets import preset_named
 from fewstep.errors import ArgumentError
-from fewstep.request.asked import MAX_SAMPLES
 from fewstep.run.callbacks import counting
 
 if TYPE_CHECKING:
     from fewstep.request.start import Image, Inpaint
     from fewstep.results import Samples
 
-T = TypeVar("T")
-UNLABELLED = "none"  # --labels of samples of no class
 MAX_TOLD = 10  # labels in the summary
 EXAMPLES = examples(
     "Ten digits of the model in the box, two model calls each, with seeds 0 to 9:",
     "  fewstep generate digits --labels 0:9:10 --steps 2 --seed 0 --columns 5 --out out/digits.png",
     "Three variations of one of them:",
     "  fewstep generate digits/teacher --labels 3 --n 3 --image out/digits-003.png --strength 0.6 --steps 20",
+    "Two pictures of a text, by a pipeline that diffusers saved, in four steps, and with a LoRA at a weight of 0.8:",
+    "  fewstep generate .models/sdxl-turbo --prompt 'a red fox' --n 2 --steps 4 --lora style.safetensors:0.8",
     "16 terrains from flat to rough, one model call each:",
     "  fewstep generate .models/terrain --labels 5:100:16 --columns 4 --colormap terrain --out out/terrain.png",
 )
@@ -41,6 +33,8 @@ EXAMPLES = examples(
 
 def generate(
     model: options.Model,
+    prompt: options.Prompt = None,
+    negative_prompt: options.NegativePrompt = None,
     labels: options.Labels = None,
     n: options.Count = None,
     seed: options.Seed = None,
@@ -50,9 +44,12 @@ def generate(
     plan: options.Plan = None,
     guidance_scale: options.GuidanceScale = None,
     guidance_rescale: options.GuidanceRescale = 0.0,
+    lora: options.Lora = None,
     image: options.Image = None,
     strength: options.Strength = None,
     mask: options.Mask = None,
+    height: options.Height = None,
+    width: options.Width = None,
     out: options.Out = Path("out.png"),
     columns: options.Columns = None,
     singles: options.Singles = True,
@@ -68,46 +65,53 @@ def generate(
     """Make pictures with a model.
 
     Several samples become one sheet (out.png) and single pictures (out-000.png ...).
-    Each carries its seed, label, sampler and steps; `fewstep info out-000.png` shows them.
+    Each carries its seed, label or prompt, sampler and steps; `fewstep info out-000.png` shows them.
     """
     from fewstep.results import check_channels
 
-    if image is None and mask is not None:
-        raise ArgumentError("mask", str(mask), "only together with --image")
-    if image is None and strength is not None:
-        raise ArgumentError("strength", strength, "only together with --image")
+    _check_start(image, strength, mask)
     if plan is not None:
         preset_named("plan", plan)
     _check_output(out, columns, colormap)
 
+    typed = Typed(n, seed, seeds, labels, prompt, negative_prompt)
+    check_kind(typed, reads_prompts(model, steps))
     weights = dtype_of(dtype)
     set_threads(threads)
     check_device(device)
     reading: dict[str, Any] = {"dtype": weights, "allow_pickle": allow_pickle, "variant": variant}
-    engine = open_engine(model, steps, sampler, plan, device=device, **reading)
+    size = {"height": height, "width": width}
+    engine = open_engine(model, steps, sampler, plan, size, quiet or as_json, device=device, **reading)
     if out.suffix.lower() == ".png":
-        check_channels(engine.model.shape[0], colormap)
-    names = engine.model.conditions.names
-    unlabelled = labels == UNLABELLED and UNLABELLED not in names
-    label_list = None if labels is None or unlabelled else read_labels(labels, names)
-    count, label_list, seed_list = _per_sample(n, label_list, seed, seeds)
-    chosen = engine.model.conditions.spread(count) if labels is None else None
-    request: dict[str, Any] = {"n": count, "labels": chosen or label_list, "seeds": seed_list}
-    request |= {"steps": steps, "sampler": sampler, "plan": plan}
+        check_channels(engine.image_shape[0], colormap)
+    made = meant(typed, engine.model.conditions)
+    load_loras(engine, lora or [])
+    request = made.request | {"steps": steps, "sampler": sampler, "plan": plan}
     request |= {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
     if image is not None:
-        request["start"] = _start(engine.model.shape, image, strength, mask)
+        shape = engine.model.shape if engine.model.encoder is None else engine.image_shape
+        request["start"] = _start(shape, image, strength, mask)
+    count = made.count
     with progress(f"{count} images" if count > 1 else "1 image", quiet=quiet or as_json) as advance:
         samples = engine.sample(**request, callback=advance and counting(advance, count))
 
     about: dict[str, object] = {"model": model, "image": image, "mask": mask, "strength": strength}
+    about |= {name: value for name, value in size.items() if value is not None}
+    about |= {"lora": "; ".join(lora)} if lora else {}
     about |= {"device": engine.device, "dtype": str(engine.dtype).removeprefix("torch.")}
-    record = about | ({"labels": UNLABELLED} if unlabelled else {})
+    record = about | ({"labels": UNLABELLED} if made.unlabelled else {})
     paths = samples.save(out, singles=singles, columns=columns, colormap=colormap, parameters=record)
     if as_json:
         emit(_report(samples, paths, about))
     else:
-        emit_fields(str(paths[0]), _summary(samples, paths) | _told(chosen, names))
+        emit_fields(str(paths[0]), _summary(samples, paths) | _told(made.chosen, engine.model.conditions.names))
+
+
+def _check_start(image: Path | None, strength: float | None, mask: Path | None) -> None:
+    """ArgumentError for what goes with an image, without one."""
+    for name, value in {"mask": mask, "strength": strength}.items():
+        if image is None and value is not None:
+            raise ArgumentError(name, str(value) if name == "mask" else value, "only together with --image")
 
 
 def _start(shape: tuple[int, ...], image: Path, strength: float | None, mask: Path | None) -> "Image | Inpaint":
@@ -121,33 +125,6 @@ def _start(shape: tuple[int, ...], image: Path, strength: float | None, mask: Pa
         return Image(picture, strength)
     known = read_mask("mask", mask, shape, image)
     return Inpaint(picture, known) if strength is None else Inpaint(picture, known, strength)
-
-
-def _per_sample(
-    n: int | None, labels: list[float | str] | None, seed: int | None, seeds: str | None
-) -> tuple[int, list[float | str] | None, list[int] | None]:
-    """How many samples, and the label and seed of each; None leaves them to the engine."""
-    if seed is not None and seeds is not None:
-        raise ArgumentError("seed", seed, "either --seed or --seeds")
-    if n is not None and not 1 <= n <= MAX_SAMPLES:
-        raise ArgumentError("n", n, f"an integer from 1 to {MAX_SAMPLES}")
-    seed_list = None if seeds is None else whole_numbers("seeds", seeds)
-    count = n or max(len(labels or [0]), len(seed_list or [0]))
-    if seed is not None:
-        if not 0 <= seed <= MAX_SEED - count + 1:
-            raise ArgumentError("seed", seed, "an integer from 0 to 2^64 - 1")
-        seed_list = [seed + index for index in range(count)]
-    return count, _spread("labels", labels, count), _spread("seeds", seed_list, count)
-
-
-def _spread(argument: str, values: list[T] | None, count: int) -> list[T] | None:
-    """One value for all, or one for each."""
-    if values is None or len(values) == count:
-        return values
-    if len(values) != 1:
-        allowed = f"one for all, or one for each of {count} samples"
-        raise ArgumentError(argument, f"{len(values)} values", allowed)
-    return values * count
 
 
 def _check_output(out: Path, columns: int | None, colormap: str) -> None:
@@ -175,7 +152,7 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
         label = label if label is None or isinstance(label, int) else float(label_text(label))
         path = singles[index] if singles else None
         name = {"name": samples.label_names[index]} if samples.label_names else {}
-        images.append({"path": path, "seed": int(samples.seeds[index]), "label": label, **name})
+        images.append({"path": path, "seed": int(samples.seeds[index]), "label": label, **name, **samples.texts(index)})
     return {
         **about,
         "out": paths[0],

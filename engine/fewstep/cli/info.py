@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import platform
 import shlex
 from pathlib import Path
@@ -41,6 +42,8 @@ REPEATED = (  # the parameters that are options of generate
     "image",
     "mask",
     "strength",
+    "height",
+    "width",
     "dtype",
     "colormap",
     "columns",
@@ -192,15 +195,19 @@ def _version(package: str) -> str:
 
 def _model(path: Path, allow_pickle: bool) -> "tuple[Engine, dict[str, object]]":
     from fewstep.engine import Engine
+    from fewstep.models.bundled import model_folder
     from fewstep.models.load import open_folder
+    from fewstep.pipelines.folder import text_pipeline
 
     _, spec = open_folder(path, allow_pickle=allow_pickle)
+    pipeline = text_pipeline(model_folder(path))
     engine = Engine.from_pretrained(path, device="cpu", allow_pickle=allow_pickle)
     plan = engine.plan()
     return engine, {
         "name": spec.name,
         "description": spec.description,
         "family": spec.family,
+        "pipeline": f"{pipeline}; fewstep generate {path} --prompt 'a red fox'" if pipeline else "",
         "parameters": sum(weights.numel() for weights in engine.module.parameters()),
         "shape": list(spec.shape),
         "labels": _labels(engine),
@@ -241,6 +248,8 @@ def _picture(path: Path) -> dict[str, object]:
 
 def _again(parameters: dict[str, str]) -> str:
     """The command that makes a picture again; options that were left alone are left out."""
+    from fewstep.results import TEXTS
+
     options = {
         "--labels": parameters.get("labels", parameters.get("label")),
         "--seeds": parameters.get("seeds", parameters.get("seed")),
@@ -249,9 +258,21 @@ def _again(parameters: dict[str, str]) -> str:
     if parameters.get("plan"):
         del options["--sampler"]  # which the preset says
     words = ["fewstep", "generate", parameters.get("model", "MODEL")]
+    words += [
+        word for name in TEXTS for text in _texts(parameters, name) for word in (f"--{name}".replace("_", "-"), text)
+    ]
+    words += [word for each in parameters.get("lora", "").split("; ") if each for word in ("--lora", each)]
     for name, value in options.items():
         words += [] if value in (None, DEFAULTS.get(name)) else [name, value]
     return shlex.join(words)
+
+
+def _texts(parameters: dict[str, str], name: str) -> list[str]:
+    """The prompts of a picture, or of each sample of a sheet."""
+    try:
+        return [str(each) for each in json.loads(parameters.get(f"{name}s", "[]"))] or [parameters[name]]
+    except (KeyError, ValueError, TypeError):
+        return []
 
 
 def _shown(value: object) -> str:

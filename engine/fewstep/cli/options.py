@@ -28,6 +28,35 @@ AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read weights s
 
 Model = Annotated[str, Argument(metavar="MODEL", help="A model folder, or digits: in the box.")]
 
+Prompt = Annotated[
+    list[str] | None,
+    Option(
+        help="What to draw, by a pipeline of diffusers: once for all samples, or once for each. Default: none.",
+        rich_help_panel=WHAT,
+        metavar="TEXT",
+    ),
+]
+NegativePrompt = Annotated[
+    list[str] | None,
+    Option(
+        help="What guidance leads away from: once, or once for each. Default: none.",
+        rich_help_panel=WHAT,
+        metavar="TEXT",
+    ),
+]
+Height = Annotated[
+    int | None, Option(help="Pixels, of a pipeline that reads prompts. Default: its own.", rich_help_panel=WHAT)
+]
+Width = Annotated[int | None, Option(help="As --height. Default: its own.", rich_help_panel=WHAT)]
+Lora = Annotated[
+    list[str] | None,
+    Option(
+        help="A LoRA, or FILE:WEIGHT for 0.8 of it, say; again for another. Default: none.",
+        rich_help_panel=HOW,
+        metavar="FILE",
+    ),
+]
+
 Labels = Annotated[
     str | None,
     Option(
