@@ -28,6 +28,7 @@ def consistent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved("latent consistency", tmp_path_factory.mktemp("pipelines") / "small-lcm")
 
 
+@pytest.mark.slow
 def test_texts_become_pictures_that_tell_how_to_make_them_again(run: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     prompts = ["--prompt", "a red fox, snow", "--prompt", "cats", "--negative-prompt", "dark"]

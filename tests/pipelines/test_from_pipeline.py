@@ -1,5 +1,7 @@
 """Whole runs of an engine made of a pipeline of diffusers, beside the pipeline's own; and the prompts it reads."""
 
+import copy
+import functools
 import logging
 import re
 from collections.abc import Callable
@@ -11,7 +13,8 @@ from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, SASolverSc
 
 from fewstep import ArgumentError, Engine, Image, Inpaint, ModelError, Plan, UntrainedPlanWarning
 from fewstep.pipelines.prompts import PromptEncoder
-from support.pipelines_case import NEGATIVES, PROMPTS, SCHEDULERS, SIZE, call, mask, pipeline
+from support import pipelines_case
+from support.pipelines_case import NEGATIVES, PROMPTS, SCHEDULERS, SIZE, call, mask
 
 LATENTS = (4, SIZE // 2, SIZE // 2)
 RUNS = {
@@ -27,6 +30,14 @@ RUNS = {
     "xl, diffusers' network": ("xl text to image", "euler", True),
     "a guidance input, diffusers' network": ("latent consistency", "lcm", True),
 }
+
+
+made = functools.cache(pipelines_case.pipeline)
+
+
+def pipeline(kind: str) -> Any:
+    """A pipeline of one's own, to be changed."""
+    return copy.deepcopy(made(kind))
 
 
 def generator(seed: int = 0) -> torch.Generator:
