@@ -49,10 +49,21 @@ GRAPH_TESTS = ("tests/run/test_graphs*.py", "tests/request/test_manifest.py")
 ATTENTION_TESTS = ("tests/csrc/test_attention_*.py", "tests/kernels/test_attention_*.py")
 MARKED = re.compile(r"mark\.gpu|def test_\w+\([^)]*\bdevice: str")  # by itself, or by the fixture of tests/conftest.py
 WORKERS = 8  # kernels are compiled before they run, one after another in each process
+UNETS = (
+    ("sd15", "Stable Diffusion 1.5: calls, runs and the decode, beside diffusers'", 150.0),
+    ("sdxl", "SDXL: the same", 240.0),
+    ("small", "the CIFAR-10 DDPM U-Net and the digits: calls and runs", 120.0),
+)
 SMALL = ("-k", "not tile and not 63x21")  # `make test` interprets the others too
 OF_ATTENTION = ("csrc", "kernels")
 KIT = ROOT / "build/gpu-kit.tar.xz"
 ASK_SECONDS = 120  # for torch's first look at the GPU
+
+
+def unets(part: str, what: str, seconds: float) -> Part:
+    """A part of benchmarks/unets.py: by name alone, since a call of `make gpu` is for what proves."""
+    command = Command(part, seconds, ("benchmarks/unets.py", "--part", part))
+    return Part(what, (command,), 0.6 * seconds, walked=15, default=False, sources=("engine", "kernels"))
 
 
 def other_gpu_tests(root: Path = ROOT) -> tuple[str, ...]:
@@ -141,6 +152,7 @@ def registry() -> dict[str, Part]:
             walked=90,
             sources=("engine", "kernels"),
         ),
+        **{name: unets(name, what, seconds) for name, what, seconds in UNETS},
         "tests": Part("gpu-marked tests of other files", (gpu_tests("tests", 30, *others),), default=bool(others)),
     }
 

@@ -57,7 +57,7 @@ def test_what_failed_comes_after_what_was_never_begun(tmp_path: Path) -> None:
 
 
 def test_three_calls_are_enough_for_everything_even_at_its_limit(tmp_path: Path) -> None:
-    parts = {name: sized(name, each.limit) for name, each in gpu.registry().items()}
+    parts = {name: sized(name, each.limit) for name, each in gpu.registry().items() if each.default}
     earlier = so_far(tmp_path)
     for _ in range(3):
         for name in names(budget.plan(parts, earlier, gpu.BUDGET_SECONDS), "runs"):
@@ -72,7 +72,7 @@ def test_with_a_kit_the_first_call_gets_as_far_as_the_graphs(monkeypatch: pytest
     left = gpu.BUDGET_SECONDS - budget.FINISH
     for name, each in gpu.registry().items():
         left -= each.seconds
-        runs += [name] if left >= 0 else []
+        runs += [name] if left >= 0 and each.default else []
     assert runs == ["info", "build", "golden", "smoke", "attention", "sweep", "ncu", "kernels", "graphs"]
 
 
@@ -241,6 +241,14 @@ def test_what_golden_decides_holds_for_all_that_comes_after_it(tmp_path: Path, d
 
 
 def test_a_dry_run_is_planned_by_its_own_times_and_is_patient() -> None:
-    parts = {name: (each, each.walk()) for name, each in gpu.registry().items()}
-    assert sum(walked.seconds for _, walked in parts.values()) <= gpu.BUDGET_SECONDS - budget.FINISH
-    assert all(walked.limit == 3 * each.limit for each, walked in parts.values())
+    parts = [each for each in gpu.registry().values() if each.default]
+    assert sum(each.walk().seconds for each in parts) <= gpu.BUDGET_SECONDS - budget.FINISH
+    assert all(each.walk().limit == 3 * each.limit for each in parts)
+
+
+def test_what_runs_by_name_alone_fits_into_one_call_even_at_its_limit() -> None:
+    parts = gpu.registry()
+    named = {name: each for name, each in parts.items() if not each.default and name != "tests"}
+    assert list(named) == ["sd15", "sdxl", "small"]
+    assert sum(each.limit for each in named.values()) <= gpu.BUDGET_SECONDS - budget.FINISH
+    assert sum(each.walk().seconds for each in named.values()) <= 60
