@@ -276,9 +276,22 @@ def test_a_scheduler_that_is_no_sampler_of_ours_says_what_to_do() -> None:
     assert engine.sample(prompt="a", plan=plan).images.shape == (1, *LATENTS)
 
 
-def without(part: str) -> Any:
-    pipe = pipeline("text to image")
-    setattr(pipe, part, None)
+def test_a_pipeline_without_text_encoders_takes_embeddings() -> None:
+    pipe = pipeline("xl text to image")
+    reader = PromptEncoder(pipeline("xl text to image"))
+    expected = Engine.from_pipeline(pipe, decoder=None).sample(prompt="a", seeds=0, steps=1).images
+    pipe.text_encoder = pipe.text_encoder_2 = pipe.tokenizer = pipe.tokenizer_2 = None
+    engine = Engine.from_pipeline(pipe, decoder=None)
+    embeddings = {"prompt": reader("a", False), "negative_prompt": reader(None, True)}
+    assert relative(engine.sample(**embeddings, seeds=0, steps=1).images, expected) <= 1e-5  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="prompt: got 'a'; allowed: an embedding: the pipeline has no text encoder"):
+        engine.sample(prompt="a")
+
+
+def refiner() -> Any:
+    """Its pooled text is wider than six numbers beside it leave room for."""
+    pipe = pipeline("xl text to image")
+    pipe.text_encoder_2.config.projection_dim += 8
     return pipe
 
 
@@ -289,11 +302,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         "pipe: got a StableDiffusionInstructPix2PixPipeline; allowed: Stable",
     ),
     "no pipeline": (lambda: torch.nn.Linear(1, 1), {}, "pipe: got a Linear; allowed: StableDiffusionPipeline"),
-    "no text encoder": (
-        lambda: without("text_encoder"),
-        {},
-        "pipe: got a .* without a text encoder",
-    ),
+    "a refiner": (refiner, {}, "pipe: got a pooled text of 40 numbers; allowed: .* takes beside 6 numbers, 32"),
     "an odd size": (lambda: pipeline("text to image"), {"height": 31}, "height: got 31; allowed: a multiple of 2"),
     "no size": (lambda: pipeline("text to image"), {"width": 0}, "width: got 0; allowed: an integer from 2"),
     "a size of pixels": (lambda: pipeline("ddim"), {"width": 8}, "width: got 8; allowed: None: a DDIMPipeline draws"),

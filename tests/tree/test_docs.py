@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.main import get_command
 
 from fewstep.cli.app import app, main
@@ -22,7 +24,8 @@ from fewstep.models.load import save_model
 from fewstep.models.spec import ModelSpec
 from support.tree import ROOT
 
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "design", "troubleshooting"))]
+NAMES = ("quickstart", "design", "troubleshooting", "stable-diffusion")
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
 LINKED = [ROOT / "CONTRIBUTING.md", *PAGES, *sorted({*(ROOT / "docs").glob("*.md")} - {*PAGES})]
 PACKAGES = {"fewstep": ROOT / "engine/fewstep", "fewstep_kernels": ROOT / "kernels/fewstep_kernels"}
 INSTANCES = {
@@ -160,6 +163,18 @@ def stand_in_for_terrain(folder: Path) -> None:
     save_model(folder, UNet(config), spec)
 
 
+def stand_in_for_sdxl(folder: Path) -> None:
+    """A pipeline in "sdxl", small and with random weights, and a LoRA for it in "style.safetensors"."""
+    from support.pipelines_case import saved
+
+    saved("xl text to image", folder / "sdxl")
+    layer = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    with safe_open(folder / "sdxl/unet/diffusion_pytorch_model.safetensors", "pt") as weights:
+        rows, columns = weights.get_slice(f"{layer.removeprefix('unet.')}.weight").get_shape()
+    lora = {"lora_A": torch.ones(2, columns), "lora_B": torch.ones(rows, 2)}
+    save_file({f"{layer}.{name}.weight": tensor for name, tensor in lora.items()}, folder / "style.safetensors")
+
+
 def parse_only(arguments: list[str]) -> None:
     """Read a command line as the command would, without running it."""
     command = get_command(app).commands[arguments[0]]
@@ -208,6 +223,8 @@ def test_code_on_the_page_runs_and_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stand_in_for_terrain(tmp_path / ".models/terrain")
+    if page.stem == "stable-diffusion":
+        stand_in_for_sdxl(tmp_path)
     for name in ("photo.png", "mask.png"):
         Image.linear_gradient("L").save(tmp_path / name)
     namespace: dict[str, object] = {}

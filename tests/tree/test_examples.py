@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 EMBED = ROOT / "examples/embed_your_unet.py"
 ACCELERATE = ROOT / "examples/accelerate_diffusers.py"
+TURBO = ROOT / "examples/sdxl_turbo.py"
 NOTEBOOK = ROOT / "examples/quickstart.ipynb"
 
 
@@ -53,6 +54,20 @@ def test_accelerating_a_pipeline_takes_fewer_ops_and_gives_the_same(
     assert counts[0] == 4
     assert counts[2] < counts[1]
     assert last == "restored: the pipeline has its own modules again"
+
+
+def test_text_to_image_in_one_call_writes_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(TURBO)])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(TURBO), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert printed.startswith("euler_ancestral: 1 model call, eps prediction, trailing spacing")
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
+        *(f"fox-{place:03d}.png" for place in range(4)),
+        "fox.png",
+    ]
 
 
 def test_the_notebook_runs_and_prints_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from fewstep.models.net.embeddings import Sinusoid
 from fewstep.models.recognise import recognised
 from fewstep.pipelines.latents import LatentDecoder, LatentEncoder
 from fewstep.pipelines.network import Network, kind_of
-from fewstep.pipelines.prompts import PromptEncoder, pooled_width
+from fewstep.pipelines.prompts import PromptEncoder
 from fewstep.pipelines.unet import View
 from fewstep.request.conditions import Classes, Prompts
 
@@ -220,12 +220,12 @@ def _prompts(pipe: Any, size: tuple[int, int]) -> Prompts:
     if config.in_channels != latents:
         found = f"a U-Net of {config.in_channels} input channels beside latents of {latents}"
         raise ArgumentError("pipe.unet", found, f"{latents}: one that draws from a text alone")
-    pooled = pooled_width(pipe) if config.addition_embed_type == "text_time" else None
-    if pooled is not None:
-        numbers = (config.projection_class_embeddings_input_dim - pooled) // config.addition_time_embed_dim
-        if numbers != SIZES:
-            allowed = f"{SIZES}: the sizes of SDXL's base; its refiner is told an aesthetic score as well"
-            raise ArgumentError("pipe.unet", f"a U-Net that is told {numbers} numbers", allowed)
+    pooled, encoder = None, getattr(pipe, "text_encoder_2", None)
+    if config.addition_embed_type == "text_time":
+        pooled = config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
+        if encoder is not None and encoder.config.projection_dim != pooled:
+            allowed = f"the one that its U-Net takes beside {SIZES} numbers, {pooled}: SDXL's refiner is told others"
+            raise ArgumentError("pipe", f"a pooled text of {encoder.config.projection_dim} numbers", allowed)
     wide = config.encoder_hid_dim if config.encoder_hid_dim_type == "text_proj" else config.cross_attention_dim
     context = wide if isinstance(wide, int) else wide[0]
     return Prompts(PromptEncoder(pipe), context, pooled, size if pooled is not None else None)

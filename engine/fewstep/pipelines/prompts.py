@@ -27,11 +27,8 @@ class PromptEncoder:
     written past torch's counter of changes, into the `.data` of a parameter, is not seen: `forget` drops them too.
 
     Args:
-        pipe: the pipeline.
+        pipe: the pipeline. One without text encoders reads no text; its prompts are embeddings that were made before.
         kept: how many embeddings are kept at most; 0 keeps none.
-
-    Raises:
-        ArgumentError: a pipeline without a text encoder or a tokenizer.
     """
 
     def __init__(self, pipe: Any, kept: int = KEPT) -> None:
@@ -39,9 +36,6 @@ class PromptEncoder:
         self._kept: OrderedDict[tuple[str | None, bool], Mapping[str, Tensor]] = OrderedDict()
         self._made_by: object = None
         self._lock = threading.Lock()
-        if not self.encoders or self._tokenizer is None:
-            found = f"a {type(pipe).__name__} without a text encoder"
-            raise ArgumentError("pipe", found, "one with its text encoders and tokenizers, which read the prompts")
 
     @property
     def encoders(self) -> list[nn.Module]:
@@ -54,7 +48,13 @@ class PromptEncoder:
 
         A negative text of None is what the pipeline guides from where no negative prompt is given: the embedding of an
         empty one, or zeros where its config says `force_zeros_for_empty_prompt`.
+
+        Raises:
+            ArgumentError: a pipeline without a text encoder or a tokenizer.
         """
+        if not self.encoders or self._tokenizer is None:
+            argument = "negative_prompt" if negative else "prompt"
+            raise ArgumentError(argument, text, "an embedding: the pipeline has no text encoder to read a text with")
         with self._lock:
             made_by = tuple(_marks(self.encoders, self._tokenizer))
             if made_by != self._made_by:
@@ -97,16 +97,10 @@ class PromptEncoder:
         width = self._pipe.unet.config.cross_attention_dim
         shape = (1, self._tokenizer.model_max_length, width if isinstance(width, int) else width[0])
         blank = {"prompt_embeds": torch.zeros(shape, device=device, dtype=dtype)}
-        pooled = pooled_width(self._pipe)
-        if pooled is not None:
-            blank["pooled_prompt_embeds"] = torch.zeros(1, pooled, device=device, dtype=dtype)
+        pooling = getattr(self._pipe, "text_encoder_2", None)
+        if pooling is not None:
+            blank["pooled_prompt_embeds"] = torch.zeros(1, pooling.config.projection_dim, device=device, dtype=dtype)
         return blank
-
-
-def pooled_width(pipe: Any) -> int | None:
-    """P of the embedding of a whole text, of SDXL; None where a pipeline has none."""
-    encoder = getattr(pipe, "text_encoder_2", None)
-    return None if encoder is None else int(encoder.config.projection_dim)
 
 
 def _marks(encoders: list[nn.Module], tokenizer: Any) -> Iterator[object]:
