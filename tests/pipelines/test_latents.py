@@ -82,6 +82,17 @@ def test_tiles_of_a_tiny_autoencoder_fade_in_as_diffusers_has_them(height: int, 
     assert relative_difference(found, expected) <= 1e-5
 
 
+def test_in_bfloat16_tiles_err_at_most_twice_as_much() -> None:
+    exact = small_kl(block_out_channels=(8, 16), scaling_factor=1.0)
+    exact.enable_tiling()
+    z = latents(exact, 1, 14, 20)
+    vae, expected = in_dtype(exact, torch.bfloat16), decoded(exact, z)
+    own = relative_difference(images_of(LatentDecoder(vae), z.bfloat16()), expected)
+    theirs = relative_difference(decoded(vae, z.bfloat16()), expected)
+    print(f"{own:.1e} beside {theirs:.1e}")
+    assert own <= 2 * theirs
+
+
 def test_what_the_autoencoder_is_set_to_holds_unless_told() -> None:
     vae = small_kl(block_out_channels=(8, 16))
     x = latents(vae, 2, 9, 14)
