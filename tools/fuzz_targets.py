@@ -6,16 +6,15 @@ import json
 import random
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import fuzz_lora
 import numpy as np
 import torch
+from fuzz_models import Table, Target, ended, models
 from fuzz_mutators import (
     PLAIN,
-    Mutator,
     Rng,
     changed,
     extreme,
@@ -29,20 +28,14 @@ from fuzz_mutators import (
 )
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors.torch import load, save
+from safetensors.torch import load
 
-from fewstep import Engine
 from fewstep.cli import main
 from fewstep.errors import FewstepError
 from fewstep.evaluate.features import BUNDLED, load_classifier
 from fewstep.evaluate.report import COMPARABLE, DRAWN, Curve
-from fewstep.fields import Fields
-from fewstep.models import UNet, UNetConfig, build_unet
-from fewstep.models.layouts import adm, diffusers, edm
-from fewstep.models.layouts.keys import Keys
+from fewstep.models import UNet
 from fewstep.models.layouts.terrain import MEMBER, _onnx_bytes
-from fewstep.models.load import load_adm, save_model
-from fewstep.models.spec import ModelSpec
 from fewstep.pictures import read_mask, read_picture
 from fewstep.request import manifest
 from fewstep.results import read_parameters
@@ -53,77 +46,6 @@ from fewstep.train.fit import State, check_fits, last_checkpoint
 from fewstep.train.folder import compare, draw_losses, same_run
 from fewstep.train.run import FIXED, build, saved_config
 
-Files = Mapping[str, bytes]
-Table = Mapping[str, Sequence[Mutator]]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A sound set of files, and who reads them.
-
-    Attributes:
-        files: by their path in the folder of a case.
-        spoilt: the end of a name -> how such a file is spoilt within its format; others only as bytes.
-        read: raises what the reader raises; or says what is wrong, where the reader ended well and should not have.
-        places: names of files that may be gone, or something else than a file; all of them unless given.
-    """
-
-    name: str
-    files: Files
-    spoilt: Table
-    read: Callable[[Path], str | None]
-    places: Sequence[str] = field(default=())
-
-
-CONFIG = UNetConfig(
-    in_channels=1,
-    out_channels=1,
-    channels=(8, 8),
-    layers=1,
-    down_attention=(False, False),
-    up_attention=(False, True),
-    down=("conv",),
-    up=("conv",),
-    groups=4,
-    mid_attention_groups=4,
-    num_classes=4,
-)
-SPEC = ModelSpec(
-    name="tiny",
-    family="ddpm",
-    unet=CONFIG,
-    shape=(1, 8, 8),
-    schedule={"name": "linear", "num_timesteps": 100},
-    prediction="eps",
-    plan={"sampler": "ddim", "steps": 4, "clip": 1.0},
-    labels={"kind": "classes", "count": 3, "null": 3},
-    notes=("a note",),
-)
-UNET_2D = {
-    "_class_name": "UNet2DModel",
-    "_diffusers_version": "0.30.0",
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "attention_head_dim": 4,
-    "norm_num_groups": 4,
-    "num_class_embeds": None,
-}
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 100,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "prediction_type": "epsilon",
-    "clip_sample": True,
-    "timestep_spacing": "leading",
-    "trained_betas": None,
-}
 SETTINGS = TrainConfig(
     steps=24, batch=4, sheet_every=0, schedule={"name": "cosine", "num_timesteps": 50},
     unet={"channels": [8, 8], "groups": 4, "mid_attention_groups": 4, "heads": 1, "embed_channels": 16},
@@ -158,96 +80,10 @@ REQUESTS = {
 }
 
 
-EDM = {
-    "model_type": "SongUNet",
-    "img_resolution": 8,
-    "img_channels": 1,
-    "label_dim": 3,
-    "label_dropout": 0.1,
-    "model_channels": 8,
-    "channel_mult": [1, 2],
-    "num_blocks": 1,
-    "attn_resolutions": [4],
-    "embedding_type": "fourier",
-    "encoder_type": "residual",
-    "resample_filter": [1, 3, 3, 1],
-    "sigma_data": 0.5,
-    "sigma_max": 80,
-    "r_timestep": True,
-}
-
-
 def targets() -> list[Target]:
     """All of them; making them takes two seconds."""
     torch.manual_seed(0)
-    return [*_models(), *_data(), *_runs(), *_others()]
-
-
-def _models() -> list[Target]:
-    unet = UNet(CONFIG)
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(folder, unet, SPEC)
-        own = {name: (Path(folder) / name).read_bytes() for name in ("fewstep.json", "model.safetensors")}
-    theirs = diffusers.config_from_diffusers(UNET_2D, "config")
-    weights = _renamed(diffusers.naming(theirs).keys(UNet(theirs)))
-    of_edm, classes = edm.config_from_edm(Fields(EDM, "config"), twice=False)
-    preconditioned = {
-        "config.json": json.dumps(EDM).encode(),
-        "model.safetensors": save(_renamed(edm.keys(of_edm, EDM["img_resolution"], classes)(build_unet(of_edm)))),
-    }
-    index = {
-        "_class_name": "DDIMPipeline",
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "unet": ["diffusers", "UNet2DModel"],
-    }
-    pipeline = {
-        "model_index.json": json.dumps(index).encode(),
-        "scheduler/scheduler_config.json": json.dumps(SCHEDULER).encode(),
-        "unet/config.json": json.dumps(UNET_2D).encode(),
-        "unet/diffusion_pytorch_model.safetensors": save(weights),
-    }
-    shards = {f"diffusion_pytorch_model-0000{part + 1}-of-00002.safetensors": dict(list(weights.items())[part::2])
-              for part in range(2)}  # fmt: skip
-    places = {name: shard for shard, held in shards.items() for name in held}
-    listed = {"metadata": {"total_size": 1}, "weight_map": places}
-    sharded = {"config.json": json.dumps(UNET_2D).encode()}
-    sharded |= {"diffusion_pytorch_model.safetensors.index.json": json.dumps(listed).encode()}
-    sharded |= {shard: save(held) for shard, held in shards.items()}
-    bare = {"config.json": json.dumps(UNET_2D).encode(), "diffusion_pytorch_model.bin": _pickled(weights)}
-    checkpoint = {"adm.pt": _pickled(_renamed(adm.naming(CONFIG).keys(unet)))}
-    formats: Table = {".json": (json_changed,), ".safetensors": (safetensors_changed,), ".bin": PICKLES, ".pt": PICKLES}
-    return [
-        Target("our folder", own, formats, _opened),
-        Target("a pipeline of diffusers", pipeline, formats, _opened),
-        Target("a U-Net of diffusers, in shards", sharded, formats, _opened),
-        Target("a U-Net of diffusers, pickled", bare, formats, _opened),
-        Target("a network of EDM", preconditioned, formats, _opened),
-        Target(
-            "a checkpoint of ADM",
-            checkpoint,
-            formats,
-            lambda f: _ended(load_adm(f / "adm.pt", CONFIG, allow_pickle=True)),
-        ),
-    ]
-
-
-def _opened(folder: Path) -> None:
-    engine = Engine.from_pretrained(folder, device="cpu", allow_pickle=True)
-    engine.plan()
-
-
-def _renamed(keys: Keys) -> dict[str, torch.Tensor]:
-    """Random weights under another code base's names."""
-    return {piece.name: torch.randn(piece.shape) for pieces in keys.values() for piece in pieces}
-
-
-def _pickled(state: Mapping[str, torch.Tensor]) -> bytes:
-    page = io.BytesIO()
-    torch.save(dict(state), page)
-    return page.getvalue()
-
-
-PICKLES: Sequence[Mutator] = (zip_changed({}),)
+    return [*models(), *_data(), *_runs(), *_others()]
 
 
 def _data() -> list[Target]:
@@ -263,15 +99,15 @@ def _data() -> list[Target]:
     return [
         Target("an .npz", {"own.npz": page.getvalue()}, {".npz": (zip_changed(member),)}, _npz),
         Target("an .npz, stored", {"own.npz": stored.getvalue()}, {".npz": (zip_changed(member),)}, _npz),
-        Target("a folder of pictures", pictures, {".png": (png_changed,)}, lambda f: _ended(load_data(str(f)))),
-        Target("pictures to be scaled", pictures, {".png": (png_changed,)}, lambda f: _ended(load_data(str(f), 8))),
+        Target("a folder of pictures", pictures, {".png": (png_changed,)}, lambda f: ended(load_data(str(f)))),
+        Target("pictures to be scaled", pictures, {".png": (png_changed,)}, lambda f: ended(load_data(str(f), 8))),
         Target("a start", pictures, {".png": (png_changed,)}, lambda f: _each(f, read_picture)),
         Target("a mask", pictures, {".png": (png_changed,)}, lambda f: _each(f, read_mask)),
         Target(
             "the text of a PNG",
             {"out.png": made},
             {".png": (png_changed,)},
-            lambda f: _ended(read_parameters(f / "out.png")),
+            lambda f: ended(read_parameters(f / "out.png")),
         ),
         Target("info of a PNG", {"out.png": made}, {".png": (png_changed,)}, lambda f: _command("info", f / "out.png")),
     ]
@@ -382,21 +218,17 @@ def _others() -> list[Target]:
         wheel.writestr(MEMBER, bytes(3000))
     return [
         Target("a manifest", {"warm.json": json.dumps(REQUESTS).encode()}, {".json": (json_changed,)},
-               lambda f: _ended(manifest.read(f / "warm.json"))),
+               lambda f: ended(manifest.read(f / "warm.json"))),
         Target("an evaluation", {"evaluate.json": result}, {".json": (json_changed,)},
-               lambda f: _ended(Curve.read(f / "evaluate.json", settings))),
+               lambda f: ended(Curve.read(f / "evaluate.json", settings))),
         Target("settings", {"own.toml": TOML.encode()}, {".toml": (lines_changed,)},
-               lambda f: _ended(TrainConfig.from_toml(f / "own.toml"))),
+               lambda f: ended(TrainConfig.from_toml(f / "own.toml"))),
         Target("a classifier", {"c.safetensors": BUNDLED.read_bytes()}, {".safetensors": (safetensors_changed,)},
-               lambda f: _ended(load_classifier(f / "c.safetensors"))),
+               lambda f: ended(load_classifier(f / "c.safetensors"))),
         Target("a LoRA", fuzz_lora.files(), formats, fuzz_lora.read),
         Target("a wheel", {"own.whl": page.getvalue()}, {".whl": (zip_changed({}),)},
-               lambda f: _ended(_onnx_bytes(f / "own.whl"))),
+               lambda f: ended(_onnx_bytes(f / "own.whl"))),
     ]  # fmt: skip
-
-
-def _ended(_: object) -> None:
-    """Any result is a good one."""
 
 
 def _command(verb: str, path: Path) -> str | None:

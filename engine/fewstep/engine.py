@@ -108,17 +108,18 @@ class Engine(Adapting):
         dtype: torch.dtype | None = None,
         allow_pickle: bool = False,
         variant: str | None = None,
+        download: bool = False,
         **options: Any,
     ) -> "Engine":
-        """An engine for a model folder: ours (`fewstep.json`), or a diffusers unconditional pipeline or UNet2DModel.
+        """An engine for a model folder, ours (`fewstep.json`) or diffusers', or for a single file of Stable Diffusion.
 
         Args:
-            folder: the model folder; "digits", a model in the box with students for 1, 2, 4 and 8 steps; or a name on
-                the Hugging Face hub, where its cache on this machine has the model. Nothing is downloaded.
+            folder: the model folder or file; "digits", a model in the box with students for 1, 2, 4 and 8 steps; or a
+                name on the Hugging Face hub, such as "stabilityai/sd-turbo".
             steps: model calls that will be asked for, by which a student in the box is picked; 4 unless given.
             device, dtype: as for `Engine`.
             allow_pickle: also read weights stored as pickles; they are refused otherwise.
-            variant: which weights of a diffusers folder, such as "fp16"; the plain ones unless given, or the only ones.
+            variant, download: as for `Model.from_pretrained`; nothing is downloaded unless it is asked for.
             options: further arguments of `Engine`, and attributes of `Model` to have in place of the folder's, such as
                 schedule=, prediction=, defaults= and conditions=; see `Model.from_pretrained`.
 
@@ -128,7 +129,8 @@ class Engine(Adapting):
         only("from_pretrained", options, (*FIELDS, "runner", "max_batch", "batch_invariant"))
         own = {name: options.pop(name) for name in FIELDS if name in options}
         weights = torch.float32 if dtype is None else dtype
-        model = Model.from_pretrained(folder, steps, dtype=weights, allow_pickle=allow_pickle, variant=variant, **own)
+        own |= {"allow_pickle": allow_pickle, "variant": variant, "download": download}
+        model = Model.from_pretrained(folder, steps, dtype=weights, **own)
         return cls(model, device=device, **options)
 
     @classmethod

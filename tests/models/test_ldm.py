@@ -132,9 +132,11 @@ def test_a_pickle_needs_leave_and_is_read_for_its_tensors(sd1: UNet2DConditionMo
     assert refusal(lambda: load_model(path)) == (
         f"{path}: is a pickle, which may run code when read; allowed: .safetensors, or allow_pickle"
     )
-    loaded, spec = load_model(path, allow_pickle=True)
-    assert torch.equal(loaded.conv_in.weight, sd1.conv_in.weight)
-    assert "1 tensors of 'first_stage_model'" in spec.notes[-1]
+    for saved in ({"state_dict": state}, state):
+        torch.save({**saved, "global_step": 3, "epoch": 1}, path)
+        loaded, spec = load_model(path, allow_pickle=True)
+        assert torch.equal(loaded.conv_in.weight, sd1.conv_in.weight)
+        assert "1 tensors of 'first_stage_model'" in spec.notes[-1]
 
 
 def test_averaged_weights_are_taken_where_they_are_asked_for(sd1: UNet2DConditionModel, tmp_path: Path) -> None:

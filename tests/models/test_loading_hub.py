@@ -76,8 +76,9 @@ def test_an_address_or_a_revision_says_which_name_to_give(
     start = f"{name}: no such folder; a model of the hub is given by its name, google/ddpm-tiny, "
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert refusal(lambda: load_model(name)) == (
-        f"{start}which is not in the Hugging Face cache {tmp_path}, and fewstep downloads nothing; to get it: "
-        "hf download google/ddpm-tiny --local-dir ddpm-tiny, then give the folder ddpm-tiny"
+        f"{start}which is not in the Hugging Face cache {tmp_path}, and nothing is downloaded unasked; to get it: "
+        "from_pretrained('google/ddpm-tiny', download=True), --download of the commands that have it, or hf download "
+        "google/ddpm-tiny"
     )
     monkeypatch.setenv("HF_HUB_CACHE", str(repository.parent))
     assert refusal(lambda: load_model(name)) == f"{start}which is in the cache"
@@ -109,9 +110,9 @@ def test_a_model_of_the_hub_that_is_not_here_says_how_to_get_it(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     message = refusal(lambda: load_model("google/ddpm-cifar10-32"))
     assert message == (
-        f"google/ddpm-cifar10-32: no such folder, nor in the Hugging Face cache {tmp_path}, and fewstep downloads "
-        "nothing; to get it: hf download google/ddpm-cifar10-32 --local-dir ddpm-cifar10-32, then give the folder "
-        "ddpm-cifar10-32; in the box: digits"
+        f"google/ddpm-cifar10-32: no such folder, nor in the Hugging Face cache {tmp_path}, and nothing is downloaded "
+        "unasked; to get it: from_pretrained('google/ddpm-cifar10-32', download=True), --download of the commands that "
+        "have it, or hf download google/ddpm-cifar10-32; in the box: digits"
     )
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.cli.options import AllowPickle, AsJson, Variant
+from fewstep.cli.options import AllowPickle, AsJson, Download, Variant
 from fewstep.cli.shared import emit, emit_fields, examples
 from fewstep.errors import ArgumentError
 
@@ -38,6 +38,7 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also into a folder that is not empty.")] = False,
     variant: Variant = None,
     allow_pickle: AllowPickle = False,
+    download: Download = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn a model as others ship it into a model folder.
@@ -47,13 +48,17 @@ def convert(
     or a single file of Stable Diffusion, by --source or in its place.
     """
     if what not in KNOWN:
-        if source is not None or not Path(what).exists():
-            raise ArgumentError("model", what, f"{' or '.join(KNOWN)}, or a folder or file that is there")
+        if source is not None or not (Path(what).exists() or "/" in what):
+            raise ArgumentError("model", what, f"{' or '.join(KNOWN)}, or a folder or file, or a name on the hub")
         what, source = "folder", Path(what)
     if what == "folder" and source is None:
         raise ArgumentError("source", None, "the folder to convert")
     name = "terrain" if what == "terrain" or source is None else _name(source)
     out = Path(".models") / name if out is None else out
+    if download and source is not None:
+        from fewstep.models.download import fetch
+
+        fetch(str(source), variant, allow_pickle)
     spec = _converted(what, source, out, overwrite=overwrite, allow_pickle=allow_pickle, variant=variant)
     fields = {"name": spec.name, "licence": spec.licence, "source": spec.source}
     said = {name: text for name, text in fields.items() if text}
@@ -68,7 +73,13 @@ def _name(source: Path) -> str:
 
 
 def _converted(
-    what: str, source: Path | None, out: Path, *, overwrite: bool, allow_pickle: bool, variant: str | None
+    what: str,
+    source: Path | None,
+    out: Path,
+    *,
+    overwrite: bool,
+    allow_pickle: bool,
+    variant: str | None,
 ) -> "ModelSpec":
     if what == "terrain" or source is None:
         from fewstep.models.layouts.terrain import convert_terrain
@@ -76,6 +87,6 @@ def _converted(
         return convert_terrain(source, out, overwrite=overwrite)
     from fewstep.models.load import load_model, save_model
 
-    unet, spec = load_model(source, allow_pickle=allow_pickle, variant=variant)
+    unet, spec = load_model(str(source), allow_pickle=allow_pickle, variant=variant)
     save_model(out, unet, spec, overwrite=overwrite)
     return spec

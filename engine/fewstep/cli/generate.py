@@ -59,6 +59,7 @@ def generate(
     threads: options.Threads = None,
     allow_pickle: options.AllowPickle = False,
     variant: options.Variant = None,
+    download: options.Download = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -74,6 +75,10 @@ def generate(
         preset_named("plan", plan)
     _check_output(out, columns, colormap)
 
+    if download:
+        from fewstep.models.download import fetch
+
+        fetch(model, variant, allow_pickle, whole=True)
     typed = Typed(n, seed, seeds, labels, prompt, negative_prompt)
     check_kind(typed, reads_prompts(model, steps))
     weights = dtype_of(dtype)

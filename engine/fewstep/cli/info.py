@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.cli.options import AllowPickle, AsJson
+from fewstep.cli.options import AllowPickle, AsJson, Download
 from fewstep.cli.shared import Fitted, emit, emit_fields, examples
 from fewstep.errors import ArgumentError, FewstepError
 
@@ -57,6 +57,7 @@ def info(
         Path | None, typer.Argument(metavar="MODEL|PNG", help="A model folder or file, or a PNG that fewstep made.")
     ] = None,
     allow_pickle: AllowPickle = False,
+    download: Download = False,
     samplers: Annotated[bool, typer.Option("--samplers", help="What each sampler is, for --sampler.")] = False,
     presets: Annotated[bool, typer.Option("--presets", help="What families of distilled models are for.")] = False,
     cost: Annotated[
@@ -104,6 +105,10 @@ def info(
     elif path.suffix.lower() == ".png":
         title, fields = str(path), _picture(path)
     else:
+        if download:
+            from fewstep.models.download import fetch
+
+            fetch(str(path), None, allow_pickle)
         engine, fields = _model(path, allow_pickle)
         title, fitted["plan"] = str(path), engine.plan().describe
     if as_json:

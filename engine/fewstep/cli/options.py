@@ -26,7 +26,9 @@ Variant = Annotated[
 ]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read weights stored as pickles; trust their source.")]
 
-Model = Annotated[str, Argument(metavar="MODEL", help="A model folder, or digits: in the box.")]
+Download = Annotated[bool, Option("--download", help="Fetch a model of the Hugging Face hub that is not here yet.")]
+
+Model = Annotated[str, Argument(metavar="MODEL", help="A model folder or file, or digits: in the box.")]
 
 Prompt = Annotated[
     list[str] | None,

@@ -5,7 +5,7 @@
         snapshots/<revision>/...     links to ../../blobs/<hash>
         blobs/<hash>                 the files
 
-Nothing here asks the network.
+Nothing here asks the network; `download` does, where a caller wants it.
 """
 
 import os
@@ -17,6 +17,7 @@ from fewstep.errors import ModelError
 
 _REPOSITORY: Final = "models--"
 _ID: Final = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+_FILE: Final = re.compile(r"(?P<id>[^/]+/[^/]+)/(?P<file>[\w./ +-]{1,255}\.(?:safetensors|ckpt|pt|pth|bin))", re.ASCII)
 _ADDRESS: Final = re.compile(
     r"(?:https?:/{1,2}(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:/{1,2})(?P<id>[^/@?#]+/[^/@?#]+).*", re.DOTALL
 )
@@ -39,20 +40,41 @@ def is_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
-def cached(name: str) -> Path | None:
-    """The snapshot of a model that lies in the cache already; None where it does not."""
-    if not is_id(name):
+def of_hub(name: str) -> tuple[str, str | None] | None:
+    """The model of the hub that a name means, and the file of it where it names one: (owner/model, file)."""
+    if is_id(name):
+        return name, None
+    found = _FILE.fullmatch(name)
+    if found is None or not is_id(found["id"]) or {"", ".", ".."} & set(found["file"].split("/")):
         return None
-    repository = cache_folder() / (_REPOSITORY + name.replace("/", "--"))
-    return snapshot(repository) if (repository / "snapshots").is_dir() else None
+    return found["id"], found["file"]
+
+
+def cached(name: str) -> Path | None:
+    """The snapshot of a model that lies in the cache already, or the file of it; None where it does not."""
+    meant = of_hub(name)
+    if meant is None:
+        return None
+    repository = cache_folder() / (_REPOSITORY + meant[0].replace("/", "--"))
+    if not (repository / "snapshots").is_dir():
+        return None
+    found = snapshot(repository)
+    if meant[1] is None:
+        return found
+    file = found / meant[1]
+    if not file.is_file():
+        return None
+    if Path(os.path.realpath(file)).parent != Path(os.path.realpath(repository / "blobs")):
+        raise ModelError(f"{file}: leads out of the repository; allowed: a link to a file in its blobs")
+    return file
 
 
 def how_to_get(name: str) -> str:
     """What to do about a model that is not on this machine."""
-    local = name.rpartition("/")[2]
     return (
-        f"nor in the Hugging Face cache {cache_folder()}, and fewstep downloads nothing; "
-        f"to get it: hf download {name} --local-dir {local}, then give the folder {local}"
+        f"nor in the Hugging Face cache {cache_folder()}, and nothing is downloaded unasked; "
+        f"to get it: from_pretrained({name!r}, download=True), --download of the commands that have it, "
+        f"or hf download {name}"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fewstep.callers import outside
-from fewstep.checks import entries, named, one_of, only, whole
+from fewstep.checks import entries, flag, named, one_of, only, whole
 from fewstep.diffusion.presets import preset_named
 from fewstep.diffusion.samplers import build_plan
 from fewstep.diffusion.schedules import Schedule, from_config
@@ -18,6 +18,7 @@ from fewstep.diffusion.times import TIMES, Time
 from fewstep.diffusion.trained import Trained, trained_from_config
 from fewstep.errors import ArgumentError
 from fewstep.models.bundled import model_folder
+from fewstep.models.download import fetch
 from fewstep.models.given import spec_fields, usual_plan, with_preset
 from fewstep.models.load import load_model
 from fewstep.models.spec import ModelSpec
@@ -182,17 +183,21 @@ class Model:
         dtype: torch.dtype = torch.float32,
         allow_pickle: bool = False,
         variant: str | None = None,
+        download: bool = False,
         **overrides: Any,
     ) -> "Model":
-        """The model of a folder: ours (`fewstep.json`), or a diffusers unconditional pipeline or UNet2DModel.
+        """The model of a folder, ours (`fewstep.json`) or diffusers', or of a single file of Stable Diffusion.
 
         Args:
-            folder: the model folder; "digits", a model in the box with students for 1, 2, 4 and 8 steps; or a name on
-                the Hugging Face hub, where its cache on this machine has the model. Nothing is downloaded.
+            folder: the model folder or file; "digits", a model in the box with students for 1, 2, 4 and 8 steps; or a
+                name on the Hugging Face hub, such as "stabilityai/sd-turbo".
             steps: model calls that will be asked for, by which a student in the box is picked; 4 unless given.
             dtype: of the weights.
             allow_pickle: also read weights stored as pickles; they are refused otherwise.
             variant: which weights of a diffusers folder, such as "fp16"; the plain ones unless given, or the only ones.
+                "ema" for those of a file that has averaged weights beside the others.
+            download: fetch what is read of a model of the hub, as far as the hub's cache on this machine lacks it (see
+                `download.fetch`). Nothing is downloaded otherwise.
             overrides: attributes of `Model` to have in place of the folder's, which is not asked for them: so a folder
                 whose scheduler fewstep does not know is read with schedule, prediction and defaults.
 
@@ -204,6 +209,8 @@ class Model:
         if "shape" in overrides:
             overrides["shape"] = _checked_shape(overrides["shape"])
         given = spec_fields(overrides)
+        if flag("download", download):
+            fetch(str(folder), variant, allow_pickle)
         path = model_folder(folder, steps)
         unet, spec = load_model(path, dtype=dtype, allow_pickle=allow_pickle, variant=variant, given=given)
         return cls.of(unet, spec, **overrides)

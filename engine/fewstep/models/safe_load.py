@@ -153,7 +153,7 @@ def open_weights(path: Path, allow_pickle: bool = False, others: bool = False) -
         raise ModelError(f"{path}: is not weights: it is {what}")
     if not allow_pickle:
         raise ModelError(f"{path}: is a pickle, which may run code when read; allowed: .safetensors, or allow_pickle")
-    return _read_pickle(path)
+    return _read_pickle(path, others)
 
 
 def fill(
@@ -213,7 +213,7 @@ def _named(names: Sequence[str], what: str, most: int = NAMED) -> str:
     return f"{len(names):,} tensors {verbs[1]}{where}: {some_of([shown(name) for name in names], most)}"
 
 
-def _read_pickle(path: Path) -> TensorDict:
+def _read_pickle(path: Path, others: bool) -> TensorDict:
     size = file_size(path)
     if size > MAX_PICKLE_BYTES:
         raise ModelError(f"{path}: is {size:,} bytes; allowed: at most {MAX_PICKLE_BYTES:,}")
@@ -229,6 +229,8 @@ def _read_pickle(path: Path) -> TensorDict:
         return TensorDict(path, _nested(state, path))
     # An epoch or a learning rate beside the weights is no part of them, as it is none in a part of its own.
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)} or state
+    if others:
+        tensors = {name: value for name, value in tensors.items() if _is_plain(value)}
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not _is_plain(tensor):
             raise ModelError(f"{path}: tensor {shown(name)} is not a dense tensor of floats")

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -62,31 +62,37 @@ def find_weights(folder: Path, place: str, stem: str, variant: str | None = None
     Raises:
         ModelError: a variant that is not there, or several of which none was asked for.
     """
+    name, found = chosen(_listed(folder / place), stem, variant, str(folder / place))
+    return Found(inside(folder, place + name), found)
+
+
+def chosen(listed: Sequence[str], stem: str, variant: str | None, where: str) -> tuple[str, str | None]:
+    """As `find_weights`, of the names of a folder's files: that of the weights or of their index, and their variant."""
     every: dict[str | None, str] = {}
     for ending in ("safetensors", "bin"):
-        there = _variants(folder / place, stem, ending)
+        there = _variants(listed, stem, ending)
         every |= there
         if variant in there:
-            return Found(inside(folder, place + there[variant]), variant)
+            return there[variant], variant
         if variant is None and len(there) == 1:
             ((only, name),) = there.items()
-            return Found(inside(folder, place + name), only)
+            return name, only
         if variant is None and there:
             allowed = f"a variant, one of {_names(there)}"
-            raise ModelError(f"{folder / place}: holds no plain {stem}.{ending}; allowed: {allowed}")
+            raise ModelError(f"{where}: holds no plain {stem}.{ending}; allowed: {allowed}")
     if variant is not None:
-        raise ModelError(f"{folder / place}: has no variant {variant!r} of {stem}; there: {_names(every)}")
-    return Found(inside(folder, f"{place}{stem}.safetensors"))
+        raise ModelError(f"{where}: has no variant {variant!r} of {stem}; there: {_names(every)}")
+    return f"{stem}.safetensors", None
 
 
-def _variants(folder: Path, stem: str, ending: str) -> dict[str | None, str]:
+def _variants(listed: Sequence[str], stem: str, ending: str) -> dict[str | None, str]:
     """The files by variant; None is the plain one."""
     kind = r"(?:\.(?P<variant>\w[\w-]*))?"
     whole = re.compile(rf"{re.escape(stem)}{kind}\.{ending}", re.ASCII)
     index = re.compile(rf"{re.escape(stem)}\.{ending}\.index{kind}\.json", re.ASCII)
     found: dict[str | None, str] = {}
     for pattern in (index, whole):  # a whole file takes the place of an index
-        for name in _listed(folder):
+        for name in listed:
             match = pattern.fullmatch(name)
             if match and not re.search(r"-\d+-of-\d+$", match["variant"] or ""):
                 found[match["variant"]] = name
