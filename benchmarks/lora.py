@@ -32,7 +32,7 @@ from fewstep.models.net.build import empty_unet
 from fewstep.models.net.unet import UNet
 
 RANK, ALPHA = 16, 8.0
-ROUNDS = 15
+ROUNDS = 31
 BLOCKS = (1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 21, 1 << 22, 1 << 40)
 CROSS = ["CrossAttnDownBlock2D"], ["CrossAttnUpBlock2D"]
 SD15: dict[str, Any] = {

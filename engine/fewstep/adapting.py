@@ -11,6 +11,8 @@ from fewstep.callers import outside
 from fewstep.errors import ArgumentError, UnusedPartWarning
 from fewstep.models.lora.adapters import Adapters, Loaded
 from fewstep.models.lora.read import Lora, read_lora
+from fewstep.models.model import Model
+from fewstep.pipelines.prompts import PromptEncoder
 from fewstep.run.weights_lock import WeightsLock
 
 
@@ -22,6 +24,7 @@ class Adapting:
     changed with it, as is every other engine on it: give the engine a `copy.deepcopy` where that is not wanted.
     """
 
+    model: Model
     module: nn.Module
     _lock: WeightsLock
     _adapters: Adapters | None = None
@@ -52,7 +55,8 @@ class Adapting:
                 open, for which it would wait for ever.
 
         Warns:
-            UnusedPartWarning: the file has parts for text encoders, which are applied to nothing.
+            UnusedPartWarning: the file has parts for text encoders, and the engine is of no pipeline: they are applied
+                to nothing. Those of a pipeline (`Engine.from_pipeline`) are changed with its U-Net.
         """
         lora = read_lora(source)
         with self._changing() as adapters:
@@ -87,7 +91,8 @@ class Adapting:
         self._watching = (*self._watching, forget)
 
     def _new_adapters(self) -> Adapters:
-        return Adapters(self.module)
+        encode = getattr(self.model.conditions, "encode", None)
+        return Adapters(self.module, text_encoders=encode.named_encoders if isinstance(encode, PromptEncoder) else {})
 
     @contextmanager
     def _changing(self) -> Iterator[Adapters]:

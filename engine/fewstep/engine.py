@@ -270,11 +270,11 @@ class Engine(Adapting):
         words = {name: options.pop(name) for name in NAMES if name in options}
         asked = Asked(n, labels, steps, sampler, guidance_scale, seeds, plan, start, noise, condition, options, **words)
         check_callback(callback)
-        request = self._request(asked)
-        self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
-        ending = self.ending(output)
-        self._bounds.check_samples(list(map(lanes_of, request.plans)), ending)
-        with self._lock:
+        with self._lock:  # from the prompts on: what they are read with may be changed between two requests
+            request = self._request(asked)
+            self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
+            ending = self.ending(output)
+            self._bounds.check_samples(list(map(lanes_of, request.plans)), ending)
             started = time.perf_counter()
             run = Following(len(request), callback)
             for places in batches(request.plans, self.max_batch):

@@ -40,8 +40,13 @@ class PromptEncoder:
     @property
     def encoders(self) -> list[nn.Module]:
         """The text encoders of the pipeline."""
-        found = (getattr(self._pipe, name, None) for name in ENCODERS)
-        return [encoder for encoder in found if encoder is not None]
+        return [*self.named_encoders.values()]
+
+    @property
+    def named_encoders(self) -> dict[str, nn.Module]:
+        """Them by the names that a pipeline and a LoRA file have for them."""
+        found = {name: getattr(self._pipe, name, None) for name in ENCODERS}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
 
     def __call__(self, text: str | None, negative: bool) -> Mapping[str, Tensor]:
         """The "context" [L, W] and, of SDXL, "pooled" [P], on the device of the pipeline.

@@ -26,18 +26,25 @@ class Rows:
 def tables_of(module: nn.Module) -> tuple[Keys, ...]:
     """All names by which LoRA files may call what a network has.
 
-    Its own; for our U-Nets those of diffusers, and where text conditions them those of latent diffusion, which kohya's
-    files for SDXL have.
+    Its own, also within the one module that it may be wrapped around; for our U-Nets those of diffusers, and where text
+    conditions them those of latent diffusion, which kohya's files for SDXL have.
     """
     own: Keys = {name: (Piece(name, tuple(tensor.shape)),) for name, tensor in module.named_parameters()}
     if not isinstance(module, UNet):
-        return (own,)
+        return own, _inside(own)
     condition = module.config.condition
     if condition is None:
         return diffusers.naming(module.config).known_keys(module), own
     theirs = diffusers_condition.naming(module.config).known_keys(module)
     vector = ldm.VECTOR if condition.added_width is None else ldm.ADDED
     return theirs, *_renamed(theirs, ldm.modules_of(module.config.levels, module.config.layers, vector)), own
+
+
+def _inside(keys: Keys) -> Keys:
+    """The names within the one module that another is wrapped around; none where there are several in it."""
+    if len({name.partition(".")[0] for name in keys}) != 1:
+        return {}
+    return {name: (replace(pieces[0], name=name.partition(".")[2]),) for name, pieces in keys.items()}
 
 
 def _renamed(keys: Keys, modules: Mapping[str, str]) -> list[Keys]:
