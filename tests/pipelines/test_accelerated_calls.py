@@ -32,6 +32,7 @@ def residuals(unet: Any, batch: int = 2) -> dict[str, Any]:
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": torch.randn_like(down[-1])}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_form_of_a_call_gives_what_diffusers_gives() -> None:
     unet = random_unet(REDUCED["sd1"])
@@ -119,6 +120,7 @@ def test_an_unknown_argument_is_a_type_error_as_in_diffusers() -> None:
         view(**condition_inputs(REDUCED["sd1"]), nonsense=1)
 
 
+@pytest.mark.slow
 def test_no_step_but_the_first_multiplies_the_prompt() -> None:
     counts: list[int] = []
 

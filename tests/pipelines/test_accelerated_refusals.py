@@ -133,6 +133,7 @@ def test_what_is_asked_of_it_later_is_named_and_leaves_it_as_it_was(asked: str) 
         assert off(fewstep.restore(view)(**given).sample, before) <= 1e-5
 
 
+@pytest.mark.slow
 def test_a_pipelines_own_ways_to_ask_are_refused_too() -> None:
     pipe = fewstep.accelerate(pipeline("text to image"))
     expected = images(pipe, "text to image")
@@ -180,6 +181,7 @@ def test_other_ways_to_compute_attention_and_what_was_undone_are_no_hindrance() 
         assert calls == [1]
 
 
+@pytest.mark.slow
 def test_a_pipeline_can_be_offloaded_once_it_is_accelerated() -> None:
     pipe = pipeline("text to image")
     expected, unet = images(pipe, "text to image"), pipe.unet
