@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
+from diffusers import AsymmetricAutoencoderKL, DiffusionPipeline, StableDiffusionImg2ImgPipeline
 from diffusers.utils import logging
 
 import fewstep
@@ -154,6 +154,20 @@ def test_accelerating_or_restoring_twice_changes_nothing_more() -> None:
     assert fewstep.accelerate(view) is view
     assert fewstep.restore(fewstep.restore(pipe)).unet is unet
     assert fewstep.restore(unet) is unet
+
+
+def test_tiling_that_is_asked_for_meanwhile_stays_and_another_autoencoder_is_left_alone() -> None:
+    pipe = pipeline("text to image")
+    vae = pipe.vae
+    fewstep.accelerate(pipe).vae.enable_tiling()
+    assert (pipe.vae.use_tiling, vae.use_tiling) == (True, False)
+    fewstep.restore(pipe)
+    assert pipe.vae is vae
+    assert vae.use_tiling
+    other = pipe.vae = AsymmetricAutoencoderKL(norm_num_groups=8, down_block_out_channels=(8,))
+    assert fewstep.accelerate(pipe).vae is other
+    pipe.vae = None
+    assert isinstance(fewstep.accelerate(pipe).unet, View)
 
 
 @pytest.mark.slow

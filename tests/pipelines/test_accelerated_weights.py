@@ -126,6 +126,27 @@ def test_a_copy_and_a_pickle_are_modules_of_diffusers(kind: str) -> None:
     assert torch.equal(answer(view, kind), before)
 
 
+class Wrapper(nn.Module):
+    """An accelerated U-Net as a part of a network of one's own."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.unet(x, t, torch.ones(len(x), 7, 32)).sample
+
+
+def test_an_engine_runs_a_network_that_has_an_accelerated_unet() -> None:
+    unet = made("sd1")
+    settings = {"schedule": fewstep.schedules.linear(), "shape": (4, 16, 16)}
+    found = []
+    for each in (unet, fewstep.accelerate(unet)):
+        engine = fewstep.Engine(fewstep.Model(Wrapper(each), **settings))
+        found.append(engine.sample(1, steps=2, sampler="ddim", seeds=0).images)
+    assert off(found[1], found[0]) <= 1e-4
+
+
 def test_what_is_set_on_the_view_is_set_on_the_unet() -> None:
     unet = made("sd1")
     view = fewstep.accelerate(unet)

@@ -43,7 +43,9 @@ def own_module(module: nn.Module, device: torch.device, dtype: torch.dtype | Non
 
 def _has_its_own_code(module: nn.Module) -> bool:
     """Whether what runs is not what the class says."""
-    return isinstance(module, GENERATED) or _is_wrapped(module) or module._compiled_call_impl is not None
+    own = isinstance(module, GENERATED) or _is_wrapped(module) or module._compiled_call_impl is not None
+    # State in slots is no part of `vars`, so a view of such a module, as of an accelerated U-Net, would lack it.
+    return own or any(getattr(kind, "__slots__", ()) for kind in type(module).__mro__)
 
 
 def _is_wrapped(module: nn.Module) -> bool:
