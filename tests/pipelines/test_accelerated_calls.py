@@ -208,3 +208,23 @@ def test_tensors_of_inference_mode_and_of_a_graph_are_not_kept() -> None:
         gradients.append(gradient)
     assert off(gradients[1], gradients[0]) <= 1e-5
     assert torch.equal(gradients[1], gradients[2])
+
+
+def test_gradients_of_the_image_and_autocast_are_those_of_diffusers() -> None:
+    unet = random_unet(REDUCED["sdxl"])
+    view = fewstep.accelerate(unet)
+    given = condition_inputs(REDUCED["sdxl"])
+    given["sample"].requires_grad_()
+    theirs, ours = (
+        torch.autograd.grad(module(**given).sample.square().sum(), given["sample"])[0] for module in (unet, view)
+    )
+    assert off(ours, theirs) <= 1e-5
+    with torch.no_grad():
+        exact = unet(**given).sample
+        for module in (view, unet):  # what the view keeps of the prompt in one dtype is not taken in another
+            module(**given)
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs, ours = unet(**given).sample, view(**given).sample
+        assert ours.dtype == theirs.dtype == torch.bfloat16
+        assert off(ours, exact) <= 2 * off(theirs, exact)
+        assert off(view(**given).sample, exact) <= 1e-5
