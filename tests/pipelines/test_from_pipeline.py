@@ -11,10 +11,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, SASolverScheduler
 
-from fewstep import ArgumentError, Engine, Image, Inpaint, ModelError, Plan, UntrainedPlanWarning
+from fewstep import ArgumentError, Engine, Image, Inpaint, ModelError, Plan, UntrainedPlanWarning, accelerate, restore
 from fewstep.pipelines.prompts import PromptEncoder
+from fewstep.run.graphs.runner import GraphRunner
 from support import pipelines_case
 from support.pipelines_case import NEGATIVES, PROMPTS, SCHEDULERS, SIZE, call, mask
+from support.recorder import RecorderCapturer
+from support.runners import BUDGET
 
 LATENTS = (4, SIZE // 2, SIZE // 2)
 RUNS = {
@@ -126,6 +129,27 @@ def test_the_weights_are_the_pipelines_and_it_goes_on_working() -> None:
     with torch.no_grad():
         pipe.unet.conv_out.bias.add_(1)
     assert not torch.equal(engine.sample(prompt="a", seeds=0, steps=1).images, first)
+
+
+def test_an_engine_outlives_accelerate_and_restore() -> None:
+    pipe = pipeline("text to image")
+    arguments: dict[str, Any] = {"prompt": "a", "seeds": 0, "steps": 1}
+    before = Engine.from_pipeline(pipe, decoder=None)
+    expected = before.sample(**arguments).images
+    accelerate(pipe)
+    between = Engine.from_pipeline(pipe, decoder=None)
+    assert torch.equal(between.sample(**arguments).images, expected)
+    restore(pipe)
+    for engine in (before, between):
+        assert torch.equal(engine.sample(**arguments).images, expected)
+
+
+def test_another_text_is_no_other_graph() -> None:
+    runner = GraphRunner(RecorderCapturer(), BUDGET)
+    engine = Engine.from_pipeline(pipeline("xl text to image"), runner=runner)
+    for prompt, negative, scale in (("a", None, 5.0), ("a red fox", "dark", 7.0), ("b", "", 2.0), ("c", None, 3.0)):
+        engine.sample(prompt=prompt, negative_prompt=negative, guidance_scale=scale, steps=2)
+    assert runner.stats()["captures"] == 1
 
 
 @pytest.mark.parametrize("kind", ["text to image", "xl text to image"])
@@ -288,6 +312,12 @@ def test_a_pipeline_without_text_encoders_takes_embeddings() -> None:
         engine.sample(prompt="a")
 
 
+def without(part: str) -> Any:
+    pipe = pipeline("text to image")
+    setattr(pipe, part, None)
+    return pipe
+
+
 def refiner() -> Any:
     """Its pooled text is wider than six numbers beside it leave room for."""
     pipe = pipeline("xl text to image")
@@ -303,6 +333,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     ),
     "no pipeline": (lambda: torch.nn.Linear(1, 1), {}, "pipe: got a Linear; allowed: StableDiffusionPipeline"),
     "a refiner": (refiner, {}, "pipe: got a pooled text of 40 numbers; allowed: .* takes beside 6 numbers, 32"),
+    "no autoencoder": (
+        lambda: without("vae"),
+        {},
+        "pipe: got a StableDiffusionPipeline whose vae is None; allowed: one",
+    ),
+    "no scheduler": (lambda: without("scheduler"), {}, "pipe: got a StableDiffusionPipeline whose scheduler is None"),
     "an odd size": (lambda: pipeline("text to image"), {"height": 31}, "height: got 31; allowed: a multiple of 2"),
     "no size": (lambda: pipeline("text to image"), {"width": 0}, "width: got 0; allowed: an integer from 2"),
     "a size of pixels": (lambda: pipeline("ddim"), {"width": 8}, "width: got 8; allowed: None: a DDIMPipeline draws"),

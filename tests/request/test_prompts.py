@@ -219,6 +219,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"condition\['context'\]: got a tensor; allowed: nothing: it is said by prompt=, which takes embeddings too",
     ),
     "an embedding and another's length": ({"n": 2, "prompt": A[None].repeat(3, 1, 1)}, "prompt: got 3 samples"),
+    "what diffusers calls steps": (
+        {"prompt": "a", "num_inference_steps": 4},
+        "got 4; allowed: nothing: it is said by steps",
+    ),
     "a misspelt prompt": ({"promt": "a"}, "promt: .*did you mean 'prompt'"),
 }
 

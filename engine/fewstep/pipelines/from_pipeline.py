@@ -89,6 +89,9 @@ def model_from_pipeline(
     """
     only("from_pipeline", overrides, FIELDS)
     name = kind_of_pipeline(pipe)
+    for part in ("unet", "scheduler", *("vae",) * (PIPELINES[name].unet != UNET)):
+        if getattr(pipe, part, None) is None:
+            raise ArgumentError("pipe", f"a {name} whose {part} is None", f"one with its {part}")
     unet = pipe.unet
     plan, sampling, trained = _plan(pipe, name, overrides)
     said: dict[str, Any] = {
@@ -133,11 +136,13 @@ def kind_of_pipeline(pipe: object) -> str:
 
 
 def _network(unet: Any, opaque: bool) -> nn.Module:
-    """Our network over the weights of a U-Net of diffusers, or that U-Net itself."""
+    """Our network over the weights of a U-Net of diffusers, or that U-Net itself.
+
+    One of its own, also where the U-Net is accelerated: `restore` takes that network's weights away.
+    """
+    unet = _plain(unet)
     if opaque:
-        return _plain(unet)
-    if isinstance(unet, View):
-        return unet.fewstep_network.current()
+        return unet  # type: ignore[no-any-return]
     kind = kind_of(unet)
     if kind is None:
         raise ArgumentError("pipe.unet", f"a {type(unet).__name__}", "one of diffusers' own, or opaque=True for any")

@@ -21,7 +21,7 @@ from fewstep.run.inputs import Inputs
 from fewstep.run.noise import initial_noise
 from fewstep.run.sample import Sample, State
 
-MOVED = {  # arguments of 0.1, and of `Engine.plan`
+MOVED = {  # arguments of 0.1, of `Engine.plan`, and of others
     "strength": "start=fewstep.Image(x, strength)",
     "image": "start=fewstep.Image(x, strength) or start=fewstep.Inpaint(x, mask)",
     "mask": "start=fewstep.Inpaint(x, mask)",
@@ -31,6 +31,21 @@ MOVED = {  # arguments of 0.1, and of `Engine.plan`
     "preset": "plan='lightning-4', by its name",
     "conditioning": "condition={name: tensor}",
     "negative_conditioning": "condition={name: (tensor, negative)}",
+    # of the calls of diffusers' pipelines
+    "num_inference_steps": "steps",
+    "num_images_per_prompt": "n",
+    "latents": "noise=tensor",
+    "prompt_embeds": "prompt=tensor",
+    "negative_prompt_embeds": "negative_prompt=tensor",
+    "pooled_prompt_embeds": "prompt={'context': tensor, 'pooled': tensor}",
+    "negative_pooled_prompt_embeds": "negative_prompt={'context': tensor, 'pooled': tensor}",
+    "original_size": "sizes={'original_size': (height, width)}",
+    "crops_coords_top_left": "sizes={'crops_coords_top_left': (top, left)}",
+    "target_size": "sizes={'target_size': (height, width)}",
+    "height": "Engine.from_pipeline(pipe, height=...)",
+    "width": "Engine.from_pipeline(pipe, width=...)",
+    "mask_image": "start=fewstep.Inpaint(x, mask)",
+    "callback_on_step_end": "callback",
 }
 
 
