@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,14 @@ def test_a_copy_has_tensors_of_its_own_and_runs_the_same_code(copied: Any) -> No
     assert torch.allclose(own(x), module(x))
 
 
+def test_a_method_of_the_class_that_lies_on_the_instance_is_not_the_views() -> None:
+    module = network().eval()
+    module[3].forward = module[3].forward  # as offloading leaves it behind
+    view, x = view_with_a_shift(module), torch.ones(2, 3)
+    assert torch.equal(view(x), module(x) + 1)
+    assert "forward" in vars(module[3])
+
+
 def test_a_part_that_is_hooked_or_wrapped_is_to_be_called() -> None:
     plain, hooked, wrapped = (nn.Linear(2, 2) for _ in range(3))
     hooked.register_forward_hook(lambda *_: None)
@@ -115,7 +124,7 @@ def test_a_part_that_is_hooked_or_wrapped_is_to_be_called() -> None:
 
 def wrapped_inside() -> nn.Module:
     module = network()
-    module[0].forward = module[0].forward
+    module[0].forward = partial(module[0].forward)
     return module
 
 

@@ -7,7 +7,6 @@ from torch import nn
 from fewstep.checks import named
 from fewstep.errors import ArgumentError
 from fewstep.pipelines.network import LAYOUTS, kind_of
-from fewstep.pipelines.refusals import is_own_method
 from fewstep.pipelines.unet import View, accelerated_unet
 from fewstep.pipelines.vae import accelerated_vae
 
@@ -138,9 +137,6 @@ def _accelerated_vae(pipe: Any) -> nn.Module | None:
     vae: Any = getattr(pipe, "vae", None)
     if type(vae).__name__ not in VAES or _original_vae(vae) is not None:
         return None
-    for part in vae.modules():
-        if is_own_method(part, "forward", vars(part).get("forward")):
-            del vars(part)["forward"]  # the class has the same, which a view would not run
     view = accelerated_vae(vae)
     vars(view)[ORIGINAL] = Original(vae)  # not as an attribute: it is no part of the view
     return view

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from fewstep.errors import ArgumentError
+from fewstep.pipelines.refusals import is_own_method
 from fewstep.run.modules import GENERATED, view_of
 
 
@@ -40,7 +41,11 @@ def shared_view(module: nn.Module, classes: Mapping[nn.Module, type[nn.Module]],
             place = f"whose {name} is" if name else "that is"
             allowed = "one that runs the code of its class: accelerate it first, then compile, offload or wrap it"
             raise ArgumentError(argument, f"{type(module).__name__} {place} {found}", allowed)
-    return view_of(module, classes)
+    view = view_of(module, classes)
+    for part, own in zip(module.modules(), view.modules(), strict=True):
+        for name in [name for name, value in vars(part).items() if is_own_method(part, name, value)]:
+            del vars(own)[name]  # it is bound to the original, and what the class of the view says is the same or ours
+    return view
 
 
 def runs_its_class(module: nn.Module, cls: type[nn.Module]) -> bool:
@@ -60,6 +65,7 @@ def _own_code(module: nn.Module) -> str | None:
     if module._compiled_call_impl is not None:
         return "compiled"
     for name, value in vars(module).items():
-        if callable(value) and callable(getattr(type(module), name, None)):
+        overrides = callable(value) and callable(getattr(type(module), name, None))
+        if overrides and not is_own_method(module, name, value):
             return f"wrapped, with a {name} of its own on the instance"
     return None
