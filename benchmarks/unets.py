@@ -52,7 +52,7 @@ class Unets:
     def __init__(self, options: argparse.Namespace) -> None:
         self.device, self.dry_run, self.compiles = options.device, options.dry_run, options.compile
         self.dtype = HALF
-        self.batches, self.run_batches = ((1, 2), (1,)) if self.dry_run else (BATCHES, RUN_BATCHES)
+        self.batches, self.run_batches = ((2,), (1,)) if self.dry_run else (BATCHES, RUN_BATCHES)
         self.part, self.report = options.part, Report(options.out, describe(self.device))
         self.report.about |= {"part": self.part, "dtype": str(self.dtype).removeprefix("torch.")}
         if not self.dry_run:  # interpreted, a network takes minutes; other parts walk the kernels

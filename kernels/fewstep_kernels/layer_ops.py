@@ -187,6 +187,11 @@ def conv2d_residual(
     """
     if x.device.type == "cpu":
         return functional.conv2d(x, weight, bias, padding=padding) + residual
+    return conv2d_residual_on_gpu(x, weight, bias, residual, padding)
+
+
+def conv2d_residual_on_gpu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, padding: int) -> Tensor:
+    """`conv2d_residual` in two launches."""
     return bias_residual(functional.conv2d(x, weight, padding=padding), bias, residual)
 
 
@@ -200,8 +205,11 @@ def pointwise(
     On a GPU it is a product of matrices, of pixels in channels-last memory: that adds the bias as it goes, where a
     convolution's is a launch of its own.
     """
-    if x.device.type == "cpu":
-        return functional.conv2d(x, weight, bias)
+    return functional.conv2d(x, weight, bias) if x.device.type == "cpu" else pointwise_on_gpu(x, weight, bias)
+
+
+def pointwise_on_gpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`pointwise` in one launch."""
     return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 

@@ -34,6 +34,7 @@ from fewstep_kernels import (
     geglu,
     group_norm_silu,
     layer_norm,
+    layer_ops,
     step_log_prob,
     step_statistics,
     timestep_embedding,
@@ -316,20 +317,12 @@ class OpsOfTheHost(TorchDispatchMode):
         return result
 
 
-def residual_as_on_a_gpu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, padding: int) -> Tensor:
-    return bias_residual(functional.conv2d(x, weight, padding=padding), bias, residual)
-
-
-def pointwise_as_on_a_gpu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-
-
 @pytest.mark.parametrize("batch", [1, 2])
 @torch.no_grad()
 def test_the_networks_ops_without_memory_are_those_of_a_real_run(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory formats decide about copies, so these must be followed too."""
-    monkeypatch.setattr(fewstep_kernels, "conv2d_residual", residual_as_on_a_gpu)
-    monkeypatch.setattr(fewstep_kernels, "pointwise", pointwise_as_on_a_gpu)
+    monkeypatch.setattr(fewstep_kernels, "conv2d_residual", layer_ops.conv2d_residual_on_gpu)
+    monkeypatch.setattr(fewstep_kernels, "pointwise", layer_ops.pointwise_on_gpu)
     config = UNetConfig(
         in_channels=1,
         out_channels=2,

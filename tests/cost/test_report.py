@@ -70,7 +70,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_every_sampler_is_in_the_report_and_the_engine_is_ahead_in_each_row() -> None:
     pytest.importorskip("diffusers")
     for part in counted_once([make() for make in cost.PRESETS.values()]).subjects:
-        expected = GUIDANCE if part.subject.guided else GUIDANCE[:1]
+        expected = GUIDANCE[: 2 if part.subject.given else 3] if part.subject.guided else GUIDANCE[:1]
         samplers = part.subject.samplers or SAMPLED
         assert {(row.sampler, row.guidance) for row in part.rows} == {(s, g) for s in samplers for g in expected}
         for row in part.rows:

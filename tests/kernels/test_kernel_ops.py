@@ -18,9 +18,11 @@ from fewstep_kernels import (
     geglu,
     group_norm_silu,
     layer_norm,
+    pointwise,
     reference,
     timestep_embedding,
 )
+from fewstep_kernels.layer_ops import conv2d_residual_on_gpu, pointwise_on_gpu
 
 OPS = torch.ops.fewstep
 
@@ -226,3 +228,17 @@ def test_training_differentiates_the_unet_ops() -> None:
     assert torch.autograd.gradcheck(lambda t: timestep_embedding(t, 7, False, 0.0), (bias,))
     kernel = torch.randn(8, 8, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *a: conv2d_residual(*a, padding=1), (x, kernel, bias, after))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels last"])
+def test_what_a_gpu_does_in_fewer_launches_is_the_same_convolution(layout: torch.memory_format) -> None:
+    x, residual = (torch.randn(2, n, 5, 3, dtype=torch.float64).to(memory_format=layout) for n in (4, 6))
+    wide, narrow = (torch.randn(6, 4, n, n, dtype=torch.float64).to(memory_format=layout) for n in (3, 1))
+    bias = torch.randn(6, dtype=torch.float64)
+    two, one = conv2d_residual_on_gpu(x, wide, bias, residual, 1), pointwise_on_gpu(x, narrow, bias)
+    torch.testing.assert_close(two, conv2d_residual(x, wide, bias, residual, 1))
+    torch.testing.assert_close(one, pointwise(x, narrow, bias))
+    torch.testing.assert_close(pointwise_on_gpu(x, narrow, None), pointwise(x, narrow, None))
+    if layout == torch.channels_last:
+        assert two.is_contiguous(memory_format=layout)
+        assert one.is_contiguous(memory_format=layout)

@@ -130,7 +130,7 @@ def _subject_report(
         except ArgumentError as error:
             left_out[sampler] = str(error)
             continue
-        for guidance, plan in _variants(plain, subject.guided, guidance_scale).items():
+        for guidance, plan in _variants(plain, subject, guidance_scale).items():
             theirs = count_diffusers(subject, plan, batch) if with_diffusers else None
             rows.append(Row(sampler, guidance, count_engine(subject, plan, batch), theirs))
     if not rows:
@@ -144,12 +144,13 @@ def _plan(subject: Subject, sampler: str, steps: int) -> Plan:
     return build_plan(sampler, subject.schedule, steps, prediction=prediction, **options)
 
 
-def _variants(plain: Plan, guidable: bool, guidance_scale: float | None) -> dict[str, Plan]:
+def _variants(plain: Plan, subject: Subject, guidance_scale: float | None) -> dict[str, Plan]:
     w = GUIDANCE_SCALE if guidance_scale is None else guidance_scale
     variants = {} if guidance_scale is not None and w not in (0, 1) else {"none": plain}
-    if guidable and w not in (0, 1):
+    if subject.guided and w not in (0, 1):
         variants["guided"] = plain.with_guidance(w)
-        variants["guided, rescaled"] = plain.with_guidance(w, GUIDANCE_RESCALE)
+        if not subject.given:  # its network, which is counted again for each row, is what it is listed for
+            variants["guided, rescaled"] = plain.with_guidance(w, GUIDANCE_RESCALE)
     return variants
 
 
