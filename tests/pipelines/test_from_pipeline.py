@@ -268,7 +268,9 @@ def test_a_name_that_is_known_brings_its_preset() -> None:
     assert engine.plan(1).describe().startswith("euler: 1 model call, eps prediction, trailing spacing")
     assert engine.plan().column("w").tolist() == [1.0]
     pipe.scheduler = SCHEDULERS["ddim"]()
-    with pytest.warns(UntrainedPlanWarning, match="looks like sd-turbo by the pipeline's name"):
+    with pytest.warns(
+        UntrainedPlanWarning, match=r"looks like sd-turbo by the pipeline's name.*from_pipeline\(pipe, def"
+    ):
         Engine.from_pipeline(pipe)
 
 

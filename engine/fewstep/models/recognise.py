@@ -24,8 +24,10 @@ class Recognised:
     preset: Preset
     by: str
 
-    def applied(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+    def applied(self, spec: Mapping[str, Any], call: str = "from_pretrained(folder") -> dict[str, Any]:
         """The fields of a spec with what the preset adds: what its scheduler's file says stays as it is.
+
+        `call` is how the model is being opened, for advice.
 
         `UntrainedPlanWarning` where that is another sampler, or other levels, than the preset's; then nothing is added.
         """
@@ -33,7 +35,7 @@ class Recognised:
         plan = {**preset.defaults, **spec["plan"], "steps": preset.defaults["steps"]}
         if (unlike := self._unlike(spec, plan)) is not None:
             fact = f"{spec['name']} looks like {preset.name} by {self.by}, but its scheduler {unlike}"
-            advice = f"say what is right: from_pretrained(folder, defaults={preset.name!r})"
+            advice = f"say what is right: {call}, defaults={preset.name!r})"
             warnings.warn(UntrainedPlanWarning(fact, advice, {"plan": preset.name}), stacklevel=outside())
             return {**spec, "notes": [*notes, fact]}
         note = f"recognised as {preset.name} ({preset.family.title}) by {self.by}"

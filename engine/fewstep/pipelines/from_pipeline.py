@@ -195,7 +195,7 @@ def _sampling(pipe: Any, name: str, given: Mapping[str, Any]) -> tuple[Sampling,
     if found is None:
         return sampling, None
     spec = {"name": name, **{field: getattr(sampling, field) for field in SAMPLING}}
-    spec = found.applied(spec)
+    spec = found.applied(spec, "from_pipeline(pipe")
     return Sampling(spec["schedule"], spec["prediction"], spec["plan"]), spec.get("trained")
 
 
