@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,6 @@ WHOLE: dict[str, dict[str, Any]] = {
     "inpainting": {**SD15, "in_channels": 9},
     "instructions": {**SD15, "in_channels": 8},
     "sd2 inpainting": {**SD21, "in_channels": 9},
-    "sdxl inpainting": {**SDXL, "in_channels": 9},
     "sd2 unclip": UNCLIP,
 }
 # Of the same form, and narrow; as wide as their family's are the text embeddings, which tell it, and pooled texts.
@@ -64,14 +64,20 @@ NARROW: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
+def made(name: str) -> UNet2DConditionModel:
+    """Made once: no test changes it."""
+    return random_unet(NARROW[name])
+
+
 @pytest.fixture(scope="module", params=NARROW)
 def narrow(request: pytest.FixtureRequest) -> UNet2DConditionModel:
-    return random_unet(NARROW[request.param])
+    return made(request.param)
 
 
 @pytest.fixture(scope="module")
 def sd1() -> UNet2DConditionModel:
-    return random_unet(NARROW["sd1"])
+    return made("sd1")
 
 
 def plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -202,7 +208,7 @@ def test_the_family_says_the_plan_and_a_note_what_is_assumed(tmp_path: Path, sd1
 
 @pytest.fixture(scope="module")
 def sd2() -> dict[str, Tensor]:
-    unet = random_unet(NARROW["sd2"])
+    unet = made("sd2")
     return as_ldm(unet.state_dict(), dict(unet.config))
 
 
@@ -219,7 +225,7 @@ def test_stable_diffusion_2_predicts_v_unless_it_is_told(sd2: dict[str, Tensor],
 
 
 def test_signs_of_other_schedules_are_heeded(tmp_path: Path) -> None:
-    unet = random_unet(NARROW["sdxl"])
+    unet = made("sdxl")
     state, empty = as_ldm(unet.state_dict(), dict(unet.config)), torch.zeros(0)
     path = write(tmp_path / "noob.safetensors", state, {"v_pred": empty, "ztsnr": empty})
     spec = open_folder(path)[1]
@@ -243,7 +249,7 @@ def test_signs_of_other_schedules_are_heeded(tmp_path: Path) -> None:
 def test_a_distilled_model_is_recognised_by_the_files_name(
     stem: str, config: str, preset: str, side: int, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / f"{stem}.safetensors", random_unet(NARROW[config]).state_dict())
+    path = write(tmp_path / f"{stem}.safetensors", made(config).state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("error", UntrainedPlanWarning)
         model = Model.from_pretrained(path)
