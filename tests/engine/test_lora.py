@@ -200,6 +200,7 @@ def test_a_file_that_does_not_fit_leaves_the_engine_as_it_was(tmp_path: Path) ->
         ({}, "holds no tensors"),
         (tmp_path / "style.bin", "is a pickle"),
         (tmp_path / "nowhere.safetensors", "cannot be read: no such file"),
+        ("owner/name", "cannot be read: no such file"),
         (tmp_path, "holds no .safetensors file"),
     ):
         with pytest.raises(ModelError, match=message):

@@ -161,7 +161,7 @@ def with_one(tensors: dict[str, Tensor], change: Any, kind: str = "lora_down") -
 BAD: dict[str, tuple[Any, str]] = {
     "another model": (
         lambda good: renamed(good, "mid_block", "transformer_blocks"),
-        "is for another model: it lacks 4 of 16 layers: 'transformer_blocks_attentions_0_to_k'",
+        "is for another model: this one lacks 4 of its 16 layers: 'transformer_blocks_attentions_0_to_k'",
     ),
     "another width": (lambda good: with_one(good, lambda t: t[:, 1:]), "the model's layer is [32, 32]"),
     "other ranks": (lambda good: with_one(good, lambda t: t[1:]), "has rank 3, and"),
@@ -224,6 +224,7 @@ def test_wrong_arguments_are_named() -> None:
         (lambda: adapters.load(good, "b", weight=float("nan")), "a finite number"),
         (lambda: adapters.load(good, "b", weight="much"), "a finite number"),
         (lambda: adapters.load(7, "b"), "the path of a file or a folder"),
+        (lambda: adapters.load("", "b"), "the path of a file or a folder"),
         (lambda: adapters.load({"a": 1}, "b"), "names and dense tensors of floats"),
         (lambda: adapters.set({"stile": 1}), "did you mean 'style'"),
         (lambda: adapters.set({"style": None}), "weights['style']: got None"),

@@ -172,8 +172,8 @@ class Adapters:
             else:
                 matched.append((update, rows))
         if lacking:
-            count = f"{len(lacking):,} of {len(lacking) + len(matched):,} layers"
-            raise ModelError(f"{where}: is for another model: it lacks {count}: {some_of(lacking, NAMED)}")
+            count = f"{len(lacking):,} of its {len(lacking) + len(matched):,} layers"
+            raise ModelError(f"{where}: is for another model: this one lacks {count}: {some_of(lacking, NAMED)}")
         for update, rows in matched:
             shape, down, up = rows.piece.shape, tuple(update.down.shape), tuple(update.up.shape)
             own = shape[1:] + (1,) * (len(down) - len(shape))

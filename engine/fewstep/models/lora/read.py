@@ -83,11 +83,13 @@ def read_lora(source: str | os.PathLike[str] | Mapping[str, Tensor] | Lora) -> L
         return source
     if isinstance(source, Mapping):
         return _of_source(_in_memory(source), IN_MEMORY, {})
-    if not isinstance(source, str | os.PathLike):
-        raise ArgumentError("lora", type(source).__name__, "the path of a file or a folder, or a dict of tensors")
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        raise ArgumentError("lora", source, "the path of a file or a folder, or a dict of tensors")
     path = Path(os.fspath(source))
     if path.is_dir():
         return _of_file(_in_folder(path), path.resolve().name)
+    if not os.path.lexists(path):
+        raise ModelError(f"{path}: cannot be read: no such file or directory")
     return _of_file(path, path.resolve().parent.name if path.name in IN_FOLDERS else path.stem)
 
 
