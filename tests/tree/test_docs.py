@@ -223,7 +223,7 @@ def test_code_on_the_page_runs_and_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stand_in_for_terrain(tmp_path / ".models/terrain")
-    if page.stem == "stable-diffusion":
+    if page.stem in ("stable-diffusion", "README"):
         stand_in_for_sdxl(tmp_path)
     for name in ("photo.png", "mask.png"):
         Image.linear_gradient("L").save(tmp_path / name)
