@@ -137,12 +137,22 @@ def test_a_pipeline_made_of_an_accelerated_ones_parts_is_accelerated() -> None:
     kind = "image to image"
     expected = images(pipeline(kind), kind)
     pipe = fewstep.accelerate(pipeline("text to image"))
-    for other in (StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False),):
+    made = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    for other in (StableDiffusionImg2ImgPipeline.from_pipe(pipe), made):
         other.set_progress_bar_config(disable=True)
-        assert isinstance(other.unet, View)
+        assert other.unet is pipe.unet
         assert off(images(other, kind), expected) <= TOLERANCE
-        fewstep.restore(other)
-        assert off(images(pipe, "text to image"), images(pipeline("text to image"), "text to image")) <= TOLERANCE
+    fewstep.restore(made)
+    assert off(images(pipe, "text to image"), images(pipeline("text to image"), "text to image")) <= TOLERANCE
+
+
+def test_a_view_is_of_the_class_that_diffusers_expects_and_of_no_other() -> None:
+    text, pixels = pipeline("text to image").unet, pipeline("ddim").unet
+    views = fewstep.accelerate(text), fewstep.accelerate(pixels)
+    assert type(views[0]) in (type(text),)
+    assert type(pixels) in (type(views[1]),)
+    assert type(views[0]) not in (type(views[1]), type(pixels), object)
+    assert len({type(text), type(views[0]), type(pixels)}) == 2
 
 
 def test_accelerating_or_restoring_twice_changes_nothing_more() -> None:

@@ -214,6 +214,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"prompt": "a", "negative_prompt": "b", "guidance_scale": 1.0},
         "negative_prompt: got 'b'; allowed: nothing where no sample is guided by two halves",
     ),
+    "a prompt that nobody reads": (
+        {"prompt": "a", "guidance_scale": 0},
+        "guidance_scale: got 0.0; allowed: 1 for the prompt alone, which diffusers writes as 0",
+    ),
     "a context by hand": (
         {"condition": {"context": A[None]}},
         r"condition\['context'\]: got a tensor; allowed: nothing: it is said by prompt=, which takes embeddings too",

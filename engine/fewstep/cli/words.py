@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fewstep.request.conditions import Condition
 
 T = TypeVar("T")
+READERS = (
+    "what does is the folder of a StableDiffusionPipeline, StableDiffusionXLPipeline or LatentConsistencyModelPipeline "
+    "that diffusers saved"
+)
 UNLABELLED = "none"  # --labels of samples of no class
 
 
@@ -81,8 +85,7 @@ def check_kind(typed: Typed, reads: bool) -> None:
         raise ArgumentError("prompt", None, "a text: this model draws what --prompt says")
     for name in ("prompt", "negative_prompt"):
         if not reads and (texts := getattr(typed, name)):
-            allowed = "nothing: this model reads no prompts; a folder does that diffusers saved a pipeline into"
-            raise ArgumentError(name, texts[0], allowed)
+            raise ArgumentError(name, texts[0], f"nothing: this model reads no prompts; {READERS}")
 
 
 def _spread(argument: str, values: list[T] | None, count: int) -> list[T] | None:

@@ -226,6 +226,9 @@ def _conditions(
     """The condition of every sample, and what stands in for it in the unconditional half, each [B, ...]; the record."""
     count, guided = len(plans), any(plan.halves != "cond" for plan in plans)
     condition, null = given_condition(asked.condition, count, inputs, dtype, guided)
+    if asked.words.prompt is not None and all(plan.halves == "uncond" for plan in plans):
+        allowed = "1 for the prompt alone, which diffusers writes as 0, or more: at 0 no sample reads its prompt"
+        raise ArgumentError("guidance_scale", 0.0, allowed)
     rows = conditions.rows(asked.words, count, guided, tuple(condition))
     if wrong := [name for name, each in rows.condition.items() if len(each) != count]:
         raise ArgumentError(wrong[0], f"{len(rows.condition[wrong[0]])} of them", f"{count}, one per sample")
