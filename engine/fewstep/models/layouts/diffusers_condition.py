@@ -63,6 +63,8 @@ def config_from_diffusers_condition(data: Any, where: str) -> UNetConfig:
         raise read.error("projection_class_embeddings_input_dim", "is missing beside a projection of that width")
     classes = read.optional_integer("num_class_embeds", 1, MAX_CLASSES)
     size_channels = read.optional_integer("addition_time_embed_dim", 1, MAX_WIDTH)
+    if added and size_channels is None:
+        raise read.error("addition_time_embed_dim", "is missing beside addition_embed_type")
     context_input = read.optional_integer("encoder_hid_dim", 1, MAX_WIDTH)
     if read.optional_choice("encoder_hid_dim_type", ("text_proj",)) is not None and context_input is None:
         raise read.error("encoder_hid_dim", "is missing beside encoder_hid_dim_type")
@@ -198,7 +200,7 @@ _NAMES: Final = {
     "channels": "block_out_channels",
     "layers": "layers_per_block",
     "groups": "norm_num_groups",
-    "heads": "attention_head_dim",
+    "condition.heads": "attention_head_dim",
 }
 
 

@@ -25,7 +25,7 @@ class ConditionConfig:
     up: tuple[int, ...]
     mid: int  # blocks of the transformer in the middle
     heads: tuple[int, ...]  # of attention, at each level
-    only_cross: tuple[bool, ...]  # whether the first attention of a block looks at the context too
+    only_cross: tuple[bool, ...]  # whether a block's first attention looks at the context too; never in the middle
     context_input: int | None = None  # of the embedding that is given, where it is projected to `context_width` first
     label_width: int | None = None  # of a vector in the place of a class (Ramesh et al. 2022, 2204.06125)
     added_width: int | None = None  # of the pooled text and the embedded sizes side by side, as in SDXL
@@ -76,7 +76,7 @@ class ConditionConfig:
         for level, (width, heads) in enumerate(zip(channels, self.heads, strict=True)):
             attends = any(down[level]) or any(up[level]) or (self.mid and level == len(channels) - 1)
             if attends and width % heads:
-                raise ModelError(f"{where}: heads[{level}] got {heads}; allowed: a divisor of {width} channels")
+                raise ModelError(f"{where}[{level}]: got {heads}; allowed: a divisor of {width} channels")
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def _check_widths(read: Fields, values: dict[str, Any]) -> None:
     for channels in _joined(values):
         _check_groups(read, values, channels, "the channels of a block on the way up")
     if values["condition"] is not None:
-        values["condition"].check_heads(values["channels"], read.at("condition"))
+        values["condition"].check_heads(values["channels"], read.at("condition.heads"))
     mid_groups, coarsest = values["mid_attention_groups"], values["channels"][-1]
     if attends_mid and mid_groups is not None and coarsest % mid_groups:
         of = f"{read.called('channels')}[-1]"

@@ -110,9 +110,12 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """x + proj_out(blocks(proj_in(norm(x)))). A 1x1 convolution and a linear layer over pixels are the same product."""
 
-    def __init__(self, config: ConditionConfig, level: int, channels: int, groups: int, depth: int) -> None:
+    def __init__(
+        self, config: ConditionConfig, level: int, channels: int, groups: int, depth: int, in_middle: bool = False
+    ) -> None:
         super().__init__()
-        own = (config.heads[level], config.context_width, config.only_cross[level])
+        only_cross = config.only_cross[level] and not in_middle  # as diffusers: in the middle pixels see each other
+        own = (config.heads[level], config.context_width, only_cross)
         self.kv_start = 0  # set by the U-Net: which of its keys and values are this transformer's
         self.norm = GroupNorm(channels, groups, GROUP_EPS, activation=None)
         self.proj_in = nn.Linear(channels, channels)

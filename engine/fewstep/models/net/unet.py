@@ -56,7 +56,7 @@ class UNet(nn.Module):
             if config.condition is not None and config.condition.mid:
                 groups, last = config.groups_of(coarsest), config.levels - 1
                 self.mid_transformer = SpatialTransformer(
-                    config.condition, last, coarsest, groups, config.condition.mid
+                    config.condition, last, coarsest, groups, config.condition.mid, in_middle=True
                 )
             self.mid_2 = ResidualBlock(config, coarsest, coarsest, divisor=config.mid_scale)
         kept = config.kept
