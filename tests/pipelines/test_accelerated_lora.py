@@ -76,6 +76,38 @@ def test_weights_that_others_move_keep_what_was_merged_and_that_is_told() -> Non
     assert view.fewstep_lora.weights == {}
 
 
+@torch.no_grad()
+def test_weights_that_others_write_meanwhile_are_those_that_come_back() -> None:
+    unet = random_unet(REDUCED["sd1"])
+    view = fewstep.accelerate(unet)
+    view.fewstep_lora.load(random_lora(unet, "attn"), "one")
+    written = {name: weight + 0.01 for name, weight in unet.state_dict().items()}
+    unet.load_state_dict(written)
+    view.fewstep_lora.unload()
+    assert all(torch.equal(weight, written[name]) for name, weight in unet.state_dict().items())
+
+    # Of what lies side by side in ours, each keeps its own.
+    attention = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1")
+    view.fewstep_lora.load(random_lora(unet, "attn"), "one")
+    attention.to_k.weight.fill_(0.5)
+    view.fewstep_lora.unload()
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_"
+    assert bool((attention.to_k.weight == 0.5).all())
+    assert torch.equal(attention.to_q.weight, written[f"{name}q.weight"])
+    assert torch.equal(attention.to_v.weight, written[f"{name}v.weight"])
+
+
+@torch.no_grad()
+def test_what_one_view_merges_the_other_of_the_same_unet_sees() -> None:
+    unet = random_unet(REDUCED["sd1"])
+    one, two = fewstep.accelerate(unet), fewstep.accelerate(unet)
+    given = condition_inputs(REDUCED["sd1"])
+    before = two(**given).sample
+    one.fewstep_lora.load(random_lora(unet, "attn2.to_k"), "one")
+    assert off(two(**given).sample, one(**given).sample) == 0
+    assert off(two(**given).sample, before) > 1e-4
+
+
 def test_peft_and_fewsteps_lora_are_told_apart() -> None:
     pipe: Any = fewstep.accelerate(pipeline("text to image"))
     with pytest.raises(ArgumentError, match=r"load_lora_adapter: got .*\(pipe.unet.fewstep_lora.load\)"):

@@ -91,6 +91,18 @@ def test_what_comes_into_it_is_named_at_the_next_call_and_when_it_is_there_befor
             fewstep.accelerate(unet)
 
 
+def test_weights_of_inference_mode_are_for_inference_mode() -> None:
+    with torch.inference_mode():
+        unet = small()
+    with pytest.raises(
+        ArgumentError, match=r"weight: got a parameter that was made in torch.inference_mode\(\); allow"
+    ):
+        fewstep.accelerate(unet)
+    with torch.inference_mode():
+        given = condition_inputs(REDUCED["sd1"])
+        assert off(fewstep.accelerate(unet)(**given).sample, unet(**given).sample) <= 1e-5
+
+
 ASKED: dict[str, tuple[Callable[[Any], object], str]] = {
     "freeu": (lambda unet: unet.enable_freeu(**FREEU), "enable_freeu: got an accelerated U-Net; allowed: a U-Net w"),
     "peft": (lambda unet: unet.add_adapter(LORA), "add_adapter: got an accelerated U-Net; allowed: a U-Net without Lo"),

@@ -65,7 +65,7 @@ class Network:
         """The LoRA adapters of the network, none at first."""
         unet = self.current()
         if self._adapters is None:
-            self._adapters = Adapters(unet)
+            self._adapters = Adapters(unet, sharers=self._pieces)
         return self._adapters
 
     def let_go(self) -> None:
@@ -117,6 +117,15 @@ class Network:
         names = [name for name in ours if name.split(".")[0] in STEADY_LAYERS or name.split(".")[-2] == "kv"]
         pieces = [theirs[piece.name] for name in names for piece in self.keys[name]]
         return [*(ours[name] for name in names), *pieces]
+
+    def _pieces(self, name: str) -> list[tuple[int, Tensor]]:
+        """The original's parameters over one of ours, each with its first row there."""
+        found, start = [], 0
+        for piece in self.keys[name]:
+            owner, _, own = piece.name.rpartition(".")
+            found.append((start, getattr(self.original.get_submodule(owner), own)))
+            start += piece.shape[0] if piece.shape else 0
+        return found
 
     def _check_parts(self, argument: str) -> None:
         """ArgumentError where a part is not of the class that the config makes it of, or not set as it sets it."""

@@ -66,6 +66,9 @@ def check_weights(parameters: Mapping[str, Tensor], keys: Keys) -> None:
         if type(tensor) is not nn.Parameter or tensor.dtype not in FLOATS or tensor.layout != torch.strided:
             kind = f"{type(tensor).__name__} of {tensor.dtype}"
             raise ArgumentError(name, kind, "a plain parameter of floats: a quantized model cannot be accelerated")
+        if tensor.is_inference() and not torch.is_inference_mode_enabled():
+            allowed_weights = "weights that were made outside of it, or all that is done with them within it"
+            raise ArgumentError(name, "a parameter that was made in torch.inference_mode()", allowed_weights)
         if not pieces[name].fits(tuple(tensor.shape)):
             raise ArgumentError(name, list(tensor.shape), f"{list(pieces[name].shape)}, as the config says")
     places = sorted({f"{tensor.dtype} on {tensor.device}" for tensor in parameters.values()})

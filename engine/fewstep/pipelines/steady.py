@@ -73,10 +73,10 @@ class Steady:
 class Kept:
     """The `Steady` of the last conditioning, for as long as that and the weights it was made with are the same.
 
-    The same is: the same tensors, which are held by weak references alone, and nothing written into one of them since,
-    nor into the weights, as torch counts it. Tensors of inference mode are not counted, and those that ask for a
-    gradient have a graph behind them, so of such nothing is kept. `drop` forgets what is kept, for whoever writes
-    weights past that count, through `.data`.
+    The same is: the same tensors over the same memory, which are held by weak references alone, and nothing written
+    into one of them since, nor into the weights, as torch counts it. Tensors of inference mode are not counted, and
+    those that ask for a gradient have a graph behind them, so of such nothing is kept. `drop` forgets what is kept, for
+    whoever writes weights past that count, through `.data`.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,8 @@ class Kept:
             return Steady.of(network, given)
         kind = network.conv_in.weight.device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        state = (torch.is_inference_mode_enabled(), cast, [each._version for each in counted])
+        places = [(each.data_ptr(), each.shape, each.stride()) for each in tensors if each is not None]
+        state = (torch.is_inference_mode_enabled(), cast, places, [each._version for each in counted])
         entry = self._entry
         if entry is not None and entry[1] == state and all(map(_is, entry[0], tensors)):
             return entry[2]

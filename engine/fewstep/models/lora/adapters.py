@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +23,7 @@ MAX_NAME: Final = 200
 
 Key = tuple[str, str, int]  # the part, our parameter, and the first of the rows that are changed together
 Recipe = tuple[tuple[str, float], ...]  # adapters and their weights
+Sharers = Callable[[str], Sequence[tuple[int, Tensor]]]  # of one of our parameters
 NOTHING: Final[Mapping[str, nn.Module]] = {}
 
 
@@ -67,11 +68,19 @@ class Adapters:
         module: the network; its own weights change, and with them those of whoever shares its tensors.
         tables: by which names the file may call its layers; those of `names.tables_of` unless given.
         text_encoders: networks for the parts "text_encoder" and "text_encoder_2" of a file, which else go nowhere.
+        sharers: of a parameter of `module`, the tensors of others over its memory, each with the first of its rows
+            there. What is written through them counts as written, and they count what is written here.
 
     Nothing here waits or locks: the caller sees to it that nobody runs the network meanwhile.
     """
 
-    def __init__(self, module: nn.Module, *tables: Keys, text_encoders: Mapping[str, nn.Module] = NOTHING) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *tables: Keys,
+        text_encoders: Mapping[str, nn.Module] = NOTHING,
+        sharers: Sharers | None = None,
+    ) -> None:
         self._networks: dict[str, nn.Module] = {NETWORK: module, **text_encoders}
         by_part = {part: (text_table(network),) for part, network in text_encoders.items()}
         named_by: dict[str, Sequence[Keys]] = {NETWORK: tables or tables_of(module), **by_part}
@@ -81,7 +90,8 @@ class Adapters:
         self._adapters: dict[str, _Adapter] = {}
         self._regions: dict[Key, Region] = {}
         self._merged: dict[Key, Recipe] = {}
-        self._seen: dict[Key, tuple[int, int]] = {}  # address and version of a parameter when it was last written here
+        self._sharers = sharers
+        self._seen: dict[Key, tuple[int, list[int]]] = {}  # address and versions when it was last written here
 
     @property
     def weights(self) -> dict[str, float]:
@@ -228,9 +238,10 @@ class Adapters:
             else:
                 self._regions.pop(key, None)
                 self._merged.pop(key, None)
-        self._seen = {
-            key: (region.parameter.data_ptr(), _version(region.parameter)) for key, region in self._regions.items()
-        }
+            for other in self._others(key):
+                if not other.is_inference():
+                    torch.autograd.graph.increment_version(other)
+        self._seen = {key: (region.parameter.data_ptr(), self._versions(key)) for key, region in self._regions.items()}
 
     def _look_again(self) -> None:
         """Weights that somebody else has written or exchanged since are as they were meant to be: nothing is merged.
@@ -238,10 +249,10 @@ class Adapters:
         Those that were moved, by `.to()` say, are what they were, elsewhere.
         """
         for key, region in [*self._regions.items()]:
-            now, (address, version) = self._parameter(*key[:2]), self._seen[key]
+            now, (address, versions) = self._parameter(*key[:2]), self._seen[key]
             if now.is_meta:
                 raise ArgumentError("lora", f"{key[1]} on the meta device", "weights in memory, not offloaded ones")
-            if now is not region.parameter or _version(now) != version:
+            if now is not region.parameter or self._versions(key) != versions:
                 del self._regions[key], self._merged[key]
             elif now.data_ptr() != address:
                 region.follow()
@@ -253,11 +264,27 @@ class Adapters:
         found: nn.Parameter = getattr(self._owners[part, name], name.rpartition(".")[2])
         return found
 
+    def _others(self, key: Key) -> list[Tensor]:
+        """The tensors of others over the rows of a key."""
+        part, parameter, start = key
+        if self._sharers is None or part != NETWORK:
+            return []
+        stop = self._stop(key)
+        shared = self._sharers(parameter)
+        return [other for first, other in shared if first < stop and start < first + len(other)]
+
+    def _versions(self, key: Key) -> list[int]:
+        return [_version(tensor) for tensor in (self._parameter(*key[:2]), *self._others(key))]
+
+    def _stop(self, key: Key) -> int:
+        """The row behind the last of a key."""
+        part, parameter, start = key
+        cuts = [*self._cuts[part][parameter], len(self._parameter(part, parameter))]
+        return cuts[cuts.index(start) + 1]
+
     def _region(self, key: Key) -> Region:
         part, parameter, start = key
-        tensor = self._parameter(part, parameter)
-        cuts = [*self._cuts[part][parameter], len(tensor)]
-        return Region(parameter, tensor, start, cuts[cuts.index(start) + 1])
+        return Region(parameter, self._parameter(part, parameter), start, self._stop(key))
 
     def _allocate(self, regions: Mapping[Key, Region]) -> None:
         new = [region for region in regions.values() if region.base is None]
