@@ -180,6 +180,10 @@ BAD: dict[str, tuple[Any, str]] = {
         "32 tensors are no part of a LoRA",
     ),
     "too large for the dtype": (lambda good: {name: 1e30 * t for name, t in good.items()}, "is too large for weights"),
+    "whose product is too large for the dtype": (
+        lambda good: {name: 3000 * t for name, t in good.items()},
+        "is too large for weights in float16",
+    ),
     "no number as alpha": (
         lambda good: good | {"lora_unet_mid_block_attentions_0_to_q.alpha": torch.ones(2)},
         "has shape [2]; allowed: a number",

@@ -76,7 +76,7 @@ class Kept:
     The same is: the same tensors over the same memory, which are held by weak references alone, and nothing written
     into one of them since, nor into the weights, as torch counts it. Tensors of inference mode are not counted, and
     those that ask for a gradient have a graph behind them, so of such nothing is kept. `drop` forgets what is kept, for
-    whoever writes weights past that count, through `.data`.
+    whoever writes past that count: through `.data`, through a numpy array's memory, or as torch's fused optimizers.
     """
 
     def __init__(self) -> None:

@@ -64,7 +64,8 @@ class View:
 
     Attributes:
         fewstep_network: our network, and the original. Its `kept.drop()` forgets what was made of the last prompt, for
-            whoever writes into weights past torch's count of writes, through `.data`.
+            whoever writes into weights or a prompt past torch's count of writes: through `.data`, through the memory of
+            a numpy array, or as torch's fused optimizers.
         fewstep_hooks: what accelerate sets on a module that it moves to the CPU between two runs.
     """
 

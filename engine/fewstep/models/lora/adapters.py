@@ -115,7 +115,7 @@ class Adapters:
 
         Raises:
             ModelError: as `read_lora`; or a file for another model, naming the first five layers that this network
-                lacks, or the first whose shape is another; or factors that are too large for the weights' dtype.
+                lacks, or the first whose shape is another; or an update that is too large for the weights' dtype.
             ArgumentError: a name that is taken, a weight that is no finite number, copies that do not fit into memory.
         """
         lora = read_lora(source)

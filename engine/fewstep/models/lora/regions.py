@@ -48,8 +48,13 @@ class Balanced(Factors):
         return cls(up / share, down * share, (high / share, low * share))
 
     def fits(self, weight: float, dtype: torch.dtype) -> bool:
-        """Whether both are finite in a dtype, the second times a weight."""
-        return max(self.peaks[0], abs(weight) * self.peaks[1]) <= torch.finfo(dtype).max
+        """Whether both are finite in a dtype, the second times a weight, and so is their product."""
+        most, (high, low) = torch.finfo(dtype).max, self.peaks
+        if max(high, abs(weight) * low) > most:
+            return False
+        if high * low * abs(weight) * len(self.down) <= most:
+            return True
+        return float((self.up @ self.down.flatten(1)).abs().amax()) * abs(weight) <= most
 
 
 class Region:
