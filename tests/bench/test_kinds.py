@@ -17,6 +17,7 @@ from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE
 from fewstep.bench.parity import ParityError
 from fewstep.cli import main
 from fewstep.errors import ArgumentError
+from support.pipelines_case import saved
 
 ONE = ["--steps", "1", "--batch", "1", "--repeats", "1", "--no-cold", "--quiet", "--sampler", "ddim"]
 
@@ -152,3 +153,9 @@ def test_the_page_fits_the_terminal(
     assert max(map(len, page.splitlines())) <= columns
     assert "engine / eager" in page
     assert "set-up, us a request" in page
+
+
+def test_a_network_that_is_told_a_text_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved("text to image", tmp_path / "sd")
+    assert main(["bench", str(folder), *ONE]) == 2
+    assert "allowed: one that is told no text: make gpu PARTS='sd15 sdxl'" in capsys.readouterr().err

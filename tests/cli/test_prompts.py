@@ -2,12 +2,13 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fewstep import Engine
 from fewstep.cli.words import load_loras
@@ -101,7 +102,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     ),
     "no such LoRA": (["--prompt", "a", "--lora", "no.safetensors:2"], "lora: got 'no.safetensors:2'; allowed: a .safe"),
     "an odd size": (["--prompt", "a", "--width", 33], "width: got 33; allowed: a multiple of 2"),
-    "no such variant": (["--prompt", "a", "--variant", "fp16"], "cannot be read: "),
+    "no such variant": (["--prompt", "a", "--variant", "fp16"], "unet: has no variant 'fp16'"),
 }
 
 
@@ -148,6 +149,28 @@ def test_a_folder_that_cannot_be_read_is_told_by_its_part(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         load_pipeline(changed(folder, tmp_path / "changed", **parts))
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "message"),
+    [
+        ("unet/diffusion_pytorch_model", False, r"unet: 1 tensors are missing: conv_out.weight"),
+        ("vae/diffusion_pytorch_model", True, r"vae: 1 tensors have no place in it: another"),
+        ("text_encoder/model", False, r"text_encoder: 1 tensors are missing: .*position_embedding.weight"),
+    ],
+    ids=["a missing tensor", "an unknown tensor", "a text encoder that would be random"],
+)
+def test_tensors_are_those_of_the_parts(folder: Path, tmp_path: Path, file: str, more: bool, message: str) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    path = (copy / file).with_suffix(".safetensors")
+    tensors = load_file(path)
+    if more:
+        tensors["another"] = torch.zeros(1)
+    else:
+        del tensors[max(name for name in tensors if name.endswith(("conv_out.weight", "position_embedding.weight")))]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=message):
+        load_pipeline(copy)
 
 
 def test_a_missing_library_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

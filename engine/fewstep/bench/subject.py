@@ -17,6 +17,7 @@ from fewstep.models.layouts.diffusers import config_from_diffusers, naming
 from fewstep.models.layouts.edm_folder import is_edm
 from fewstep.models.layouts.keys import Keys
 from fewstep.models.model import Model
+from fewstep.models.net.conditional import ConditionalUNet
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
 from fewstep.request.conditions import Unconditional, Words
@@ -99,8 +100,12 @@ def model_subject(folder: str, device: str = "cpu", max_batch: int = 16) -> Subj
 
     Raises:
         ModelError: as `Engine.from_pretrained`.
+        ArgumentError: a U-Net that is told a text, as Stable Diffusion's.
     """
     engine = Engine.from_pretrained(folder, device=device, max_batch=max_batch)
+    if isinstance(engine.module, ConditionalUNet):
+        allowed = "one that is told no text: make gpu PARTS='sd15 sdxl' measures U-Nets of Stable Diffusion"
+        raise ArgumentError("model", folder, allowed)
     inner = Path(folder) / "unet" if (Path(folder) / "unet").is_dir() else Path(folder)
     unet_2d, why = None, "not in diffusers' format"
     if (inner / "config.json").exists() and not is_edm(read_json(inner / "config.json", constants=True)):

@@ -1,13 +1,14 @@
 """A folder that diffusers saved a pipeline into, read as that pipeline: its text encoders, tokenizers, autoencoder."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from fewstep.errors import FewstepError, ModelError, reason_of
+from fewstep.errors import FewstepError, ModelError, reason_of, some_of
 from fewstep.fields import Fields, read_json, shown
 from fewstep.models.hub import name_of
 from fewstep.models.layouts.diffusers_folder import STEM
@@ -27,6 +28,7 @@ PARTS: Final[Mapping[str, tuple[str, tuple[str, ...] | None]]] = {
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
     "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
 }
+WEIGHED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 LEFT_OUT: Final = ("safety_checker", "feature_extractor", "image_encoder")
 MISSING: Final = "prompts are read by diffusers and transformers: pip install 'fewstep[pipelines]'"
 
@@ -59,25 +61,48 @@ def load_pipeline(
     read = Fields(read_json(index), str(index))
     kind = read.text("_class_name", max_length=100)
     absent = _checked(read, folder)
-    if variant is None:
-        variant = find_weights(folder, "unet/", STEM, None).variant
     try:
         import diffusers
         import transformers  # noqa: F401  without it diffusers has stand-ins whose errors do not say what to do
     except ImportError as error:
         raise FewstepError(f"{folder}: {MISSING}") from error
-    options: dict[str, Any] = {"torch_dtype": dtype, "variant": variant, "local_files_only": True}
-    options |= {"use_safetensors": None if allow_pickle else True} | dict.fromkeys(absent)
-    options |= {} if "XL" in kind else {"requires_safety_checker": False}
+    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    weights = options | {"use_safetensors": None if allow_pickle else True}
+    whole = options | dict.fromkeys(absent) | ({} if "XL" in kind else {"requires_safety_checker": False})
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch_dtype", FutureWarning)  # its name before diffusers 0.42
-            pipe = getattr(diffusers, kind).from_pretrained(str(folder), **options)
+            for name in WEIGHED:
+                if (read.data.get(name) or [None])[0]:
+                    whole[name] = _part(folder, name, read.data[name], variant, weights)
+            pipe = getattr(diffusers, kind).from_pretrained(str(folder), **whole)
+    except FewstepError:
+        raise
     except Exception as error:  # of many kinds: OSError, ValueError, KeyError, SafetensorError, RuntimeError
-        advice = "" if allow_pickle else "; weights stored as pickles are refused"
+        advice = "; weights stored as pickles are refused" if isinstance(error, OSError) and not allow_pickle else ""
         raise ModelError(f"{folder}: cannot be read: {reason_of(error)}{advice}") from error
     pipe.register_to_config(_name_or_path=name_of(folder))
     return pipe
+
+
+def _part(folder: Path, name: str, of: Sequence[str], variant: str | None, options: Mapping[str, Any]) -> Any:
+    """A part with weights. ModelError for tensors that are missing, of which its library would draw random ones."""
+    library, kind = of
+    stem = STEM if library == "diffusers" else "model"
+    try:
+        found = find_weights(folder, f"{name}/", stem, variant).variant
+    except ModelError:
+        if name == "unet":
+            raise
+        found = find_weights(folder, f"{name}/", stem, None).variant  # as diffusers takes what there is
+    reader: Any = getattr(import_module(library), kind)
+    part, told = reader.from_pretrained(str(folder / name), output_loading_info=True, variant=found, **options)
+    missing, unknown = sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
+    if missing:
+        raise ModelError(f"{folder / name}: {len(missing)} tensors are missing: {some_of(missing, 5)}")
+    if unknown and library == "diffusers":
+        raise ModelError(f"{folder / name}: {len(unknown)} tensors have no place in it: {some_of(unknown, 5)}")
+    return part
 
 
 def _checked(read: Fields, folder: Path) -> list[str]:

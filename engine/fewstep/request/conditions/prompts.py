@@ -91,7 +91,10 @@ class Prompts:
         if words.prompt is None:
             raise ArgumentError("prompt", None, self.allowed)
         if words.negative_prompt is not None and not guided:
-            allowed = "nothing where no sample is guided by two halves: only a guidance_scale that is not 1 reads it"
+            allowed = (
+                "nothing where no sample is guided by two halves: only a guidance_scale that is not 1 reads it, and no "
+                "model that takes the scale as an input"
+            )
             raise ArgumentError("negative_prompt", _shown(words.negative_prompt), allowed)
         condition = self._embedded("prompt", words.prompt, samples)
         null: dict[str, Tensor] = {}

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from fewstep.request.conditions.words import Rows, Words, by_label_alone
+
+UNREAD: Final = (
+    "nothing: this model takes no prompts, and no labels; Engine.from_pipeline of a pipeline of diffusers reads prompts"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,6 @@ class Unconditional:
 
     def rows(self, words: Words, samples: int, guided: bool, by_hand: Sequence[str] = ()) -> Rows:
         """Nothing; ArgumentError where something is said."""
-        if by_label_alone(words, by_hand, "nothing: this model takes no prompts, and no labels"):
+        if by_label_alone(words, by_hand, UNREAD):
             words.only((), self.allowed)
         return Rows()
