@@ -89,11 +89,11 @@ def test_weights_that_others_write_meanwhile_are_those_that_come_back() -> None:
     # Of what lies side by side in ours, each keeps its own.
     attention = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1")
     view.fewstep_lora.load(random_lora(unet, "attn"), "one")
-    attention.to_k.weight.fill_(0.5)
+    attention.to_q.weight.fill_(0.5)
     view.fewstep_lora.unload()
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_"
-    assert bool((attention.to_k.weight == 0.5).all())
-    assert torch.equal(attention.to_q.weight, written[f"{name}q.weight"])
+    assert bool((attention.to_q.weight == 0.5).all())
+    assert torch.equal(attention.to_k.weight, written[f"{name}k.weight"])
     assert torch.equal(attention.to_v.weight, written[f"{name}v.weight"])
 
 
@@ -106,6 +106,20 @@ def test_what_one_view_merges_the_other_of_the_same_unet_sees() -> None:
     one.fewstep_lora.load(random_lora(unet, "attn2.to_k"), "one")
     assert off(two(**given).sample, one(**given).sample) == 0
     assert off(two(**given).sample, before) > 1e-4
+
+
+@torch.no_grad()
+def test_what_an_engine_of_the_pipeline_merges_its_accelerated_unet_sees() -> None:
+    pipe: Any = fewstep.accelerate(pipeline("text to image"))
+    engine = fewstep.Engine.from_pipeline(pipe)
+    given = condition_inputs(dict(pipe.unet.config))
+    before = pipe.unet(**given).sample
+    engine.load_lora(random_lora(pipe.unet, "attn2.to_"), "one")
+    after = pipe.unet(**given).sample
+    assert off(after, pipe.unet.fewstep_network.original(**given).sample) <= 1e-5
+    assert off(after, before) > 1e-3
+    engine.unload_lora()
+    assert torch.equal(pipe.unet(**given).sample, before)
 
 
 def test_peft_and_fewsteps_lora_are_told_apart() -> None:

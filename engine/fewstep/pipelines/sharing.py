@@ -84,23 +84,28 @@ def _format(tensor: Tensor) -> torch.memory_format:
 
 
 def _packed(tensors: Sequence[Tensor], pieces: Sequence[Piece]) -> Tensor:
-    """A parameter of ours over the memory of its pieces, which move together first where they do not lie so."""
+    """A parameter of ours over the memory of its pieces, which move together first where they do not lie so.
+
+    It counts its writes together with the first of them, as does that of every other network over the same memory.
+    """
     if len(tensors) == 1:
         own, piece = tensors[0], pieces[0]
         layout = torch.channels_last if own.ndim == 4 and len(piece.shape) == 4 else torch.contiguous_format
         own.data = own.data.contiguous(memory_format=layout)
-        return own.data.view(piece.shape) if own.ndim != len(piece.shape) else own.data
+        return own.detach().view(piece.shape)
     rows = sum(piece.shape[0] for piece in pieces)
     shape = (rows, *pieces[0].shape[1:])
-    if _adjoin(tensors):
-        first = tensors[0].data
-        return first.as_strided(shape, _strides(shape))
+    if not _adjoin(tensors):
+        _move_together(tensors, pieces)
+    return tensors[0].detach().as_strided(shape, _strides(shape))
+
+
+def _move_together(tensors: Sequence[Tensor], pieces: Sequence[Piece]) -> None:
     packed = torch.cat([tensor.data.reshape(piece.shape) for tensor, piece in zip(tensors, pieces, strict=True)])
     start = 0
     for tensor, piece in zip(tensors, pieces, strict=True):
         tensor.data = packed[start : start + piece.shape[0]].view(tensor.shape)
         start += piece.shape[0]
-    return packed
 
 
 def _adjoin(tensors: Sequence[Tensor]) -> bool:

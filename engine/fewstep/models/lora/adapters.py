@@ -274,7 +274,8 @@ class Adapters:
         return [other for first, other in shared if first < stop and start < first + len(other)]
 
     def _versions(self, key: Key) -> list[int]:
-        return [_version(tensor) for tensor in (self._parameter(*key[:2]), *self._others(key))]
+        """How often its rows were written to; our parameter, which may have other rows, tells it where it is alone."""
+        return [_version(tensor) for tensor in self._others(key) or [self._parameter(*key[:2])]]
 
     def _stop(self, key: Key) -> int:
         """The row behind the last of a key."""
