@@ -123,6 +123,11 @@ def test_other_models_read_no_prompts(run: Run, colours: Path) -> None:
     assert "height: got 8; allowed: nothing: only a pipeline" in run("generate", colours, "--height", 8).err
 
 
+def test_a_folder_of_fewsteps_own_says_what_it_left_out(run: Run, folder: Path, tmp_path: Path) -> None:
+    ran = run("convert", folder, "--out", tmp_path / "own")
+    assert f"all but the U-Net: {folder} still reads prompts" in ran.out
+
+
 def changed(folder: Path, copy: Path, **parts: Any) -> Path:
     """A folder with another model_index.json, beside links to the parts of the first."""
     copy.mkdir()

@@ -62,10 +62,20 @@ def convert(
     spec = _converted(what, source, out, overwrite=overwrite, allow_pickle=allow_pickle, variant=variant)
     fields = {"name": spec.name, "licence": spec.licence, "source": spec.source}
     said = {name: text for name, text in fields.items() if text}
+    if source is not None and _is_pipeline(source):
+        said["left out"] = (
+            f"all but the U-Net: {source} still reads prompts, and {out} takes embeddings and ends in latents"
+        )
     if as_json:
         emit({"model": out, **fields})
     else:
         emit_fields(str(out), said | {"next": f"fewstep info {shlex.quote(str(out))}"})
+
+
+def _is_pipeline(source: Path) -> bool:
+    from fewstep.pipelines.folder import text_pipeline
+
+    return text_pipeline(source) is not None
 
 
 def _name(source: Path) -> str:
