@@ -161,6 +161,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one half of what a ControlNet gives": ({"mid_residual": torch.zeros(2)}, "down_residuals: got None"),
     "too few residuals": ({"down_residuals": [], "mid_residual": torch.zeros(2)}, "0 tensors.*allowed: 6"),
+    "channels of another size": (
+        {"x": torch.zeros(2, 2, 8, 8), "concat": torch.zeros(2, 2, 8, 4)},
+        r"concat: got \[2, 2, 8, 4\]; allowed: .* beside x \[2, 2, 8, 8\]",
+    ),
+    "sizes for three": ({"sizes": torch.zeros(3, 6)}, r"sizes: got \[3, 6\]; allowed: \[2, ...\], one for each image"),
+    "a context of no tokens": ({"context": torch.zeros(2, 0, 64)}, r"context: got \[2, 0, 64\]; allowed: \[B, L, 64\]"),
+    "one row of times": (
+        {"modulations": torch.zeros(1, 3, 5), "times": torch.zeros(1, 3)},
+        "got 1 of them; allowed: 2, one for each image",
+    ),
     "too many channels": ({"x": torch.zeros(2, 5, 8, 8)}, r"x: got \[2, 5, 8, 8\]; allowed: \[B, 4, H, W\]"),
     "one time for two": ({"t": torch.zeros(1)}, r"t: got \[1\]; allowed: \[2\]"),
 }

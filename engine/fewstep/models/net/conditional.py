@@ -68,7 +68,7 @@ class ConditionalUNet(UNet):
         if not self.cross_attentions:
             return []
         width = self.condition.given_width
-        if context is None or context.ndim != 3 or context.shape[2] != width:
+        if context is None or context.ndim != 3 or context.shape[2] != width or context.shape[1] == 0:
             given = None if context is None else list(context.shape)
             raise ArgumentError("context", given, f"[B, L, {width}]: this model's text embeddings are {width} wide")
         context = context.to(self.dtype)
@@ -89,11 +89,15 @@ class ConditionalUNet(UNet):
     ) -> Tensor:  # [B, embed_width]
         """e = time(t, guidance) + label(labels) + added(pooled, sizes), of those that the model has.
 
-        Raises ArgumentError where labels, pooled or sizes are missing, or one of the four is given to a model without.
+        Raises ArgumentError where labels, pooled or sizes are missing, or one of the four is given to a model without,
+        or for another number of images.
         """
         check_condition("labels", labels, "labels", self.label)
         check_condition("pooled", pooled, "pooled text", self.added)
         check_condition("sizes", sizes, "sizes", self.added)
+        for name, rows in zip(STEERING, (labels, pooled, sizes, guidance), strict=True):
+            if rows is not None and (rows.ndim == 0 or len(rows) not in (1, len(t))):
+                raise ArgumentError(name, list(rows.shape), f"[{len(t)}, ...], one for each image")
         if guidance is not None and self.guidance_features is None:
             raise ArgumentError("guidance", "a tensor", "None: the model has no guidance input")
         beside = None if guidance is None or self.guidance_features is None else self.guidance_features(guidance)
@@ -168,17 +172,17 @@ class ConditionalUNet(UNet):
         **prepared: Tensor,  # what `prepare_condition` gave, with a row for each lane: then no context, and no steering
     ) -> Tensor:  # [B, C_out, H, W] in the weights' dtype
         """The prediction. Raises ArgumentError on what the U-Net does not take."""
-        image = x if concat is None else torch.cat([x.to(self.dtype), concat.to(self.dtype)], dim=1)
+        image = x if concat is None else self._beside(x, concat)
         self._check(image, t)
+        kv = [prepared[name] for name in (f"kv_{i}" for i in range(self.cross_attentions)) if name in prepared]
+        if not kv:
+            kv = self.keys_and_values(context)
+        self._check_prepared(prepared, kv, len(x))
         table, times = prepared.get(MODULATIONS), prepared.get(TIMES)
         if table is None or times is None:
             modulation = self.modulation(t, labels, guidance, pooled, sizes)
         else:
             modulation = _at(t, times, table)
-        kv = [prepared[name] for name in (f"kv_{i}" for i in range(self.cross_attentions)) if name in prepared]
-        if not kv:
-            kv = self.keys_and_values(context)
-        self._check_prepared(prepared, kv, len(x))
         return self.predict(image, modulation, kv, Residuals.given(down_residuals, mid_residual))
 
     def _check_prepared(self, prepared: Mapping[str, Tensor], kv: Sequence[Tensor], batch: int) -> None:
@@ -190,8 +194,18 @@ class ConditionalUNet(UNet):
             raise ArgumentError(
                 "condition", f"{len(kv)} keys and values", f"{self.cross_attentions}, as it prepares them"
             )
-        if kv and len(kv[0]) != batch:
-            raise ArgumentError("context", f"{len(kv[0])} of them", f"{batch}, one for each image")
+        counts = {len(each) for each in kv} | {
+            len(each) for name, each in prepared.items() if name in (MODULATIONS, TIMES)
+        }
+        if others := counts - {batch}:
+            raise ArgumentError("context", f"{others.pop()} of them", f"{batch}, one for each image")
+
+    def _beside(self, x: Tensor, concat: Tensor) -> Tensor:
+        if x.ndim != 4 or concat.ndim != 4 or (len(x), *x.shape[2:]) != (len(concat), *concat.shape[2:]):
+            raise ArgumentError(
+                "concat", list(concat.shape), f"as many channels as there are, beside x {list(x.shape)}"
+            )
+        return torch.cat([x.to(self.dtype), concat.to(self.dtype)], dim=1)
 
     def _check(self, x: Tensor, t: Tensor) -> None:
         """Sides that are halved to odd ones are taken too: the way up goes by what was kept."""
