@@ -252,7 +252,8 @@ class Engine(Adapting):
             options: as for `Engine.plan`: guidance_rescale, and options of the sampler such as eta or clip. And
                 log_prob=True for `Samples.log_prob` and `Step.log_prob`: how probable each step was. For a model of
                 `Prompts`: prompt="a red fox", negative_prompt= and sizes=, one for all samples or a list with one for
-                each; a prompt may also be an embedding, [tokens, width], or several, [B, tokens, width].
+                each; a prompt may also be an embedding, [tokens, width], or several, [B, tokens, width]. Of one with
+                a ControlNet also control_image=, a picture as `Image` takes it, and control_scale=, 1 unless given.
 
         Returns:
             Samples: the images [B, C, H, W] in the dtype of x, or uint8 [B, H, W, C], and what made them.

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -69,6 +70,25 @@ def test_a_picture_may_be_where_it_starts(run: Run, consistent: Path, tmp_path: 
     assert ran.code == 0, ran.err
     assert "lcm, 2 steps" in ran.out
     assert read_parameters(tmp_path / "out.png")["guidance_scale"] == "8.5"
+
+
+def test_a_controlnet_draws_after_a_picture(run: Run, folder: Path, tmp_path: Path) -> None:
+    edges, out = tmp_path / "edges.png", tmp_path / "out.npy"
+    picture().save(edges)
+    controlled = saved("controlnet", tmp_path / "small-control")
+    said = ["--prompt", "a", "--steps", 1, "--seed", 0]
+    ran = run("generate", controlled, *said, "--control-image", edges, "--control-scale", 0.5, "-o", out, "--json")
+    assert ran.code == 0, ran.err
+    engine = Engine.from_pipeline(load_pipeline(controlled))
+    expected = engine.sample(prompt="a", seeds=0, steps=1, control_image=picture(), control_scale=0.5).images
+    assert np.allclose(np.load(out), expected, atol=1e-5)
+    ran = run("generate", controlled, *said, "--control-image", edges, "--control-scale", 0.5, "-o", tmp_path / "o.png")
+    again = json.loads(run("info", tmp_path / "o.png", "--json").out)["again"]
+    assert f"--control-image {edges} --control-scale 0.5" in again
+    assert "--control-image: got None; allowed: a picture: this model has" in run("generate", controlled, *said).err
+    ran = run("generate", folder, *said, "--control-image", edges)
+    assert ran.err.count(f"--control-image: got '{edges}'; allowed: nothing: this model has no ControlNet") == 1
+    assert ran.code == 2
 
 
 def test_what_the_folder_is_is_told(run: Run, folder: Path) -> None:

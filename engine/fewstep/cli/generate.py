@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.cli import options
 from fewstep.cli.machine import check_device, dtype_of, set_threads
-from fewstep.cli.opening import open_engine, reads_prompts
+from fewstep.cli.opening import open_engine, reads_prompts, takes_picture
 from fewstep.cli.pictures import read_mask, read_picture
 from fewstep.cli.shared import emit, emit_fields, examples, progress
 from fewstep.cli.words import UNLABELLED, Typed, check_kind, load_loras, meant
@@ -35,6 +35,8 @@ def generate(
     model: options.Model,
     prompt: options.Prompt = None,
     negative_prompt: options.NegativePrompt = None,
+    control_image: options.ControlImage = None,
+    control_scale: options.ControlScale = None,
     labels: options.Labels = None,
     n: options.Count = None,
     seed: options.Seed = None,
@@ -81,6 +83,7 @@ def generate(
         fetch(model, variant, allow_pickle, whole=True)
     typed = Typed(n, seed, seeds, labels, prompt, negative_prompt)
     check_kind(typed, reads_prompts(model, steps))
+    _check_control(control_image, control_scale, takes_picture(model, steps))
     weights = dtype_of(dtype)
     set_threads(threads)
     check_device(device)
@@ -96,11 +99,15 @@ def generate(
     if image is not None:
         shape = engine.model.shape if engine.model.encoder is None else engine.image_shape
         request["start"] = _start(shape, image, strength, mask)
+    if control_image is not None:
+        picture = read_picture("control_image", control_image, engine.image_shape)
+        request |= {"control_image": picture, "control_scale": control_scale}
     count = made.count
     with progress(f"{count} images" if count > 1 else "1 image", quiet=quiet or as_json) as advance:
         samples = engine.sample(**request, callback=advance and counting(advance, count))
 
     about: dict[str, object] = {"model": model, "image": image, "mask": mask, "strength": strength}
+    about |= {} if control_image is None else {"control_image": control_image}
     about |= {name: value for name, value in size.items() if value is not None}
     about |= {"lora": "; ".join(lora)} if lora else {}
     about |= {"device": engine.device, "dtype": str(engine.dtype).removeprefix("torch.")}
@@ -117,6 +124,15 @@ def _check_start(image: Path | None, strength: float | None, mask: Path | None) 
     for name, value in {"mask": mask, "strength": strength}.items():
         if image is None and value is not None:
             raise ArgumentError(name, str(value) if name == "mask" else value, "only together with --image")
+
+
+def _check_control(control_image: Path | None, control_scale: float | None, takes: bool) -> None:
+    """ArgumentError for a picture of a model without ControlNet, and the other way round; asked before it is opened."""
+    for name, value in {"control_image": control_image, "control_scale": control_scale}.items():
+        if value is not None and not takes:
+            raise ArgumentError(name, str(value), "nothing: this model has no ControlNet")
+    if takes and control_image is None:
+        raise ArgumentError("control_image", None, "a picture: this model has a ControlNet, which draws after one")
 
 
 def _start(shape: tuple[int, ...], image: Path, strength: float | None, mask: Path | None) -> "Image | Inpaint":

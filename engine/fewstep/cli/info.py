@@ -42,6 +42,8 @@ REPEATED = (  # the parameters that are options of generate
     "image",
     "mask",
     "strength",
+    "control_image",
+    "control_scale",
     "height",
     "width",
     "dtype",

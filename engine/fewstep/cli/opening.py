@@ -61,6 +61,15 @@ def reads_prompts(model: str, steps: int | None) -> bool:
     return text_pipeline(model_folder(model, steps)) is not None
 
 
+def takes_picture(model: str, steps: int | None) -> bool:
+    """Whether a model is a whole pipeline that draws after a picture too. ModelError where there is none of it."""
+    from fewstep.models.bundled import model_folder
+    from fewstep.pipelines.folder import text_pipeline
+    from fewstep.pipelines.from_pipeline import CONTROLLED
+
+    return text_pipeline(model_folder(model, steps)) in CONTROLLED
+
+
 def _opener(
     model: str, steps: int | None, size: Mapping[str, int | None], options: Mapping[str, Any], quiet: bool
 ) -> Callable[..., "Engine"]:

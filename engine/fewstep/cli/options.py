@@ -59,6 +59,16 @@ Lora = Annotated[
     ),
 ]
 
+ControlImage = Annotated[
+    Path | None,
+    Option(
+        help="Edges, depth or the like, which a ControlNet draws after. Default: none.",
+        rich_help_panel=WHAT,
+        metavar="FILE",
+    ),
+]
+ControlScale = Annotated[float | None, Option(help="How much of it. Default: 1.", rich_help_panel=WHAT)]
+
 Labels = Annotated[
     str | None,
     Option(

@@ -15,7 +15,7 @@ from fewstep.models.layouts.diffusers_folder import STEM
 from fewstep.models.layouts.diffusers_pipelines import CONDITIONED, PIPELINES
 from fewstep.models.safe_load import inside
 from fewstep.models.weights import find_weights
-from fewstep.pipelines.from_pipeline import KINDS
+from fewstep.pipelines.from_pipeline import CONTROLLED, KINDS
 
 INDEX: Final = "model_index.json"
 # What each part may be; a name in a file is looked up among these alone. None: any of that library's.
@@ -28,7 +28,8 @@ PARTS: Final[Mapping[str, tuple[str, tuple[str, ...] | None]]] = {
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
     "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
 }
-WEIGHED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
+WEIGHED: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "controlnet")
+CONTROL: Final = {"controlnet": ("diffusers", ("ControlNetModel",))}  # beside them, in a pipeline of CONTROLLED
 LEFT_OUT: Final = ("safety_checker", "feature_extractor", "image_encoder")
 MISSING: Final = "prompts are read by diffusers and transformers: pip install 'fewstep[pipelines]'"
 
@@ -107,17 +108,17 @@ def _part(folder: Path, name: str, of: Sequence[str], variant: str | None, optio
 
 def _checked(read: Fields, folder: Path) -> list[str]:
     """The parts that are not read; ModelError for one that is of another class than those in PARTS, or is missing."""
-    absent = []
+    absent, parts = [], {**PARTS, **(CONTROL if read.data.get("_class_name") in CONTROLLED else {})}
     for name, value in read.data.items():
         if name.startswith("_") or not isinstance(value, list):
             continue
         library, kind = (*value, None, None)[:2]
         if name in LEFT_OUT:
             absent.append(name)
-        elif name not in PARTS:
+        elif name not in parts:
             raise read.error(name, f"got {shown(value)}, a part that fewstep does not run")
         elif kind is not None:
-            own, classes = PARTS[name]
+            own, classes = parts[name]
             if library != own or not isinstance(kind, str) or (classes is not None and kind not in classes):
                 allowed = f"{own}' {' or '.join(classes)}" if classes else f"one of {own}'"
                 raise read.error(name, f"got {shown(value)}; supported: {allowed}")

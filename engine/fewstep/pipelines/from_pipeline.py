@@ -15,21 +15,27 @@ from fewstep.models.layouts.diffusers_pipelines import PIPELINES, UNET
 from fewstep.models.layouts.diffusers_plans import SCHEDULERS
 from fewstep.models.layouts.diffusers_scheduler import SAMPLING, Sampling, sampling_from_scheduler
 from fewstep.models.model import FIELDS, Model
+from fewstep.models.net.conditional import ConditionalUNet
 from fewstep.models.net.embeddings import Sinusoid
 from fewstep.models.recognise import recognised
+from fewstep.pipelines.controlled import ControlledUNet, check_controlnet
 from fewstep.pipelines.latents import LatentDecoder, LatentEncoder
 from fewstep.pipelines.network import Network, kind_of
 from fewstep.pipelines.prompts import PromptEncoder
 from fewstep.pipelines.unet import View
-from fewstep.request.conditions import Classes, Prompts
+from fewstep.request.conditions import Classes, ControlledPrompts, Prompts
 
 SIZES: Final = 6  # numbers that SDXL is told
+
+CONTROLLED: Final = ("StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline")
+"""Those of KINDS that draw after a picture too."""
 
 KINDS: Final = (
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline",
+    *CONTROLLED,
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
     "DDPMPipeline",
@@ -89,7 +95,8 @@ def model_from_pipeline(
     """
     only("from_pipeline", overrides, FIELDS)
     name = kind_of_pipeline(pipe)
-    for part in ("unet", "scheduler", *("vae",) * (PIPELINES[name].unet != UNET)):
+    of_text, controlled = PIPELINES[name].unet != UNET, name in CONTROLLED
+    for part in ("unet", "scheduler", *("vae",) * of_text, *("controlnet",) * controlled):
         if getattr(pipe, part, None) is None:
             raise ArgumentError("pipe", f"a {name} whose {part} is None", f"one with its {part}")
     unet = pipe.unet
@@ -112,7 +119,7 @@ def model_from_pipeline(
         return Model(_network(unet, opaque), **(said | own))
     size = _size(pipe, height, width)
     said["shape"] = (config.in_channels, *(side // pipe.vae_scale_factor for side in size))
-    said["conditions"] = _prompts(pipe, size)
+    said["conditions"] = _prompts(pipe, size, controlled)
     scale = PIPELINES[name].guidance_scale
     if config.time_cond_proj_dim is not None:
         said["guidance"] = GUIDANCE | {"default": scale}
@@ -122,7 +129,11 @@ def model_from_pipeline(
     if "decoder" not in overrides:
         said |= {"decoder": LatentDecoder(pipe.vae)}
         said |= {} if "encoder" in overrides else {"encoder": LatentEncoder(pipe.vae)}
+    if controlled and opaque:
+        raise ArgumentError("opaque", opaque, "False: a ControlNet runs beside fewstep's own U-Net")
     module = OpaqueUNet(_plain(unet)) if opaque else _network(unet, opaque=False)
+    if isinstance(module, ConditionalUNet) and controlled:
+        module = ControlledUNet.of(module, pipe.controlnet)
     return Model(module, **(said | own))
 
 
@@ -219,8 +230,8 @@ def _pair(size: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _prompts(pipe: Any, size: tuple[int, int]) -> Prompts:
-    """What its texts are, of the widths that its U-Net takes."""
+def _prompts(pipe: Any, size: tuple[int, int], controlled: bool) -> Prompts:
+    """What its texts are, of the widths that its U-Net takes, and its pictures where it has a ControlNet."""
     config, latents = pipe.unet.config, pipe.vae.config.latent_channels
     if config.in_channels != latents:
         found = f"a U-Net of {config.in_channels} input channels beside latents of {latents}"
@@ -233,4 +244,9 @@ def _prompts(pipe: Any, size: tuple[int, int]) -> Prompts:
             raise ArgumentError("pipe", f"a pooled text of {encoder.config.projection_dim} numbers", allowed)
     wide = config.encoder_hid_dim if config.encoder_hid_dim_type == "text_proj" else config.cross_attention_dim
     context = wide if isinstance(wide, int) else wide[0]
-    return Prompts(PromptEncoder(pipe), context, pooled, size if pooled is not None else None)
+    told = size if pooled is not None else None
+    if not controlled:
+        return Prompts(PromptEncoder(pipe), context, pooled, told)
+    check_controlnet(pipe)
+    picture = (pipe.controlnet.config.conditioning_channels, *size)
+    return ControlledPrompts(PromptEncoder(pipe), context, pooled, told, picture)

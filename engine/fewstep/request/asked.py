@@ -34,6 +34,8 @@ class Asked:
     prompt: Any = None
     negative_prompt: Any = None
     sizes: Any = None
+    control_image: Any = None
+    control_scale: Any = None
     _words: Words = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

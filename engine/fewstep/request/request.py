@@ -23,7 +23,7 @@ from fewstep.run.sample import Sample, State
 
 MOVED = {  # arguments of 0.1, of `Engine.plan`, and of others
     "strength": "start=fewstep.Image(x, strength)",
-    "image": "start=fewstep.Image(x, strength) or start=fewstep.Inpaint(x, mask)",
+    "image": "start=fewstep.Image(x, strength) or start=fewstep.Inpaint(x, mask), or control_image=x of a ControlNet",
     "mask": "start=fewstep.Inpaint(x, mask)",
     "renoise": "start=fewstep.Inpaint(x, mask, renoise=...)",
     "resume": "start=fewstep.Resume(states)",
@@ -46,6 +46,7 @@ MOVED = {  # arguments of 0.1, of `Engine.plan`, and of others
     "width": "Engine.from_pipeline(pipe, width=...)",
     "mask_image": "start=fewstep.Inpaint(x, mask)",
     "callback_on_step_end": "callback",
+    "controlnet_conditioning_scale": "control_scale",
 }
 
 

@@ -1,4 +1,4 @@
-"""What a model may be asked for: nothing, a class, a number in a range, or a text. One small file for each kind."""
+"""What a model may be asked for: nothing, a class, a number, a text, or that and a picture. A small file for each."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from fewstep.checks import named, one_of, only
 from fewstep.errors import ArgumentError
 from fewstep.request.conditions.classes import Classes
+from fewstep.request.conditions.controlled import ControlledPrompts
 from fewstep.request.conditions.labels import Labels
 from fewstep.request.conditions.numbers import Numbers
 from fewstep.request.conditions.prompts import Prompts
@@ -16,6 +17,7 @@ from fewstep.request.conditions.words import Rows, Words
 __all__ = [
     "Classes",
     "Condition",
+    "ControlledPrompts",
     "Labels",
     "Numbers",
     "Prompts",

@@ -18,6 +18,7 @@ Encode = Callable[[str | None, bool], Embedding]
 """(text, negative) -> its embedding. A text of None asks for what stands for no text at all."""
 
 MAX_SIDE: Final = 2**20  # pixels
+SAID: Final = {"sizes": "sizes=", "control": "control_image=", "control_scale": "control_scale="}  # of inputs
 SIZES: Final = ("original_size", "crops_coords_top_left", "target_size")  # as diffusers names them
 
 
@@ -64,6 +65,11 @@ class Prompts:
         return ("context", *("pooled",) * (self.pooled is not None), *("sizes",) * (self.size is not None))
 
     @property
+    def taken(self) -> tuple[str, ...]:
+        """The words that are taken."""
+        return ("prompt", "negative_prompt", *("sizes",) * (self.size is not None))
+
+    @property
     def guidable(self) -> bool:
         """A text has a null: the negative prompt, or what stands for none."""
         return True
@@ -81,12 +87,9 @@ class Prompts:
 
         The null of sizes is the sizes themselves, so that guidance does not work on them.
         """
-        words.only(
-            ("prompt", "negative_prompt", *("sizes",) * (self.size is not None)),
-            "nothing: this model takes a text, as prompt='a red fox'",
-        )
+        words.only(self.taken, "nothing: this model takes a text, as prompt='a red fox'")
         if said := [name for name in self.inputs if name in by_hand]:
-            how = "sizes=" if said[0] == "sizes" else "prompt=, which takes embeddings too"
+            how = SAID.get(said[0], "prompt=, which takes embeddings too")
             raise ArgumentError(f"condition[{said[0]!r}]", "a tensor", f"nothing: it is said by {how}")
         if words.prompt is None:
             raise ArgumentError("prompt", None, self.allowed)

@@ -1,6 +1,6 @@
 """What a user says of a condition, by the arguments of `Engine.sample`, and what a kind of condition makes of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -19,16 +19,22 @@ class Words:
         prompt, negative_prompt: a text, or its embedding as a tensor or as tensors by name; or a list, one for each
             sample; or the embeddings of several, which have an axis more.
         sizes: six numbers, or some of them by name; or a list, one for each sample.
+        control_image: a picture as `fewstep.Image` takes it, of a ControlNet; or several, one for each sample.
+        control_scale: how much of it; or a list, one for each sample.
     """
 
     labels: Any = None
     prompt: Any = None
     negative_prompt: Any = None
     sizes: Any = None
+    control_image: Any = None
+    control_scale: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", as_python(self.labels))
         object.__setattr__(self, "sizes", self.sizes if isinstance(self.sizes, Mapping) else as_python(self.sizes))
+        object.__setattr__(self, "control_image", _pictures(self.control_image))
+        object.__setattr__(self, "control_scale", as_python(self.control_scale))
         for name in ("prompt", "negative_prompt"):
             object.__setattr__(self, name, _texts(getattr(self, name)))
 
@@ -44,6 +50,8 @@ class Words:
             "prompt": of_several(self.prompt),
             "negative_prompt": of_several(self.negative_prompt),
             "sizes": isinstance(self.sizes, list) and not _is_row(self.sizes),
+            "control_image": isinstance(self.control_image, list),
+            "control_scale": isinstance(self.control_scale, list),
         }
         return {name: _length(getattr(self, name)) for name, there in several.items() if there}
 
@@ -51,9 +59,11 @@ class Words:
         """ArgumentError for the first that is said and not among those that a model takes; `allowed` says what is."""
         for name, value in self.said.items():
             if name not in taken:
+                allowed = NO_CONTROL if name.startswith("control") else allowed
                 raise ArgumentError(name, value if isinstance(value, str | int | float) else _kind(value), allowed)
 
 
+NO_CONTROL = "nothing: this model has no ControlNet"
 NAMES = tuple(each.name for each in fields(Words))
 
 
@@ -107,6 +117,14 @@ def _texts(prompt: object) -> Any:
     return [_texts(each) for each in listed] if isinstance(listed, list) else listed
 
 
+def _pictures(given: Any) -> Any:
+    """A picture as it is, and several as a list of them; what has a batch axis of 1 is one for all."""
+    if isinstance(given, tuple | Iterator):
+        return list(given)
+    several = getattr(given, "ndim", None) == 4 and len(given) > 1
+    return list(given) if several else given
+
+
 def _is_row(sizes: Sequence[object]) -> bool:
     """Whether sizes are the numbers of one for all."""
     return all(isinstance(each, int | float) for each in sizes)
@@ -122,4 +140,6 @@ def _kind(value: object) -> object:
     """A value as an error shows it: a tensor by its shape."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
+    if not isinstance(value, list | Mapping):
+        return f"a {type(value).__name__}"
     return f"tensors {', '.join(map(str, value))}" if isinstance(value, Mapping) else value
