@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import ControlNetModel
 
 from fewstep import ArgumentError, Engine
@@ -163,6 +164,10 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "several": (several, "pipe.controlnet: got a MultiControlNetModel; allowed: one ControlNetModel"),
     "of another U-Net": (of_another_unet, r"pipe.controlnet.config.layers_per_block: got 2; allowed: 1, as the U-Net"),
     "none": (without, "whose controlnet is None; allowed: one with its controlnet"),
+    "offloaded": (
+        lambda pipe: add_hook_to_module(pipe.controlnet, ModelHook()),
+        r"pipe.controlnet: got hooks that offload.*remove_all_hooks",
+    ),
     "guess mode in its config": (
         lambda pipe: pipe.controlnet.register_to_config(global_pool_conditions=True),
         "global_pool_conditions: got True; allowed: False",

@@ -205,16 +205,18 @@ def _model(path: Path, allow_pickle: bool) -> "tuple[Engine, dict[str, object]]"
     from fewstep.models.bundled import model_folder
     from fewstep.models.load import open_folder
     from fewstep.pipelines.folder import text_pipeline
+    from fewstep.pipelines.from_pipeline import CONTROLLED
 
     _, spec = open_folder(path, allow_pickle=allow_pickle)
     pipeline = text_pipeline(model_folder(path))
+    words = "--prompt 'a red fox'" + " --control-image edges.png" * (pipeline in CONTROLLED)
     engine = Engine.from_pretrained(path, device="cpu", allow_pickle=allow_pickle)
     plan = engine.plan()
     return engine, {
         "name": spec.name,
         "description": spec.description,
         "family": spec.family,
-        "pipeline": f"{pipeline}; fewstep generate {path} --prompt 'a red fox'" if pipeline else "",
+        "pipeline": f"{pipeline}; fewstep generate {path} {words}" if pipeline else "",
         "parameters": sum(weights.numel() for weights in engine.module.parameters()),
         "shape": list(spec.shape),
         "labels": _labels(engine),

@@ -83,13 +83,15 @@ class ControlledUNet(ConditionalUNet):
 def check_controlnet(pipe: Any) -> None:
     """ArgumentError for a ControlNet that is not run beside the pipeline's U-Net: what it is, and what is allowed.
 
-    That is: several of them, one of another class than ControlNetModel, and one that was made for another U-Net, or
-    whose config asks for what diffusers calls guess mode, or for what no text says.
+    That is: several of them, one of another class than ControlNetModel, one that is offloaded, and one that was made
+    for another U-Net, or whose config asks for what diffusers calls guess mode, or for what no text says.
     """
     net = pipe.controlnet
     kind = type(net).__name__
     if kind != "ControlNetModel" or not type(net).__module__.startswith("diffusers."):
         raise ArgumentError("pipe.controlnet", f"a {kind}", "one ControlNetModel of diffusers: several are not run")
+    if any(vars(part).get("_hf_hook") is not None or "_diffusers_hook" in vars(part) for part in net.modules()):
+        raise ArgumentError("pipe.controlnet", "hooks that offload, cast or cache it", "none: pipe.remove_all_hooks()")
     config, unet = net.config, pipe.unet.config
     for name in ALIKE:
         given, wanted = (_listed(each.get(name)) for each in (config, unet))
