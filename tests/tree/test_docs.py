@@ -175,6 +175,14 @@ def stand_in_for_sdxl(folder: Path) -> None:
     save_file({f"{layer}.{name}.weight": tensor for name, tensor in lora.items()}, folder / "style.safetensors")
 
 
+def stand_in_for_controlnet(folder: Path) -> None:
+    """A small pipeline with a ControlNet in "sd-canny", with random weights, and a picture for it in "edges.png"."""
+    from support.pipelines_case import picture, saved
+
+    saved("controlnet", folder / "sd-canny")
+    picture().save(folder / "edges.png")
+
+
 def parse_only(arguments: list[str]) -> None:
     """Read a command line as the command would, without running it."""
     command = get_command(app).commands[arguments[0]]
@@ -225,6 +233,8 @@ def test_code_on_the_page_runs_and_prints_what_it_says(
     stand_in_for_terrain(tmp_path / ".models/terrain")
     if page.stem in ("stable-diffusion", "README"):
         stand_in_for_sdxl(tmp_path)
+    if page.stem == "stable-diffusion":
+        stand_in_for_controlnet(tmp_path)
     for name in ("photo.png", "mask.png"):
         Image.linear_gradient("L").save(tmp_path / name)
     namespace: dict[str, object] = {}
