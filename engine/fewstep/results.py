@@ -367,7 +367,7 @@ def _png(picture: "Image", text: Mapping[str, str]) -> bytes:
 
     info = PngInfo()
     for key, value in text.items():
-        info.add_text(key, printable(value))
+        info.add_text(key, "\n".join(map(printable, value.split("\n"))))  # a prompt may have lines
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()

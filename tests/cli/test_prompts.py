@@ -143,6 +143,13 @@ def test_other_models_read_no_prompts(run: Run, colours: Path) -> None:
     assert "height: got 8; allowed: nothing: only a pipeline" in run("generate", colours, "--height", 8).err
 
 
+def test_a_prompt_of_several_lines_is_recorded_as_it_is(folder: Path, tmp_path: Path) -> None:
+    prompt = "a red fox,\nits tail \U0001f98a"
+    engine = Engine.from_pipeline(load_pipeline(folder))
+    (path,) = engine.sample(prompt=prompt, steps=1, seeds=0).save(tmp_path / "out.png")
+    assert read_parameters(path)["prompt"] == prompt
+
+
 def test_a_folder_of_fewsteps_own_says_what_it_left_out(run: Run, folder: Path, tmp_path: Path) -> None:
     ran = run("convert", folder, "--out", tmp_path / "own")
     assert f"all but the U-Net: {folder} still reads prompts" in ran.out
