@@ -227,7 +227,10 @@ def zip_changed(members: Mapping[str, Sequence[Mutator]]) -> Mutator:
             for each, inside in held:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of a name that is there twice
-                    out.writestr(each, inside)
+                    # By its name alone it would have the time of day, and a case is a function of its seed and number.
+                    member = zipfile.ZipInfo(each)
+                    member.compress_type = out.compression
+                    out.writestr(member, inside)
         packed = page.getvalue()
         return lied(rng, packed) if rng.random() < 0.4 else packed
 
