@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 READERS = (
-    "what does is the folder of a StableDiffusionPipeline or StableDiffusionXLPipeline, also with a ControlNet, or of a "
-    "LatentConsistencyModelPipeline, that diffusers saved"
+    "what does is the folder of a StableDiffusionPipeline or StableDiffusionXLPipeline, also with a ControlNet, or of "
+    "a LatentConsistencyModelPipeline, that diffusers saved"
 )
 UNLABELLED = "none"  # --labels of samples of no class
 
