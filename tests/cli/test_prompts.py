@@ -72,6 +72,7 @@ def test_a_picture_may_be_where_it_starts(run: Run, consistent: Path, tmp_path: 
     assert read_parameters(tmp_path / "out.png")["guidance_scale"] == "8.5"
 
 
+@pytest.mark.slow
 def test_a_controlnet_draws_after_a_picture(run: Run, folder: Path, tmp_path: Path) -> None:
     edges, out = tmp_path / "edges.png", tmp_path / "out.npy"
     picture().save(edges)

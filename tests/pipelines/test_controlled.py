@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import ControlNetModel
+from safetensors.torch import load_file, save_file
 
-from fewstep import ArgumentError, Engine
+from fewstep import ArgumentError, Engine, ModelError
 from fewstep.pipelines.controlled import ControlledUNet
+from fewstep.pipelines.folder import load_pipeline
 from fewstep.run.graphs.runner import GraphRunner
 from support import pipelines_case
 from support.pipelines_case import NEGATIVES, PROMPTS, SIZE, call, picture
@@ -52,7 +56,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.slow)])
 def test_four_guided_steps_end_in_the_latents_of_the_pipeline(kind: str) -> None:
     said: dict[str, Any] = {"guidance_scale": 2.0, "steps": 4}
     wanted = torch.cat([expected(kind, 0), expected(kind, 1)])
@@ -80,6 +84,7 @@ def test_a_picture_is_the_same_however_it_is_given() -> None:
         assert relative(images[:1], first) <= 1e-5
 
 
+@pytest.mark.slow
 def test_another_picture_and_scale_are_no_other_graph() -> None:
     runner = GraphRunner(RecorderCapturer(), BUDGET)
     running = Engine.from_pipeline(made("xl controlnet"), runner=runner)
@@ -185,6 +190,23 @@ def test_controlnets_that_are_not_run_are_told(change: Callable[[Any], object], 
     change(pipe)
     with pytest.raises(ArgumentError, match=message):
         Engine.from_pipeline(pipe)
+
+
+def test_what_a_folder_lacks_of_a_controlnet_is_told(tmp_path: Path) -> None:
+    folder = pipelines_case.saved("controlnet", tmp_path / "pipeline")
+    index = json.loads((folder / "model_index.json").read_text())
+    weights = folder / "controlnet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors.pop("conv_in.weight")
+    save_file(tensors, weights)
+    for given, message in (
+        (index["controlnet"], "controlnet: 1 tensors are missing: conv_in.weight"),
+        ([None, None], "has no controlnet, after which a StableDiffusionControlNetPipeline draws"),
+        (["diffusers", "MultiControlNetModel"], "controlnet: got .*; supported: diffusers' ControlNetModel"),
+    ):
+        (folder / "model_index.json").write_text(json.dumps(index | {"controlnet": given}))
+        with pytest.raises(ModelError, match=message):
+            load_pipeline(folder)
 
 
 def test_an_opaque_unet_runs_without_controlnets() -> None:

@@ -16,7 +16,7 @@ from fewstep.models.weights import chosen
 OWN_WEIGHTS: Final = "model.safetensors"
 SHOWN: Final = 5  # files that a message lists
 STEMS: Final = ("diffusion_pytorch_model", "model")  # of diffusers, and of transformers and EDM
-PARTS: Final = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")  # beside the U-Net
+PARTS: Final = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "controlnet")  # beside the U-Net
 
 
 def fetch(name: str, variant: str | None = None, allow_pickle: bool = False, whole: bool = False) -> None:

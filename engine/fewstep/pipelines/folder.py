@@ -108,7 +108,10 @@ def _part(folder: Path, name: str, of: Sequence[str], variant: str | None, optio
 
 def _checked(read: Fields, folder: Path) -> list[str]:
     """The parts that are not read; ModelError for one that is of another class than those in PARTS, or is missing."""
-    absent, parts = [], {**PARTS, **(CONTROL if read.data.get("_class_name") in CONTROLLED else {})}
+    pipeline, control = read.data.get("_class_name"), read.data.get("controlnet")
+    absent, parts = [], {**PARTS, **(CONTROL if pipeline in CONTROLLED else {})}
+    if pipeline in CONTROLLED and not (isinstance(control, list) and any(control)):
+        raise ModelError(f"{folder}: has no controlnet, after which a {pipeline} draws; allowed: a folder that has one")
     for name, value in read.data.items():
         if name.startswith("_") or not isinstance(value, list):
             continue
