@@ -367,7 +367,8 @@ def _png(picture: "Image", text: Mapping[str, str]) -> bytes:
 
     info = PngInfo()
     for key, value in text.items():
-        info.add_text(key, "\n".join(map(printable, value.split("\n"))))  # a prompt may have lines
+        lines = value.split("\n") if key in TEXTS else [value]  # a prompt may have several, a name has one
+        info.add_text(key, "\n".join(map(printable, lines)))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
