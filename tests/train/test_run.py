@@ -401,7 +401,9 @@ def test_other_images_under_the_same_name_are_noticed(tmp_path: Path, capsys: Ca
     bars_file(tmp_path, images=255 - bars()[0])
     capsys.readouterr()
     assert run(*flags, "--steps", 6, "--resume") == 2
-    assert re.match("data: got .*, which has changed; allowed: the images the run began with", the_one_line(capsys))
+    assert re.match(
+        "data: got .*, which has changed; allowed: the images that the run in .* began with", the_one_line(capsys)
+    )
 
 
 def test_json_is_one_object_on_stdout(tmp_path: Path, case: list[object], capsys: Captured) -> None:

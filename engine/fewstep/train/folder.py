@@ -99,7 +99,8 @@ def compare(
                 name, now[name], f"{_plain(before.get(name))}, as the run in {checkpoint.path.parent.parent}"
             )
     if checkpoint.about.get("digest") != about["digest"]:
-        raise ArgumentError("data", f"{now['data']}, which has changed", "the images the run began with")
+        run = checkpoint.path.parent.parent
+        raise ArgumentError("data", f"{now['data']}, which has changed", f"the images that the run in {run} began with")
     if checkpoint.step > config.steps:
         raise ArgumentError("steps", config.steps, f"{checkpoint.step} or more: so many are done")
     for field in fields(config):
