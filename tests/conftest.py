@@ -8,6 +8,7 @@ from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("FEWSTEP_BACKEND", "torch")  # what "auto" means: others are named where they are tested
 
 torch.set_num_threads(1)  # a sum's rounding depends on the number of threads; pytest-xdist fills the cores
 if not torch.cuda.is_available():

@@ -1,6 +1,5 @@
 """The engine: a model and how it runs, ready to sample."""
 
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,8 @@ from fewstep.request.request import Request, build_request, folded
 from fewstep.request.seen import Seen
 from fewstep.request.start import Resume, Start
 from fewstep.results import Samples
+from fewstep.run.backends import BackendName
+from fewstep.run.backends.choose import network_for
 from fewstep.run.buffers import Output, Signature, state_dtype, table_capacity
 from fewstep.run.callbacks import Callback, Following, check_callback
 from fewstep.run.decode import Decoder, Images
@@ -43,13 +44,15 @@ from fewstep.run.runners import Runner
 from fewstep.run.sample import Sample
 from fewstep.run.session import Session
 from fewstep.run.weights_lock import WeightsLock
-from fewstep.warming import key_of, note, session_key, warm
+from fewstep.warmed import Warmed
+from fewstep.warming import note, session_key
 from fewstep_kernels import MAX_HISTORY
 
 Ending = Literal["float", "uint8"]
+WAYS = ("runner", "max_batch", "batch_invariant", "backend", "threads")  # arguments of `Engine` that are not a model's
 
 
-class Engine(Adapting):
+class Engine(Adapting, Warmed):
     """Samples from a model.
 
     Args:
@@ -61,6 +64,9 @@ class Engine(Adapting):
         max_batch: lanes in one call, at most; a larger request runs in several batches.
         batch_invariant: run every batch padded to `max_batch` lanes, so that a sample's bits do not depend on who
             shares its batch. Costs the padding.
+        backend: what executes the network, a name in `BACKENDS`. "auto" is what FEWSTEP_BACKEND says, or else on a CPU
+            OpenVINO where it is installed and measured to be faster, and torch in all other cases.
+        threads: of a backend beside torch's, which takes those of `torch.set_num_threads`; as many unless given.
 
     An engine may be shared by threads: their requests run one after another, and its weights change between them.
     """
@@ -74,6 +80,8 @@ class Engine(Adapting):
         runner: RunnerName | Runner = "auto",
         max_batch: int = 16,
         batch_invariant: bool = False,
+        backend: BackendName = "auto",
+        threads: int | None = None,
     ) -> None:
         if not isinstance(model, Model):
             allowed = "a fewstep.Model: Engine(Model(unet, schedule=fewstep.schedules.linear(1000), shape=(3, 32, 32)))"
@@ -87,6 +95,8 @@ class Engine(Adapting):
         self.device = chosen_device(device)
         self.module = own_module(model.module, self.device, dtype)
         self.dtype = parameter_dtype(self.module) if dtype is None else dtype
+        how = (self.device, self.dtype, self.batch_invariant)
+        self._network = network_for(self.module, backend, threads, *how)
         self._state_dtype = state_dtype(self.dtype)
         self._planner = model.planner()
         self._inputs = Inputs.of(self.module)
@@ -126,7 +136,7 @@ class Engine(Adapting):
         Raises:
             ModelError: a file that is missing, damaged, or not what its config says.
         """
-        only("from_pretrained", options, (*FIELDS, "runner", "max_batch", "batch_invariant"))
+        only("from_pretrained", options, (*FIELDS, *WAYS))
         own = {name: options.pop(name) for name in FIELDS if name in options}
         weights = torch.float32 if dtype is None else dtype
         own |= {"allow_pickle": allow_pickle, "variant": variant, "download": download}
@@ -167,7 +177,7 @@ class Engine(Adapting):
         """
         from fewstep.pipelines.from_pipeline import model_from_pipeline
 
-        own = {name: options.pop(name) for name in ("runner", "max_batch", "batch_invariant") if name in options}
+        own = {name: options.pop(name) for name in WAYS if name in options}
         model = model_from_pipeline(pipe, height=height, width=width, opaque=opaque, **options)
         return cls(model, device=pipe.unet.device if device is None else device, dtype=dtype, **own)
 
@@ -379,41 +389,6 @@ class Engine(Adapting):
         with self._lock:
             return self._tensors(request, range(len(request)))
 
-    def warm_up(self, requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> None:
-        """Sample once per kind of request, so that the first real one finds its graph captured and its memory there.
-
-        Args:
-            requests: arguments of `sample`, one mapping per kind: {"n": 4, "steps": 4, "guidance_scale": 3.0}. Labels
-                need not be given; True stands for any `callback` or `noise`, and "inpaint": True for a start with a
-                mask. {"session": {"slots": 8, ...}} has arguments of `session`. Or a file that `manifest` wrote. Where
-                the graphs' budget does not hold them all, the first ones are kept.
-
-        Raises:
-            ArgumentError: as `sample` does, naming the entry.
-            ModelError: a file that is no manifest, naming the entry and the field.
-        """
-        with self._lock, self._runner.warming(), self._seen.paused():
-            warm(self, requests)
-
-    def manifest(self, path: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
-        """The kinds of request served so far, most used first, for `warm_up`; also written to `path` if given, as JSON.
-
-        One entry per graph, such as {"n": 4, "steps": 4, "sampler": "ddim", "guidance_scale": 3.0}. Not listed:
-        warm-ups, and what cannot be said so, which is requests with `condition`, with unlike plans, or resumed.
-
-        Raises:
-            OutputError: naming the path and the reason.
-        """
-        with self._lock, self._seen.paused():
-            requests = self._seen.requests(partial(key_of, self))
-        if path is not None:
-            manifest.write(path, requests)
-        return requests
-
-    def stats(self) -> dict[str, Any]:
-        """What the runner holds and has done: graphs, bytes, hits, captures, replays."""
-        return self._runner.stats()
-
     def _request(self, asked: Asked) -> Request:
         model = self.model
         told = asked, self._planner, model.conditions, self._inputs, model.shape, self.dtype
@@ -441,6 +416,6 @@ class Engine(Adapting):
         channels = self.model.shape[0]
         allowed = (2 * channels,) if learned_variance else (channels, 2 * channels)
         sizes = () if self.model.shape == self._shape else self.model.shape[1:]
-        return ModuleDenoiser(
-            self.module, self._inputs.labels, allowed, sizes, self.model.time == "index", self._inputs.second_time
-        )
+        self._network.opened()
+        index, second_time = self.model.time == "index", self._inputs.second_time
+        return ModuleDenoiser(self.module, self._inputs.labels, allowed, sizes, index, second_time, self._network)

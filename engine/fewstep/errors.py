@@ -99,6 +99,10 @@ class UnusedPartWarning(UserWarning):
     """A file has a part that was applied to nothing; the message names it."""
 
 
+class BackendWarning(UserWarning):
+    """A backend that was asked for does not run the network, and torch does; the message says why."""
+
+
 class UnfinishedWriteWarning(UserWarning):
     """A process was killed between two renames of files that belong together; what became of them."""
 

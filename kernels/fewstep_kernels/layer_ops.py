@@ -8,7 +8,7 @@ from fewstep_kernels import reference_layers as reference
 from fewstep_kernels.attention import cuda_attention, torch_attention
 from fewstep_kernels.attention_call import check_attention
 from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, torch_attention_laid_out
-from fewstep_kernels.registration import LIBRARY, like_first, needs_grad, register
+from fewstep_kernels.registration import LIBRARY, chosen, like_first, register
 from fewstep_kernels.torch_layers import (
     torch_add_layer_norm,
     torch_bias_residual,
@@ -99,8 +99,8 @@ def group_norm_silu(
     residual: Tensor | None = None,  # [B, C, H, W]
 ) -> Tensor:  # [B, C, H, W]
     """silu(group_norm(x + shift_before) (1 + scale) + shift) + residual; training differentiates torch's own."""
-    differentiated = needs_grad(x, weight, bias, shift_before, scale, shift, residual)
-    call = torch_group_norm_silu if differentiated else torch.ops.fewstep.group_norm_silu.default
+    ways = (torch.ops.fewstep.group_norm_silu.default, torch_group_norm_silu, reference.group_norm_silu)
+    call = chosen(*ways, x, weight, bias, shift_before, scale, shift, residual)
     result: Tensor = call(x, weight, bias, groups, eps, shift_before, scale, shift, silu, residual)
     return result
 
@@ -112,7 +112,7 @@ def attention(
     scale: float | None = None,  # 1 / sqrt(D) unless given
 ) -> Tensor:  # [B, Lq, H, D] contiguous
     """softmax(scale q k^T) v for every head; training differentiates torch's own."""
-    call = torch_attention if needs_grad(q, k, v) else torch.ops.fewstep.attention.default
+    call = chosen(torch.ops.fewstep.attention.default, torch_attention, torch_attention, q, k, v)
     result: Tensor = call(q, k, v, scale)
     return result
 
@@ -123,7 +123,8 @@ def attention_laid_out(
     scale: float | None = None,  # 1 / sqrt(D) unless given
 ) -> Tensor:  # [B, Lq, H, D] contiguous
     """`attention` where many q meet the same k and v: `lay_out` them once; training differentiates torch's own."""
-    call = torch_attention_laid_out if needs_grad(q, kv) else torch.ops.fewstep.attention_laid_out.default
+    ways = (torch.ops.fewstep.attention_laid_out.default, torch_attention_laid_out, torch_attention_laid_out)
+    call = chosen(*ways, q, kv)
     result: Tensor = call(q, kv, scale)
     return result
 
@@ -135,7 +136,7 @@ def layer_norm(
     eps: float,
 ) -> Tensor:  # [..., C] contiguous
     """(x - mean) / sqrt(variance + eps) weight + bias over the last dimension; training differentiates torch's own."""
-    call = torch_layer_norm if needs_grad(x, weight, bias) else torch.ops.fewstep.layer_norm.default
+    call = chosen(torch.ops.fewstep.layer_norm.default, torch_layer_norm, wide_layer_norm, x, weight, bias)
     result: Tensor = call(x, weight, bias, eps)
     return result
 
@@ -148,8 +149,8 @@ def add_layer_norm(
     eps: float,
 ) -> tuple[Tensor, Tensor]:  # twice [..., C] contiguous
     """x + residual, and `layer_norm` of it before it is rounded; training differentiates torch's own."""
-    differentiated = needs_grad(x, residual, weight, bias)
-    call = torch_add_layer_norm if differentiated else torch.ops.fewstep.add_layer_norm.default
+    ways = (torch.ops.fewstep.add_layer_norm.default, torch_add_layer_norm, torch_add_layer_norm)
+    call = chosen(*ways, x, residual, weight, bias)
     total, normed = call(x, residual, weight, bias, eps)
     return total, normed
 
@@ -158,7 +159,7 @@ def geglu(
     x: Tensor,  # [..., 2 C]
 ) -> Tensor:  # [..., C] contiguous
     """a gelu(b) for x = [a, b], with the exact gelu; training differentiates torch's own."""
-    result: Tensor = (torch_geglu if needs_grad(x) else torch.ops.fewstep.geglu.default)(x)
+    result: Tensor = chosen(torch.ops.fewstep.geglu.default, torch_geglu, reference.geglu, x)(x)
     return result
 
 
@@ -168,7 +169,8 @@ def bias_residual(
     residual: Tensor,  # [B, C, H, W]
 ) -> Tensor:  # [B, C, H, W] in x's memory format
     """x + bias + residual; training differentiates torch's own."""
-    call = torch_bias_residual if needs_grad(x, bias, residual) else torch.ops.fewstep.bias_residual.default
+    ways = (torch.ops.fewstep.bias_residual.default, torch_bias_residual, reference.bias_residual)
+    call = chosen(*ways, x, bias, residual)
     result: Tensor = call(x, bias, residual)
     return result
 
@@ -220,6 +222,7 @@ def timestep_embedding(
     freq_shift: float,  # less than width // 2
 ) -> Tensor:  # [B, width] float32, or float64 for a float64 t
     """Cosines and sines of t f_i: see `reference.timestep_embedding`, which training differentiates."""
-    call = reference.timestep_embedding if needs_grad(t) else torch.ops.fewstep.timestep_embedding.default
+    definition = reference.timestep_embedding
+    call = chosen(torch.ops.fewstep.timestep_embedding.default, definition, definition, t)
     result: Tensor = call(t, width, cos_first, freq_shift)
     return result

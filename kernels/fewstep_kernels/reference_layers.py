@@ -59,9 +59,7 @@ def group_norm_silu(
     offset = bias.to(wide).expand_as(gain)
     if scale is not None and shift is not None:
         gain, offset = gain * (1 + scale.to(wide)), offset * (1 + scale.to(wide)) + shift.to(wide)
-    h = torch.addcmul(
-        offset[:, :, None, None], h, gain[:, :, None, None], out=h
-    )  # 4 new maps would cost twice the time
+    h = torch.addcmul(offset[:, :, None, None], h, gain[:, :, None, None])
     h = functional.silu(h, inplace=True) if silu else h
     return (h if residual is None else h.add_(residual.to(wide))).to(x.dtype)
 

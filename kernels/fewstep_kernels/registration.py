@@ -62,3 +62,21 @@ def like_first(x: Tensor, *_: Any, **__: Any) -> Tensor:
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd is to differentiate what is made of these, which no registered op does."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def chosen(
+    op: Callable[..., Any],  # as it is registered
+    native: Callable[..., Any],  # torch's own ops
+    definition: Callable[..., Any],  # what a CPU runs
+    *tensors: Tensor | None,  # what it is called with, a tensor first
+) -> Callable[..., Any]:
+    """What is called for an op: the op, but torch's own ops where nobody could look into it.
+
+    Autograd differentiates those and an export writes them down; a compiler for a CPU fuses what the op is defined by.
+    """
+    if needs_grad(*tensors):
+        return native
+    first = tensors[0]
+    if first is None or first.device.type != "cpu" or not torch.compiler.is_compiling():
+        return op
+    return native if torch.compiler.is_exporting() else definition

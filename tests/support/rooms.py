@@ -31,6 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "results",
         "samplers",
         "schedules",
+        "warmed",
         "warming",
     ),
     "train": ("train",),

@@ -95,12 +95,16 @@ def names_in(body: Sequence[ast.stmt]) -> set[str]:
 def members() -> dict[str, set[str]]:
     """What each module, by its full name, and each class, by its name, has."""
     found: dict[str, set[str]] = {}
+    bases: dict[str, list[str]] = {}
     for module, text in sources().items():
         body = ast.parse(text).body
         found[module] = names_in(body)
         for node in body:
             if isinstance(node, ast.ClassDef):
                 found[node.name] = found.get(node.name, set()) | names_in(node.body)
+                bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    for name, inherited in bases.items():
+        found[name] |= set().union(*(found.get(base, set()) for base in inherited))
     return found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ class ModuleDenoiser:
         sizes: of a sample beside its channels, where they are not the two of x_in: x_in is viewed so.
         index: the network takes its times as int64: t and r, which are whole then, in another dtype.
         second_time: its forward names `r`; see `Inputs.second_time`.
+        network: what is called in the module's place, as a backend executes it; the module itself unless given.
     """
 
     module: nn.Module
@@ -67,6 +68,7 @@ class ModuleDenoiser:
     sizes: tuple[int, ...] = ()
     index: bool = False
     second_time: bool = False
+    network: Callable[..., Any] | None = None
 
     @property
     def prepares(self) -> bool:
@@ -94,7 +96,7 @@ class ModuleDenoiser:
         sizes = self.sizes or tuple(folded)
         if self.sizes:
             x_in = x_in.reshape(lanes, channels, *sizes).contiguous()
-        answer = self.module(x_in, self._told(t), **arguments)
+        answer = (self.network or self.module)(x_in, self._told(t), **arguments)
         prediction = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
         if not isinstance(prediction, Tensor):
             raise ArgumentError(

@@ -1,0 +1,36 @@
+"""The network of an engine, by the backend that was asked for."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from fewstep.run.backends.names import backend_asked, threads_asked
+from fewstep.run.backends.network import Network
+from fewstep.run.backends.openvino import OpenVino
+
+
+def network_for(
+    module: nn.Module,
+    backend: str,
+    threads: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_invariant: bool,
+) -> Network:
+    """A module as a backend executes it.
+
+    "auto" takes OpenVINO on a CPU where it is installed and ahead of torch, and torch elsewhere; so it does where the
+    bits of a sample are not to depend on its company.
+
+    Raises:
+        ArgumentError: a backend or a number of threads that is not to be had.
+    """
+    meant = backend_asked(backend, device, dtype)
+    count = threads_asked(threads, meant)
+    automatic = meant == "auto"
+    if automatic:
+        meant = "openvino" if find_spec("openvino") is not None and not batch_invariant else "torch"
+    if meant == "openvino":
+        return Network(module, OpenVino(dtype, count), dtype, only_if_faster=automatic)
+    return Network(module, None, dtype, only_if_faster=False)
