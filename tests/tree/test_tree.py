@@ -61,8 +61,8 @@ def test_every_folder_of_code_is_a_package() -> None:
 
 @pytest.mark.slow
 def test_importing_fewstep_loads_only_the_core() -> None:
-    heavy = ["diffusers", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "PIL", "pydantic", "rich"]
-    heavy += ["transformers", "triton", "typer"]
+    heavy = ["diffusers", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "openvino", "PIL", "pydantic"]
+    heavy += ["rich", "transformers", "triton", "typer"]
     script = f"""
 import sys, time, torch
 before, start = set(sys.modules), time.perf_counter()
