@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from fewstep.errors import reason_of
 from fewstep.run.backends.backend import UnreadyError
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.export import exported
+from fewstep.run.backends.openvino_import import openvino_module
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -32,10 +32,7 @@ class OpenVino:
 
     def make(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> "OpenVinoProgram":
         """A program for a kind of call."""
-        try:
-            openvino: Any = import_module("openvino")
-        except Exception as error:  # a broken install raises anything
-            raise UnreadyError(f"openvino is not installed ({reason_of(error)}): pip install 'fewstep[cpu]'") from error
+        openvino = openvino_module()
         started = time.perf_counter()
         graph = exported(module, call, inputs)
         try:
