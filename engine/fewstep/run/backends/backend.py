@@ -40,3 +40,7 @@ class Backend(Protocol):
             UnreadyError: there is none.
         """
         ...
+
+    def forget(self) -> None:
+        """The weights have changed: what is kept to make programs of is dropped."""
+        ...

@@ -53,6 +53,8 @@ class Network:
         if self._weights is not None and not self._weights.are_current():
             self._ready.clear()
             self._weights = None
+            if self.backend is not None:
+                self.backend.forget()
 
     def __call__(self, x: Tensor, t: Tensor, **arguments: Tensor) -> Any:
         """What module(x, t, **arguments) answers."""

@@ -1,8 +1,8 @@
-"""OpenVINO on a CPU: a network exported, converted once, and compiled for each number of lanes."""
+"""OpenVINO on a CPU: a network exported and converted once, and compiled for each number of lanes."""
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.errors import reason_of
 from fewstep.run.backends.backend import UnreadyError
+from fewstep.run.backends.bound import BoundProgram
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.export import exported
 from fewstep.run.backends.openvino_import import openvino_module
@@ -29,26 +30,61 @@ class OpenVino:
 
     def __init__(self, dtype: torch.dtype, threads: int | None = None) -> None:
         self.dtype, self.threads = dtype, threads
+        self._converted: dict[object, tuple[nn.Module, Any]] = {}
 
-    def make(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> "OpenVinoProgram":
+    def make(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> BoundProgram:
         """A program for a kind of call."""
         openvino = openvino_module()
         started = time.perf_counter()
-        graph = exported(module, call, inputs)
+        alike = (id(module), call.names, *((like.shape[1:], like.dtype) for like in call.likes))
+        known = self._converted.get(alike)
+        if known is None or not _takes(known[1], call.batch):
+            known = self._converted[alike] = (module, self.convert(module, call, inputs))
+        converted = time.perf_counter()
+        compiled = self.compile(known[1], call)
+        about = {"convert_seconds": converted - started, "compile_seconds": time.perf_counter() - converted}
+        return BoundProgram(openvino, compiled, call.likes[0].dtype, about)
+
+    def forget(self) -> None:
+        """The weights have changed: what was converted had them in it."""
+        self._converted.clear()
+
+    def convert(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> Any:
+        """A network as an openvino.Model: inputs in the order of the call, any number of lanes if it allows that.
+
+        Raises:
+            UnreadyError: no such model.
+        """
+        openvino = openvino_module()
+        graph, any_lanes = exported(module, call, inputs)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model = openvino.convert_model(graph.run_decompositions())
-            x, *rest = (list(like.shape) for like in call.likes)
-            model.reshape(dict(enumerate([[x[0], *x[2:], x[1]], *rest])))
-            converted = time.perf_counter()
-            compiled = openvino.Core().compile_model(model, "CPU", self._settings())
-        except Exception as error:  # what it cannot convert or compile ends in an error of any class
+                model = openvino.convert_model(
+                    graph
+                )  # which takes torch's compound ops apart, and leaves all sides open
+            shapes = model_shapes(call)
+            model.reshape({place: [-1, *shape[1:]] if any_lanes else shape for place, shape in shapes.items()})
+            return model
+        except Exception as error:  # what it cannot convert ends in an error of any class
             raise UnreadyError(f"openvino: {reason_of(error)}") from error
-        about = {"convert_seconds": converted - started, "compile_seconds": time.perf_counter() - converted}
-        return OpenVinoProgram(openvino, compiled, about)
 
-    def _settings(self) -> dict[str, object]:
+    def compile(self, model: Any, call: Call) -> Any:
+        """A converted model compiled for a kind of call: an openvino.CompiledModel. The model is left as it is.
+
+        Raises:
+            UnreadyError: it cannot be compiled.
+        """
+        openvino = openvino_module()
+        try:
+            static = model.clone()
+            static.reshape(model_shapes(call))
+            return openvino.Core().compile_model(static, "CPU", self.settings())
+        except Exception as error:
+            raise UnreadyError(f"openvino: {reason_of(error)}") from error
+
+    def settings(self) -> dict[str, object]:
+        """What a model is compiled with, all that its numbers depend on among it."""
         return {
             "INFERENCE_PRECISION_HINT": PRECISIONS[self.dtype],
             "INFERENCE_NUM_THREADS": self.threads or torch.get_num_threads(),
@@ -57,22 +93,13 @@ class OpenVino:
         }
 
 
-class OpenVinoProgram:
-    """A compiled model whose inputs lie where the caller's tensors do."""
+def model_shapes(call: Call) -> dict[int, list[int]]:
+    """The shapes of a converted model's inputs, by their place in a call."""
+    x, *rest = (list(like.shape) for like in call.likes)
+    return dict(enumerate([[x[0], *x[2:], x[1]] if len(x) == 4 else x, *rest]))
 
-    def __init__(self, openvino: Any, compiled: Any, about: Mapping[str, object]) -> None:
-        self.about = about
-        self._openvino, self._request = openvino, compiled.create_infer_request()
-        self._bound: list[int] = [0] * len(compiled.inputs)
-        self._answer = torch.from_numpy(self._request.get_output_tensor(0).data)
 
-    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The network's answer, which holds until the next call."""
-        for place, tensor in enumerate(inputs):
-            if tensor.data_ptr() != self._bound[place]:
-                data = tensor.permute(0, 2, 3, 1) if place == 0 else tensor
-                shared = self._openvino.Tensor(data.contiguous().numpy(), shared_memory=True)
-                self._request.set_input_tensor(place, shared)
-                self._bound[place] = tensor.data_ptr()
-        self._request.infer()
-        return self._answer
+def _takes(model: Any, batch: int) -> bool:
+    """Whether a converted model is for this number of lanes."""
+    lanes = model.input(0).partial_shape[0]
+    return bool(lanes.is_dynamic or lanes.get_length() == batch)
