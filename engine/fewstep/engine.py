@@ -416,6 +416,5 @@ class Engine(Adapting, Warmed):
         channels = self.model.shape[0]
         allowed = (2 * channels,) if learned_variance else (channels, 2 * channels)
         sizes = () if self.model.shape == self._shape else self.model.shape[1:]
-        self._network.opened()
         index, second_time = self.model.time == "index", self._inputs.second_time
         return ModuleDenoiser(self.module, self._inputs.labels, allowed, sizes, index, second_time, self._network)

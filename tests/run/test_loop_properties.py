@@ -70,6 +70,9 @@ class Shifting:
     ) -> Mapping[str, Tensor]:
         return condition
 
+    def look(self) -> None:
+        pass
+
     def predict(self, x_in: Tensor, t: Tensor, prepared: Mapping[str, Tensor], r: Tensor | None = None) -> Tensor:
         shift = prepared["shift"][:, None, None, None]
         return torch.tanh(0.7 * x_in + shift + t[:, None, None, None] / 1000)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fewstep.errors import ArgumentError
+from fewstep.run.backends.call import prediction_of
+from fewstep.run.backends.network import Network
 from fewstep.run.inputs import Inputs
 
 
@@ -18,6 +20,10 @@ class Denoiser(Protocol):
     @property
     def prepares(self) -> bool:
         """Whether `prepare` does anything."""
+        ...
+
+    def look(self) -> None:
+        """Some steps begin: forget what was made of weights that have changed since."""
         ...
 
     def prepare(
@@ -68,12 +74,17 @@ class ModuleDenoiser:
     sizes: tuple[int, ...] = ()
     index: bool = False
     second_time: bool = False
-    network: Callable[..., Any] | None = None
+    network: Network | None = None
 
     @property
     def prepares(self) -> bool:
         """Whether the module has a `prepare_condition`."""
         return hasattr(self.module, "prepare_condition")
+
+    def look(self) -> None:
+        """Whether the module has changed: what a backend has made of it is of how it was."""
+        if self.network is not None:
+            self.network.look()
 
     def prepare(
         self, condition: Mapping[str, Tensor], times: Tensor, ends: Tensor | None = None
@@ -96,8 +107,7 @@ class ModuleDenoiser:
         sizes = self.sizes or tuple(folded)
         if self.sizes:
             x_in = x_in.reshape(lanes, channels, *sizes).contiguous()
-        answer = (self.network or self.module)(x_in, self._told(t), **arguments)
-        prediction = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
+        prediction = prediction_of((self.network or self.module)(x_in, self._told(t), **arguments))
         if not isinstance(prediction, Tensor):
             raise ArgumentError(
                 "denoiser", f"an answer of {type(prediction).__name__}", "a module that returns a tensor"

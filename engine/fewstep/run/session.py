@@ -171,6 +171,7 @@ class Session:
         if steps > 0:
             self._usable = "one whose last step failed"
             with self._lock, torch.no_grad():
+                self._denoiser.look()
                 self._run.advance(steps)
             self._usable = "open"
         done = [slot for slot, left in self._left.items() if left <= steps]

@@ -33,6 +33,11 @@ class Backend(Protocol):
         """One of `BACKENDS`."""
         ...
 
+    @property
+    def copies(self) -> bool:
+        """Whether its programs hold copies of the weights, so that those written later are not seen by them."""
+        ...
+
     def make(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> Program:
         """A program for a kind of call, of which `inputs` are the first.
 

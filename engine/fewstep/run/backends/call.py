@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,3 +46,8 @@ class Call:
 def by_position(x: Tensor, t: Tensor, arguments: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """x, t and the rest in their order."""
     return (x, t, *arguments.values())
+
+
+def prediction_of(answer: Any) -> Any:
+    """What a network predicts, of all that it answers: the first of a tuple, `.sample`, or the answer itself."""
+    return answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)

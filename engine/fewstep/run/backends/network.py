@@ -9,13 +9,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fewstep.errors import BackendWarning
+from fewstep.callers import outside
+from fewstep.errors import BackendWarning, reason_of
 from fewstep.run.backends.backend import Backend, Program, UnreadyError
-from fewstep.run.backends.call import Call, Kind
-from fewstep.run.backends.weights import Weights
+from fewstep.run.backends.call import Call, Kind, prediction_of
+from fewstep.run.backends.parity import BOUNDS, distance
+from fewstep.run.backends.weights import Weights, hooked
 
-BOUNDS: Final = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # |program - module| / |module|, each over all values
 ROUNDS: Final = 5  # of each, where "auto" measures which is faster
+MOST_KINDS: Final = 16  # that have a program at once
+MOST_BYTES: Final = 2**32  # of weights in all of them: each may hold its own copy; two are kept however large
 
 
 @dataclass
@@ -25,104 +28,166 @@ class Ready:
     backend: str
     program: Program | None  # None: the module itself
     about: dict[str, object] = field(default_factory=dict)
+    calls: int = 0
+    last: int = 0  # which call of the network its last one was
 
 
 class Network:
     """A module, called as the module is; executed by a backend, kind of call by kind of call.
 
     The first call of each kind makes a program ready and compares its answer with the module's. Where there is no
-    program, or it differs by more than its bound, the module runs, and a `BackendWarning` says why, once.
+    program, or it differs by more than its bound, the module runs, and a `BackendWarning` says why, once. So it does
+    where a program fails later. What the module itself raises, or answers that is no prediction, its caller gets.
 
     Args:
         module: the network.
         backend: what executes it; None for the module itself.
-        only_if_faster: time both at the first call of a kind, and keep the program only where it is ahead.
         dtype: of the network, which the bound goes by.
+        only_if_faster: time both at the first call of a kind, and keep the program only where it is ahead.
     """
 
     def __init__(self, module: nn.Module, backend: Backend | None, dtype: torch.dtype, only_if_faster: bool) -> None:
         self.module, self.backend, self.only_if_faster = module, backend, only_if_faster
         self.bound = BOUNDS.get(dtype, 0.0)
         self.used = "torch"  # what executed the last call
+        self.changes = 0  # how often programs were forgotten, since the network was no longer what they are of
         self._ready: dict[Kind, Ready] = {}
         self._weights: Weights | None = None
+        self._threads = 0
         self._told: set[str] = set()
+        self._clock = 0
 
-    def opened(self) -> None:
-        """A run begins: what was made from weights that have changed since is forgotten."""
-        if self._weights is not None and not self._weights.are_current():
+    def look(self) -> None:
+        """Some steps begin: what was made of a network that has changed since is forgotten."""
+        if self.backend is None or self._weights is None:
+            return
+        if not self._weights.are_current(self.backend.copies) or self._threads != torch.get_num_threads():
             self._ready.clear()
             self._weights = None
-            if self.backend is not None:
-                self.backend.forget()
+            self.backend.forget()
+            self.changes += 1
 
     def __call__(self, x: Tensor, t: Tensor, **arguments: Tensor) -> Any:
-        """What module(x, t, **arguments) answers."""
-        if self.backend is None:
+        """What module(x, t, **arguments) answers. A program's answer holds until the next call."""
+        if self.backend is None or torch.is_autocast_enabled("cpu"):  # which casts inside the module alone
             return self.module(x, t, **arguments)
         inputs = (x, t, *arguments.values())
         names = ("", "", *arguments)
         kind = tuple((name, each.shape, each.dtype) for name, each in zip(names, inputs, strict=True))
         ready = self._ready.get(kind)
         if ready is None:
-            ready = self._ready[kind] = self._made_ready(self.backend, inputs, tuple(arguments))
-        self.used = ready.backend
-        return self.module(x, t, **arguments) if ready.program is None else ready.program(inputs)
+            return self._first(self.backend, kind, inputs, tuple(arguments))
+        self._clock += 1
+        ready.calls, ready.last, self.used = ready.calls + 1, self._clock, ready.backend
+        if ready.program is not None:
+            try:
+                return ready.program(inputs)
+            except Exception as error:  # a library's own, of any class
+                self._ready[kind] = self._module_instead(self.backend, _in_words(error), ready.about)
+                self.used = "torch"
+        return self.module(x, t, **arguments)
 
     def stats(self) -> dict[str, object]:
         """What executes each kind of call, how far it is from the module, and what it cost to make ready."""
         kinds = [
-            {"x": list(kind[0][1]), "backend": ready.backend, **ready.about} for kind, ready in self._ready.items()
+            {"x": list(kind[0][1]), "backend": ready.backend, "count": ready.calls, **ready.about}
+            for kind, ready in list(self._ready.items())
         ]
-        return {"name": self.used, "asked": "torch" if self.backend is None else self.backend.name, "calls": kinds}
+        asked = "torch" if self.backend is None else self.backend.name
+        return {"name": self.used, "asked": asked, "changes": self.changes, "calls": kinds}
 
-    def _made_ready(self, backend: Backend, inputs: Sequence[Tensor], names: Sequence[str]) -> Ready:
+    def _first(self, backend: Backend, kind: Kind, inputs: Sequence[Tensor], names: tuple[str, ...]) -> Any:
+        """The answer to the first call of a kind, after which it is ready."""
+
+        def module() -> Any:
+            x, t, *rest = _clones(inputs)
+            return self.module(x, t, **dict(zip(names, rest, strict=True)))
+
         if self._weights is None:
-            self._weights = Weights(self.module)
+            self._threads = torch.get_num_threads()
+            try:
+                self._weights = Weights(self.module)
+            except UnreadyError as why:
+                self._ready[kind] = self._module_instead(backend, str(why))
+        answer = module()
+        if self._weights is None:
+            return answer
+        expected = prediction_of(answer)
+        if not isinstance(expected, Tensor) or expected.shape[:1] != inputs[0].shape[:1]:
+            return answer  # whoever called refuses it
+        if not expected.isfinite().any():
+            return answer  # it shows nothing, so the next call is a first one
+        ready = self._made_ready(backend, module, inputs, names, expected)
+        self._keep(kind, ready)
+        self.used = ready.backend
+        return answer if ready.program is None else ready.program(inputs)
+
+    def _made_ready(
+        self,
+        backend: Backend,
+        module: Callable[[], Any],
+        inputs: Sequence[Tensor],
+        names: tuple[str, ...],
+        expected: Tensor,
+    ) -> Ready:
         try:
-            program = backend.make(self.module, Call.of(inputs, names), inputs)
-            answer = program(inputs)
-        except UnreadyError as why:
-            return self._module_instead(backend, str(why))
-        module = self._bare(inputs, names)
-        expected = module()
-        error = _relative(answer, expected)
+            self._check_still(module)
+            with torch.inference_mode(False), torch.no_grad():  # in which nothing can be exported
+                program = backend.make(self.module, Call.of(inputs, names), _clones(inputs))
+            answer = program(_clones(inputs))
+        except UnreadyError as unready:
+            return self._module_instead(backend, str(unready))
+        except Exception as failure:  # a library's own, of any class
+            return self._module_instead(backend, _in_words(failure))
+        error = distance(answer, expected, inputs[0])
         about = {**program.about, "error": error, "bound": self.bound}
-        if not error <= self.bound:  # NaN is beyond every bound
-            return self._module_instead(
-                backend, f"its answer differs from torch's by {error:.1e}, more than {self.bound:.0e}", about
-            )
+        if answer.dtype != expected.dtype:
+            return self._module_instead(backend, f"it answers in {answer.dtype}, torch in {expected.dtype}", about)
+        if not error <= self.bound:
+            why = f"its answer differs from torch's by {error:.1e}, more than {self.bound:.0e}"
+            return self._module_instead(backend, why, about)
         if self.only_if_faster:
-            theirs, ours = _seconds(lambda: program(inputs)), _seconds(module)
+            theirs, ours = _seconds(lambda: program(_clones(inputs))), _seconds(module)
             about |= {"milliseconds": 1e3 * theirs, "torch_milliseconds": 1e3 * ours}
             if theirs >= ours:
                 return Ready("torch", None, about)
         return Ready(backend.name, program, about)
 
-    def _bare(self, inputs: Sequence[Tensor], names: Sequence[str]) -> Callable[[], Tensor]:
-        x, t, *rest = inputs
-        arguments = dict(zip(names, rest, strict=True))
+    def _check_still(self, module: Callable[[], Any]) -> None:
+        """UnreadyError for a network that is more than what it answers: what hooks do, or it notes of itself."""
+        if hooked(self.module):
+            raise UnreadyError("hooks are registered on the network, which torch alone runs")
+        if self._weights is None or self._weights.are_current():
+            return
+        self._weights = Weights(self.module)  # what a first call makes and keeps is no change
+        module()
+        if not self._weights.are_current():
+            raise UnreadyError("the network changes its own attributes or buffers when it is called")
 
-        def call() -> Tensor:
-            answer = self.module(x, t, **arguments)
-            taken: Tensor = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
-            return taken
-
-        return call
+    def _keep(self, kind: Kind, ready: Ready) -> None:
+        self._clock += 1
+        ready.calls, ready.last = 1, self._clock
+        self._ready[kind] = ready
+        held = sorted((kept.last, kind) for kind, kept in self._ready.items() if kept.program is not None)
+        size = sum(tensor.nbytes for tensor in self.module.state_dict().values())
+        most = max(2, min(MOST_KINDS, MOST_BYTES // max(size, 1)))
+        for _, oldest in held[:-most]:
+            del self._ready[oldest]
 
     def _module_instead(self, backend: Backend, why: str, about: Mapping[str, object] | None = None) -> Ready:
         if why not in self._told:
             self._told.add(why)
-            warnings.warn(f"{backend.name}: {why}; torch runs the network", BackendWarning, stacklevel=2)
+            warnings.warn(f"{backend.name}: {why}; torch runs the network", BackendWarning, stacklevel=outside())
         return Ready("torch", None, {**(about or {}), "why": why})
 
 
-def _relative(answer: Tensor, expected: Tensor) -> float:
-    """|answer - expected| / |expected|, each over all values; infinite for another shape."""
-    if answer.shape != expected.shape:
-        return float("inf")
-    wide = expected.double()
-    return float((answer.double() - wide).norm() / wide.norm().clamp_min(1e-30))
+def _clones(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """For a network that writes into what it is given."""
+    return [each.clone() for each in inputs]
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -26,7 +26,7 @@ class OpenVino:
         threads: that it takes; as many as torch does unless given.
     """
 
-    name = "openvino"
+    name, copies = "openvino", True
 
     def __init__(self, dtype: torch.dtype, threads: int | None = None) -> None:
         self.dtype, self.threads = dtype, threads

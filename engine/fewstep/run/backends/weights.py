@@ -1,49 +1,113 @@
-"""Whether a network's weights are what they were: what a program was made from may be written into afterwards."""
+"""Whether a network is what it was: a program was made of its weights and its parts as they were then."""
 
-import zlib
-from typing import Final
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as of_all
 
-SLICE: Final = 64  # bytes of each end of a tensor
+from fewstep.errors import reason_of
+from fewstep.run.backends.backend import UnreadyError
+
+SLICE: Final = 64  # bytes
+SLICES: Final = 16  # of a tensor, from its first bytes to its last; one that is not larger is seen whole
+
+_EVERYWHERE: Final = (of_all._global_forward_hooks, of_all._global_forward_pre_hooks)
+_PLAIN: Final = (bool, int, float, complex, str, bytes, type(None))
+_OF_EVERY_MODULE: Final = vars(nn.Module()).keys() - {"training"}
+_version: Final = attrgetter("_version")
 
 
 class Weights:
-    """A module's parameters and buffers as they are now, to be compared with what they are later.
+    """A network as it is now, to be compared with what it is later.
 
-    Looked at before every run, so at as little as tells: which tensors, where they lie, how often torch has counted a
-    write into them, and some bytes of each, for a write through `.data` is not counted.
+    It is looked at before every run, so at as little as tells: which parts it has, of which classes, and what their
+    attributes are; which tensors, where they lie, how often torch has counted a write into them, and sixteen slices of
+    each, for a write through `.data` or by numpy is not counted. Not seen is such a write where it spares the slices,
+    and what changes inside a list, a dict or an object that is an attribute of a part.
+
+    Raises:
+        UnreadyError: a weight that is no plain tensor in the CPU's memory.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._owners = [owned for part in module.modules() for owned in (part._parameters, part._buffers) if owned]
-        tensors = [tensor for owned in self._owners for tensor in owned.values() if tensor is not None]
-        self._tensors = tensors
-        self._ends = [end for tensor in tensors for end in _ends(tensor)]
-        self._found = self._look()
+        self._parts = list(module.modules())
+        self._hooks = [*_EVERYWHERE, *chain.from_iterable(map(_hooks_of, self._parts))]
+        owners = [own for part in self._parts for own in (part._parameters, part._buffers, part._modules)]
+        self._owners, self._empty = [own for own in owners if own], [own for own in owners if not own]
+        self._attributes = [vars(part) for part in self._parts]
+        said = [(own, name) for own in self._attributes for name in own if name not in _OF_EVERY_MODULE]
+        self._speakers, self._names = [own for own, _ in said], [name for _, name in said]
+        there = {id(each): each for each in (*self._owned(), *self._said()) if isinstance(each, Tensor)}
+        self._tensors = list(there.values())
+        self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
+        self._slices = list(chain.from_iterable(map(_slices, self._tensors)))
+        self._facts, self._things, self._values = self._look(), self._owned(), self._said()
+        self._contents = self._read()
 
-    def are_current(self) -> bool:
-        """Whether nothing has been written, assigned or moved since."""
-        return self._look() == self._found
-
-    def _look(self) -> tuple[object, ...]:
-        check = 0
-        for end in self._ends:
-            check = zlib.crc32(end, check)
+    def are_current(self, contents: bool = True) -> bool:
+        """Whether nothing was exchanged, set, hooked or moved since, nor, if the contents count, written into."""
         return (
-            [id(tensor) for owned in self._owners for tensor in owned.values()],
-            [(tensor.data_ptr(), tensor._version) for tensor in self._tensors if not tensor.is_inference()],
-            check,
+            self._look() == self._facts
+            and _are(self._owned(), self._things)
+            and _say(self._said(), self._values)
+            and (not contents or self._read() == self._contents)
         )
 
+    def _look(self) -> tuple[object, ...]:
+        return (
+            any(self._hooks),
+            any(self._empty),
+            [*map(type, self._parts)],
+            [*map(len, self._attributes)],
+            [*map(Tensor.data_ptr, self._tensors)],
+        )
 
-def _ends(tensor: Tensor) -> list[memoryview]:
-    """The first and the last bytes of a tensor, where they lie."""
-    memory = tensor.detach()
-    if memory.ndim == 4 and not memory.is_contiguous():
-        memory = memory.permute(0, 2, 3, 1)  # channels last
-    if memory.device.type != "cpu" or not memory.is_contiguous():
-        return []
-    data = memory.view(-1).view(torch.uint8).numpy().data
-    return [data[:SLICE], data[-SLICE:]]
+    def _owned(self) -> list[object]:
+        found: list[object] = []
+        for own in self._owners:
+            found += own.values()
+        return found
+
+    def _said(self) -> list[object]:
+        return [*map(dict.get, self._speakers, self._names)]
+
+    def _read(self) -> tuple[list[int], bytes]:
+        return [*map(_version, self._counted)], b"".join(self._slices)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether hooks run when the module, or a part of it, is called."""
+    return any(chain(_EVERYWHERE, *map(_hooks_of, module.modules())))
+
+
+def _hooks_of(part: nn.Module) -> tuple[dict[int, Any], ...]:
+    return part._forward_hooks, part._forward_pre_hooks
+
+
+def _are(now: Sequence[object], then: Sequence[object]) -> bool:
+    return len(now) == len(then) and all(map(is_, now, then))
+
+
+def _say(now: Sequence[object], then: Sequence[object]) -> bool:
+    return all(map(is_, now, then)) or all(map(_as_it_was, now, then))
+
+
+def _as_it_was(now: object, then: object) -> bool:
+    return now is then or (type(now) is type(then) and isinstance(now, _PLAIN) and now == then)
+
+
+def _slices(tensor: Tensor) -> list[memoryview]:
+    """Bytes of a tensor where they lie, in the order of its memory."""
+    try:
+        span = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        memory = tensor.detach().as_strided((span if tensor.numel() else 0,), (1,)).view(torch.uint8).numpy().data
+    except (RuntimeError, TypeError) as error:
+        raise UnreadyError(f"a weight cannot be looked at ({reason_of(error)})") from error
+    if len(memory) <= SLICE * SLICES:
+        return [memory]
+    apart = (len(memory) - SLICE) / (SLICES - 1)
+    return [memory[start : start + SLICE] for start in (round(place * apart) for place in range(SLICES))]
