@@ -16,8 +16,10 @@ from fewstep.bench import PRESETS, ParityError, Settings, Subject, preset_subjec
 from fewstep.bench import loops as reference
 from fewstep.bench.clock import Stopwatch, Timing, timed_loop
 from fewstep.bench.cold import cold_starts
-from fewstep.bench.contenders import BARE, CONTENDERS, DIFFUSERS, EAGER, ENGINE, Case
-from fewstep.bench.parity import check, differences, relative
+from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE, KINDS, Case, Contender
+from fewstep.bench.lineup import lineup
+from fewstep.bench.parity import check, relative
+from fewstep.bench.parity import differences as differences_of
 from fewstep.bench.report import Row, measured_row
 from fewstep.bench.run import _order
 from fewstep.bench.subject import random_unet
@@ -36,6 +38,7 @@ TINY: dict[str, Any] = {
 }
 QUICK = ["--steps", "1,4", "--batch", "1,2", "--repeats", "2", "--no-cold", "--quiet"]
 CASE = Case("ddpm", 4, 2)
+ABSENT = ("engine compile", "engine openvino")  # unless they are asked for
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +51,11 @@ def subject(prediction: str = "eps", schedule: schedules.Schedule | None = None)
     chosen = schedules.linear() if schedule is None else schedule
     engine = Engine(Model(unet, schedule=chosen, shape=(3, 8, 8), prediction=prediction), device="cpu")
     return Subject(engine, "tiny", {"config": TINY}, lacks_diffusers="not asked for")
+
+
+def differences(measured: Subject, case: Case) -> dict[str, float]:
+    """By the name of the contender."""
+    return {contender.name: found for contender, found in differences_of(lineup(measured), case).items()}
 
 
 def bench(*arguments: str) -> int:
@@ -118,7 +126,7 @@ def test_a_wrong_noise_scale_in_the_engine_stops_the_run(monkeypatch: pytest.Mon
     rows[1, COLUMN["s"]] *= 1.01
     monkeypatch.setattr("fewstep.bench.parity.plan_of", lambda *_: replace(built, rows=rows))
     with pytest.raises(ParityError, match="ddpm, 4 steps, batch 2"):
-        check(subject(), CASE)
+        check(lineup(subject()), CASE)
 
 
 def test_nothing_is_timed_before_every_case_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +179,7 @@ def test_network_loop_and_the_rest_account_for_the_whole_run(monkeypatch: pytest
     with Stopwatch([engine.module], ticks) as watch, timed_loop(engine, watch):
         timing = watch.time(lambda: (later(ticks, 5), engine.sample(2, steps=3, seeds=0)))
     assert timing == Timing(wall=5 + 3 * 12, network=30, loop=36, calls=3)
-    row = measured_row(Case("ddim", 3, 2), ENGINE, [timing], [timing], 0.0)
+    row = measured_row(Case("ddim", 3, 2), Contender(ENGINE), [timing], [timing], 0.0)
     assert row.loop_median_us == pytest.approx(2e6)  # two ticks of each step are the loop's own
     assert row.setup_us == pytest.approx(5e6)
     assert row.outside_us == pytest.approx((5 + 6) / 3 * 1e6)
@@ -204,12 +212,12 @@ def test_a_stopwatch_leaves_module_and_engine_as_they_were() -> None:
 
 def test_every_round_gives_each_contender_one_turn_in_an_order_of_its_own() -> None:
     cases = [Case("ddim", 1, 1), Case("ddim", 2, 1)]
-    runs: Any = {case: dict.fromkeys(CONTENDERS) for case in cases}
+    runs: Any = {case: dict.fromkeys(KINDS) for case in cases}
     turns = list(_order(runs, 6))
     orders = []
     for turn in range(6):
         mine = [(case, name) for number, case, name in turns if number == turn]
-        assert sorted(map(str, mine)) == sorted(str((case, name)) for case in cases for name in CONTENDERS)
+        assert sorted(map(str, mine)) == sorted(str((case, name)) for case in cases for name in KINDS)
         assert [case for case, _ in mine[:4]] == [mine[0][0]] * 4  # a case's contenders stand side by side
         orders.append(tuple(name for _, name in mine))
     assert len(set(orders)) == 6
@@ -219,7 +227,7 @@ def test_a_row_states_spread_and_ratio_of_the_same_round() -> None:
     def timings(*walls: float) -> list[Timing]:
         return [Timing(wall, wall / 2, 0.0, 4) for wall in walls]
 
-    row = measured_row(CASE, BARE, timings(1.0, 2.0, 9.0), timings(2.0, 2.0, 3.0), None)
+    row = measured_row(CASE, Contender(BARE), timings(1.0, 2.0, 9.0), timings(2.0, 2.0, 3.0), None)
     assert (row.min_ms, row.median_ms, row.ms_per_image, row.ms_per_step) == (1000, 2000, 1000, 500)
     assert row.p90_ms == pytest.approx(7600)
     assert row.ratio == 1.0  # of 0.5, 1 and 3; the ratio of the medians would be 1 too, that of the means 1.7
@@ -228,7 +236,7 @@ def test_a_row_states_spread_and_ratio_of_the_same_round() -> None:
 
 def test_a_replayed_graph_states_no_share_of_the_network() -> None:
     timing = Timing(1.0, 0.0, 1.0, 0)
-    row = measured_row(CASE, ENGINE, [timing], [timing], 0.0)
+    row = measured_row(CASE, Contender(ENGINE), [timing], [timing], 0.0)
     assert (row.outside_us, row.loop_median_us, row.setup_us) == (None, None, None)
 
 
@@ -239,12 +247,16 @@ def test_json_and_files_hold_every_row(capsys: pytest.CaptureFixture[str], tmp_p
     assert report.keys() == {"format", "model", "machine", "settings", "contenders", "rows", "cold", "files"}
     assert "RANDOM" in report["model"]["title"]
     assert {"cpu", "threads", "torch", "diffusers", "fewstep", "device"} <= report["machine"].keys()
-    wanted = {(s, n, b, c) for s in ("ddim", "ddpm") for n in (1, 4) for b in (1, 2) for c in CONTENDERS}
+    wanted = {(s, n, b, c) for s in ("ddim", "ddpm") for n in (1, 4) for b in (1, 2) for c in (*KINDS, *ABSENT)}
     assert {(r["sampler"], r["steps"], r["batch"], r["contender"]) for r in report["rows"]} == wanted
     for row in report["rows"]:
         assert row.keys() == {field.name for field in fields(Row)} | {"target_us"}
+        if row["contender"] in ABSENT:
+            assert row["status"] == "not asked for"
+            continue
         assert row["status"] == "measured"
         assert row["repeats"] == 2
+        assert (row["ready_seconds"] is None) == (row["contender"] != ENGINE)
         assert row["min_ms"] <= row["median_ms"] <= row["p90_ms"]
         assert (row["difference"] is None) == (row["contender"] in (EAGER, BARE))
         assert (row["loop_median_us"] is None) == (row["contender"] != ENGINE)
@@ -301,7 +313,7 @@ def test_a_model_folder_in_diffusers_format_is_raced_against_diffusers(
     torch.manual_seed(0)
     DDPMPipeline(UNet2DModel(**TINY), DDPMScheduler()).save_pretrained(tmp_path)
     assert main(["bench", str(tmp_path), *QUICK, "--sampler", "ddim", "--json"]) == 0
-    assert {row["status"] for row in rows_of(capsys)} == {"measured"}
+    assert {row["status"] for row in rows_of(capsys) if row["contender"] not in ABSENT} == {"measured"}
 
 
 @pytest.mark.parametrize(
@@ -314,6 +326,8 @@ def test_a_model_folder_in_diffusers_format_is_raced_against_diffusers(
         (["--preset", "nothing"], "preset"),
         (["--device", "moon"], "device"),
         (["--threads", "0"], "threads"),
+        (["--backends", "torch,onnx"], "backends"),
+        (["--dtype", "float16"], "dtype"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -338,7 +352,7 @@ def test_flow_models_have_no_reference_yet() -> None:
 
 @pytest.mark.slow
 def test_a_cold_start_is_measured_in_a_process_of_its_own() -> None:
-    engine, diffusers = cold_starts(subject(), 2)
+    engine, diffusers = cold_starts(lineup(subject()), 2)
     assert engine.status == "measured"
     assert engine.import_seconds is not None
     assert engine.import_seconds > 0

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fewstep.engine import Engine
+from fewstep.run.backends import Network
 from fewstep.run.runners import Run
 
 Now = Callable[[], float]  # seconds
@@ -55,7 +56,7 @@ class Stopwatch:
 
     def __enter__(self) -> "Stopwatch":
         for module in self.modules:
-            vars(module)["forward"] = self._timed(module.forward)
+            vars(module)["forward"] = wraps(module.forward)(self.timed(module.forward))
         return self
 
     def __exit__(
@@ -71,8 +72,9 @@ class Stopwatch:
         run()
         return Timing(self.now() - started, self.network, self.loop, self.calls)
 
-    def _timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(forward)
+    def timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A call of a network, counted."""
+
         def timed(*arguments: Any, **named: Any) -> Any:
             started = self.now()
             answer = forward(*arguments, **named)
@@ -83,10 +85,26 @@ class Stopwatch:
         return timed
 
 
+class TimedNetwork:
+    """An engine's network whose calls are counted, where a program answers them and no module does."""
+
+    def __init__(self, network: Network, watch: Stopwatch) -> None:
+        self._network, self._call = network, watch.timed(network)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._call(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
 @contextmanager
 def timed_loop(engine: Engine, watch: Stopwatch) -> Iterator[None]:
-    """The engine with the steps of its runs under the watch, from the first of a run to its last."""
-    runner = engine._runner
+    """The engine with the steps of its runs under the watch, from the first of a run to its last.
+
+    So are the calls of its network where a backend makes programs; a module's are counted by the watch itself.
+    """
+    runner, network = engine._runner, engine._network
     prepare = runner.prepare
 
     def timed_prepare(*arguments: Any, **named: Any) -> Run:
@@ -95,10 +113,13 @@ def timed_loop(engine: Engine, watch: Stopwatch) -> Iterator[None]:
         return run
 
     vars(runner)["prepare"] = timed_prepare
+    if network.backend is not None:
+        vars(engine)["_network"] = TimedNetwork(network, watch)
     try:
         yield
     finally:
         del vars(runner)["prepare"]
+        vars(engine)["_network"] = network
 
 
 def _watched(advance: Callable[[int], None], watch: Stopwatch, steps: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.bench.contenders import DIFFUSERS, ENGINE
+from fewstep.bench.lineup import Entrant, Lineup
 from fewstep.bench.subject import Subject
 
 SECONDS = 300
@@ -33,17 +34,23 @@ class ColdStart:
     peak_bytes: int | None = None  # after that, and one step at the largest batch
 
 
-def cold_starts(subject: Subject, batch: int) -> list[ColdStart]:
-    """Each contender's cold start, one after the other."""
+def cold_starts(lineup: Lineup, batch: int) -> list[ColdStart]:
+    """The cold start of each engine that takes part and of diffusers, in float32, one after the other."""
     import torch
 
-    task = {"batch": batch, "threads": torch.get_num_threads(), **subject.source}
-    starts = [_start(ENGINE, task)]
-    why = subject.lacks_diffusers
-    return [*starts, ColdStart(DIFFUSERS, why) if why else _start(DIFFUSERS, task)]
+    task = {"batch": batch, "threads": torch.get_num_threads(), **lineup.exact.source}
+    return [
+        _start(entrant, task)
+        for entrant in lineup.entrants
+        if entrant.contender.exact
+        and (entrant.contender.kind == DIFFUSERS or (entrant.contender.kind == ENGINE and not entrant.lacks))
+    ]
 
 
-def _start(contender: str, task: Mapping[str, object]) -> ColdStart:
+def _start(entrant: Entrant, task: Mapping[str, object]) -> ColdStart:
+    name, contender = entrant.contender.name, entrant.contender.kind
+    if entrant.lacks or (contender == DIFFUSERS and entrant.subject.lacks_diffusers):
+        return ColdStart(name, entrant.lacks or entrant.subject.lacks_diffusers)
     script = (
         f"import time; start = time.perf_counter(); {IMPORTS[contender]}\n"
         f"seconds = time.perf_counter() - start\n{SCRIPTS[contender]}\nreport(seconds, once)"
@@ -52,16 +59,16 @@ def _start(contender: str, task: Mapping[str, object]) -> ColdStart:
     try:
         done = subprocess.run(
             [sys.executable, "-c", script],
-            input=json.dumps(task),
+            input=json.dumps({**task, "backend": entrant.contender.backend}),
             env=env,
             capture_output=True,
             text=True,
             timeout=SECONDS,
             check=True,
         )
-        return ColdStart(contender, "measured", **json.loads(done.stdout.splitlines()[-1]))
+        return ColdStart(name, "measured", **json.loads(done.stdout.splitlines()[-1]))
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        return ColdStart(contender, f"failed: {type(error).__name__}")
+        return ColdStart(name, f"failed: {type(error).__name__}")
 
 
 def report(import_seconds: float, once: Any) -> None:
@@ -92,9 +99,9 @@ def engine_once(task: Mapping[str, Any]) -> Any:
         config = task["config"]
         unet, _ = random_unet(config)
         shape = (config["in_channels"], config["sample_size"], config["sample_size"])
-        engine = Engine(Model(unet, schedule=schedules.linear(), shape=shape), device="cpu")
+        engine = Engine(Model(unet, schedule=schedules.linear(), shape=shape), device="cpu", backend=task["backend"])
     else:
-        engine = Engine.from_pretrained(task["model"], device="cpu")
+        engine = Engine.from_pretrained(task["model"], device="cpu", backend=task["backend"])
     subject = Subject(engine, "", task)
     return lambda n: engine.sample(n, labels=subject.labels(n), steps=1, seeds=0)
 

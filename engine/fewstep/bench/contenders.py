@@ -14,14 +14,41 @@ from fewstep.bench.subject import Subject
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import build_plan
 from fewstep.models.layouts.diffusers_scheduler import PREDICTION_TYPES
+from fewstep.run.backends import BACKENDS
 
 ENGINE, EAGER, DIFFUSERS, BARE = "engine", "eager", "diffusers", "bare"
-CONTENDERS = {
+KINDS = {
     ENGINE: "Engine.sample: plan, Philox noise by seed, fused update",
     EAGER: "a plain torch loop on the same network, coefficients from alphas_cumprod inside it",
     DIFFUSERS: "diffusers' pipeline on its own UNet2DModel with the same weights",
     BARE: "the network's calls alone, on a fixed input",
 }
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of a race: a kind, for an engine on a backend, and the dtype that its network computes in."""
+
+    kind: str
+    backend: str = "torch"
+    dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """Its kind, and what is not as usual about it: "engine openvino bfloat16"."""
+        return " ".join([self.kind, *[self.backend] * (self.backend != "torch"), *[self.dtype] * (not self.exact)])
+
+    @property
+    def about(self) -> str:
+        """Itself in words."""
+        parts = [KINDS[self.kind], *[BACKENDS[self.backend]] * (self.kind == ENGINE), *[self.dtype] * (not self.exact)]
+        return "; ".join(parts)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it computes in float32, as the reference of all images does."""
+        return self.dtype == "float32"
 
 
 @dataclass(frozen=True)
@@ -63,7 +90,7 @@ def eager_images(subject: Subject, case: Case, draw: Draw) -> Tensor:
 def bare_run(subject: Subject, case: Case) -> Callable[[int], None]:
     """The network's calls and nothing else."""
     engine = subject.engine
-    x = normals(subject, case, 0)().to(memory_format=torch.channels_last)
+    x = normals(subject, case, 0)().to(engine.dtype, memory_format=torch.channels_last)
     t = told(engine.model.schedule, len(engine.model.schedule) // 2, x)
     inputs = subject.inputs(case.batch)
 
@@ -122,11 +149,11 @@ def lacks_diffusers(subject: Subject, case: Case) -> str:
     return ""
 
 
-def normals(subject: Subject, case: Case, seed: int) -> Draw:
-    """Draws in the order in which diffusers' pipelines do."""
+def normals(subject: Subject, case: Case, seed: int, dtype: torch.dtype = torch.float32) -> Draw:
+    """Draws in the order in which diffusers' pipelines do; theirs are in the dtype of their network."""
     engine, generator = subject.engine, _generator(subject).manual_seed(seed)
     shape: Sequence[int] = (case.batch, *engine.model.shape)
-    return lambda: torch.randn(shape, generator=generator, device=engine.device, dtype=engine.dtype)
+    return lambda: torch.randn(shape, generator=generator, device=engine.device, dtype=dtype)
 
 
 def _generator(subject: Subject) -> torch.Generator:
@@ -134,5 +161,6 @@ def _generator(subject: Subject) -> torch.Generator:
 
 
 def _prediction(subject: Subject, inputs: Mapping[str, Tensor], x: Tensor, t: Tensor) -> Tensor:
-    answer: Tensor = subject.engine.module(x, t, **inputs)
-    return answer[:, : subject.engine.model.shape[0]]  # a learned variance is left aside, as fixed_small does
+    """In the dtype of x, which is float32 whatever the network computes in: a loop in bfloat16 rounds its levels."""
+    answer: Tensor = subject.engine.module(x.to(subject.engine.dtype), t, **inputs)
+    return answer[:, : subject.engine.model.shape[0]].to(x)  # a learned variance is left aside, as fixed_small does

@@ -11,7 +11,7 @@ import torch
 
 from fewstep.version import __version__
 
-PACKAGES = ("torch", "diffusers", "numpy")
+PACKAGES = ("torch", "diffusers", "openvino", "numpy")
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:

@@ -1,25 +1,30 @@
 """Parity: before anything is timed, the contenders' images must agree."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fewstep.bench.contenders import (
     DIFFUSERS,
+    EAGER,
     ENGINE,
     Case,
+    Contender,
     diffusers_pipeline,
     eager_images,
-    lacks_diffusers,
     normals,
     plan_of,
 )
+from fewstep.bench.lineup import Lineup
 from fewstep.bench.subject import Subject
 from fewstep.errors import FewstepError
 from fewstep_kernels import STREAM_INITIAL, STREAM_STEP, normal
 
 TOLERANCE = 1e-4  # of the largest value, in float32
+TOLERANCES = {"float32": TOLERANCE, "bfloat16": 5e-2}
 SEED = 1
 
 
@@ -27,37 +32,41 @@ class ParityError(FewstepError):
     """Contenders that should agree do not, so no speed may be printed."""
 
 
-def differences(subject: Subject, case: Case) -> dict[str, float]:
-    """How far each contender's images are from the eager reference's: max |a - b| / max |b|.
+def differences(lineup: Lineup, case: Case) -> dict[Contender, float]:
+    """How far each contender's images are from those of the eager loop in float32: max |a - b| / max |b|.
 
-    The engine is compared twice, and the larger number counts: on torch's noise, given to all contenders by the same
+    An engine is compared twice, and the larger number counts: on torch's noise, given to all contenders by the same
     generator, and on its own noise by seed, given to the reference as tensors.
     """
-    reference = eager_images(subject, case, normals(subject, case, SEED))
-    labels, plan = subject.labels(case.batch), plan_of(subject, case)
-    generator = torch.Generator(subject.engine.device).manual_seed(SEED)
-    given = subject.engine.sample(case.batch, plan=plan, labels=labels, noise=generator, seeds=SEED).images
-    own = subject.engine.sample(case.batch, plan=plan, labels=labels, seeds=SEED).images
-    by_seed = _philox(subject, case)
-    both = relative(given, reference), relative(own, eager_images(subject, case, lambda: next(by_seed)))
-    found = {ENGINE: float(torch.tensor(both).max())}  # Python's max would pass over a NaN
-    if not lacks_diffusers(subject, case):
-        found[DIFFUSERS] = relative(_unclamped(subject, case), reference)
+    found, reference = {}, Reference(lineup.exact, case)
+    for entrant in lineup.entrants:
+        entrant.make_ready(case)
+        contender, subject = entrant.contender, entrant.subject
+        if entrant.absent(case):
+            continue
+        if contender.kind == ENGINE:
+            found[contender] = _engine(subject, case, reference)
+        elif contender.kind == EAGER and not contender.exact:
+            found[contender] = relative(eager_images(subject, case, normals(subject, case, SEED)), reference.drawn)
+        elif contender.kind == DIFFUSERS:
+            wanted = reference.drawn if contender.exact else reference.drawn_in(subject.engine.dtype)
+            found[contender] = relative(_unclamped(subject, case), wanted)
     return found
 
 
-def check(subject: Subject, case: Case, tolerance: float = TOLERANCE) -> dict[str, float]:
-    """`differences`, all within the tolerance.
+def check(lineup: Lineup, case: Case, tolerances: Mapping[str, float] = TOLERANCES) -> dict[Contender, float]:
+    """`differences`, all within the tolerance of their dtype.
 
     Raises:
         ParityError: naming the contender, the case and the difference.
     """
-    found = differences(subject, case)
+    found = differences(lineup, case)
     for contender, difference in found.items():
-        if not difference <= tolerance:
+        allowed = tolerances[contender.dtype]
+        if not difference <= allowed:
             raise ParityError(
-                f"{contender} and the eager reference differ by {difference:.1e} of the largest value "
-                f"(allowed: {tolerance:.0e}) at {case}; no speed is printed"
+                f"{contender.name} and the eager reference differ by {difference:.1e} of the largest value "
+                f"(allowed: {allowed:.0e}) at {case}; no speed is printed"
             )
     return found
 
@@ -67,6 +76,39 @@ def relative(images: Tensor, reference: Tensor) -> float:
     a, b = images.double().cpu(), reference.double().cpu()
     apart = (a - b).abs().max()
     return 0.0 if apart == 0 else float(apart / b.abs().max())
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The images of the eager loop in float32."""
+
+    subject: Subject
+    case: Case
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        """On torch's noise."""
+        return self.drawn_in(torch.float32)
+
+    def drawn_in(self, dtype: torch.dtype) -> Tensor:
+        """On torch's noise in a dtype, as diffusers draws it for a network in that."""
+        draw = normals(self.subject, self.case, SEED, dtype)
+        return eager_images(self.subject, self.case, lambda: draw().float())
+
+    @cached_property
+    def seeded(self) -> Tensor:
+        """On the engine's noise."""
+        draws = _philox(self.subject, self.case)
+        return eager_images(self.subject, self.case, lambda: next(draws))
+
+
+def _engine(subject: Subject, case: Case, reference: Reference) -> float:
+    labels, plan = subject.labels(case.batch), plan_of(subject, case)
+    generator = torch.Generator(subject.engine.device).manual_seed(SEED)
+    given = subject.engine.sample(case.batch, plan=plan, labels=labels, noise=generator, seeds=SEED).images
+    own = subject.engine.sample(case.batch, plan=plan, labels=labels, seeds=SEED).images
+    both = relative(given, reference.drawn), relative(own, reference.seeded)
+    return float(torch.tensor(both).max())  # Python's max would pass over a NaN
 
 
 def _philox(subject: Subject, case: Case) -> Iterator[Tensor]:

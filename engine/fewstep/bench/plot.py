@@ -4,13 +4,19 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from fewstep.bench.contenders import BARE, CONTENDERS, DIFFUSERS, EAGER, ENGINE, Case
+from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE, Case, Contender
 from fewstep.bench.report import MEASURED, Report, Row
 from fewstep.errors import FewstepError
 
 INK, FAINT = "#3b3f46", "#d9dce1"
-COLORS = {ENGINE: "#c2410c", EAGER: "#2563a8", DIFFUSERS: "#7c5ba6", BARE: "#9aa0a8"}
-PALE = "#f0c9b5"
+COLORS = {  # by kind and backend
+    (ENGINE, "torch"): "#c2410c",
+    (ENGINE, "compile"): "#a16207",
+    (ENGINE, "openvino"): "#15803d",
+    (EAGER, "torch"): "#2563a8",
+    (DIFFUSERS, "torch"): "#7c5ba6",
+    (BARE, "torch"): "#9aa0a8",
+}
 LABELS = {ENGINE: "fewstep engine", EAGER: "eager loop", DIFFUSERS: "diffusers", BARE: "U-Net calls alone"}
 
 
@@ -57,18 +63,16 @@ def picture(report: Report) -> bytes:
 
 def _draw_times(axes: Any, report: Report, cases: Sequence[Case]) -> None:
     _bare_axes(axes)
-    shift = {name: 1.02 ** (place - 1.5) for place, name in enumerate(CONTENDERS)}  # so that the bars do not hide
-    for name in CONTENDERS:
-        rows = [row for case in cases if (row := report.row(case, name)).status == MEASURED]
-        if not rows:
-            continue
-        x = [row.steps * shift[name] for row in rows]
+    shown = _measured(report, cases)
+    for place, contender in enumerate(shown):
+        rows = [row for case in cases if (row := report.row(case, contender)).status == MEASURED]
+        x = [row.steps * 1.02 ** (place - (len(shown) - 1) / 2) for row in rows]  # so that the bars do not hide
         y = [row.ms_per_image for row in rows]
         low = [_ms(row) - _per_image(row, row.min_ms) for row in rows]
         high = [_per_image(row, row.p90_ms) - _ms(row) for row in rows]
-        style = "--" if name == BARE else "-"
+        style = "--" if contender.kind == BARE else "-" if contender.exact else ":"
         axes.errorbar(
-            x, y, yerr=[low, high], color=COLORS[name], label=LABELS[name], linestyle=style, linewidth=1.5,
+            x, y, yerr=[low, high], color=_color(contender), label=_label(contender), linestyle=style, linewidth=1.5,
             marker="o", markersize=4, elinewidth=1,
         )  # fmt: skip
     steps = [case.steps for case in cases]
@@ -81,18 +85,19 @@ def _draw_times(axes: Any, report: Report, cases: Sequence[Case]) -> None:
 
 def _draw_outside(axes: Any, report: Report, cases: Sequence[Case]) -> None:
     _bare_axes(axes)
-    shown = [name for name in CONTENDERS if name != BARE]
+    shown = [each for each in _measured(report, cases) if each.kind != BARE]
     axes.axis("on")
     place, ticks = 0.0, []
     for case in cases:
         ticks.append((place - (len(shown) - 1) / 2, f"{case.sampler}, {case.steps} steps"))
-        for name in shown:
-            row = report.row(case, name)
+        for contender in shown:
+            row = report.row(case, contender)
             if row.outside_us is None:
                 axes.annotate(row.status, (0, place), fontsize=7, color=INK, va="center")
             else:
-                axes.barh(place, row.outside_us, color=PALE, height=0.82)
-                axes.barh(place, row.loop_median_us or row.outside_us, color=COLORS[name], height=0.82)
+                color = _color(contender)
+                axes.barh(place, row.outside_us, color=color, alpha=0.3, height=0.82)
+                axes.barh(place, row.loop_median_us or row.outside_us, color=color, height=0.82)
                 axes.annotate(
                     f"{row.outside_us:.0f}", (row.outside_us, place), (3, 0), textcoords="offset points",
                     va="center", fontsize=7.5, color=INK,
@@ -110,6 +115,19 @@ def _draw_outside(axes: Any, report: Report, cases: Sequence[Case]) -> None:
     axes.set_yticks([y for y, _ in ticks], [name for _, name in ticks])
     axes.set_xlabel("us a step outside the U-Net; pale: the request's set-up", color=INK, fontsize=8.5)
     axes.margins(x=0.12)
+
+
+def _measured(report: Report, cases: Sequence[Case]) -> list[Contender]:
+    """Who was measured in one of the cases at least."""
+    return [each for each in report.contenders if any(report.row(case, each).status == MEASURED for case in cases)]
+
+
+def _color(contender: Contender) -> str:
+    return COLORS[contender.kind, contender.backend]
+
+
+def _label(contender: Contender) -> str:
+    return contender.name.replace(contender.kind, LABELS[contender.kind], 1)
 
 
 def _bare_axes(axes: Any) -> None:

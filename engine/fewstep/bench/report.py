@@ -12,7 +12,7 @@ import numpy as np
 
 from fewstep.bench.clock import Timing
 from fewstep.bench.cold import ColdStart
-from fewstep.bench.contenders import CONTENDERS, Case
+from fewstep.bench.contenders import ENGINE, Case, Contender
 from fewstep.bench.subject import Subject
 from fewstep.files import AtomicFiles
 from fewstep.models.net.unet import count_parameters
@@ -32,14 +32,17 @@ class Row:
     batch: int
     contender: str
     status: str  # "measured", or why not
-    difference: float | None = None  # from the eager reference's images, max |a - b| / max |b|
+    backend: str = "torch"  # that executes the network
+    dtype: str = "float32"  # that it computes in
+    difference: float | None = None  # from the images of the eager loop in float32, max |a - b| / max |b|
+    ready_seconds: float | None = None  # that the first image at this batch size takes beyond those after it
     repeats: int = 0
     min_ms: float | None = None
     median_ms: float | None = None
     p90_ms: float | None = None
     ms_per_image: float | None = None  # of the median
     ms_per_step: float | None = None  # of the median, one step of the whole batch
-    ratio: float | None = None  # time over the eager reference's in the same round, median; below 1 is faster
+    ratio: float | None = None  # time over the eager loop's in the same dtype and round, median; below 1 is faster
     outside_us: float | None = None  # (whole run - network) / steps, median
     loop_min_us: float | None = None  # (sampling loop - network) / steps, of the same runs
     loop_median_us: float | None = None
@@ -48,7 +51,7 @@ class Row:
 
 
 def measured_row(
-    case: Case, contender: str, timings: Sequence[Timing], reference: Sequence[Timing], difference: float | None
+    case: Case, contender: Contender, timings: Sequence[Timing], reference: Sequence[Timing], difference: float | None
 ) -> Row:
     """The row of a contender's timings, which are in the order of the reference's."""
     wall = np.array([timing.wall for timing in timings])
@@ -59,8 +62,10 @@ def measured_row(
         sampler=case.sampler,
         steps=case.steps,
         batch=case.batch,
-        contender=contender,
+        contender=contender.name,
         status=MEASURED,
+        backend=contender.backend,
+        dtype=contender.dtype,
         difference=difference,
         repeats=len(timings),
         min_ms=low,
@@ -80,9 +85,9 @@ def measured_row(
     return replace(row, loop_min_us=low, loop_median_us=median, loop_p90_us=high, setup_us=setup)
 
 
-def missing_row(case: Case, contender: str, why: str) -> Row:
+def missing_row(case: Case, contender: Contender, why: str) -> Row:
     """The row of a contender that takes no part."""
-    return Row(case.sampler, case.steps, case.batch, contender, why)
+    return Row(case.sampler, case.steps, case.batch, contender.name, why, contender.backend, contender.dtype)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Report:
     model: Mapping[str, object]
     machine: Mapping[str, object]
     settings: Mapping[str, object]
+    contenders: Sequence[Contender]
     rows: Sequence[Row]
     cold: Sequence[ColdStart]
 
@@ -100,8 +106,8 @@ class Report:
         cls,
         subject: Subject,
         machine: Mapping[str, object],
-        repeats: int,
-        tolerance: float,
+        settings: Mapping[str, object],
+        contenders: Sequence[Contender],
         rows: Sequence[Row],
         cold: Sequence[ColdStart],
     ) -> "Report":
@@ -114,22 +120,25 @@ class Report:
             "shape": list(engine.model.shape),
             "prediction": engine.model.prediction,
             "schedule": engine.model.schedule.name,
-            "dtype": str(engine.dtype).removeprefix("torch."),
+            "dtype": ", ".join(dict.fromkeys(each.dtype for each in contenders)),
         }
-        return cls(model, machine, {"repeats": repeats, "tolerance": tolerance}, rows, cold)
+        return cls(model, machine, settings, contenders, rows, cold)
+
+    @property
+    def engine(self) -> Contender:
+        """The first engine that was measured."""
+        measured = {row.contender for row in self.rows if row.status == MEASURED}
+        return next(each for each in self.contenders if each.kind == ENGINE and each.name in measured)
 
     @property
     def cases(self) -> list[Case]:
         """In the order in which they were asked for."""
         return list(dict.fromkeys(Case(row.sampler, row.steps, row.batch) for row in self.rows))
 
-    def row(self, case: Case, contender: str) -> Row:
+    def row(self, case: Case, contender: Contender) -> Row:
         """The row of a contender in a case."""
-        return next(
-            row
-            for row in self.rows
-            if (row.sampler, row.steps, row.batch, row.contender) == (case.sampler, case.steps, case.batch, contender)
-        )
+        wanted = (case.sampler, case.steps, case.batch, contender.name)
+        return next(row for row in self.rows if (row.sampler, row.steps, row.batch, row.contender) == wanted)
 
     def target_us(self, case: Case) -> float | None:
         """What the loop may add a step in this case, or None where nothing has been promised."""
@@ -143,7 +152,7 @@ class Report:
             "model": dict(self.model),
             "machine": dict(self.machine),
             "settings": dict(self.settings),
-            "contenders": CONTENDERS,
+            "contenders": {each.name: each.about for each in self.contenders},
             "rows": [asdict(row) | {"target_us": self.target_us(_case_of(row))} for row in self.rows],
             "cold": [asdict(start) for start in self.cold],
         }

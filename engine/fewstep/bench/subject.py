@@ -1,13 +1,14 @@
 """What is measured: one network, as the engine holds it and as diffusers does."""
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.diffusion import schedules
 from fewstep.engine import Engine
@@ -49,7 +50,7 @@ class Subject:
     """A network and all that a sampling loop must know of it.
 
     Attributes:
-        engine: holds the network, its schedule, what it predicts and its labels.
+        engine: holds the network, its schedule, what it predicts and its labels; runs on torch, in float32.
         title: what it is, and whose weights they are.
         source: how to make it again: {"config": ...} or {"model": folder}.
         unet_2d: diffusers' UNet2DModel with the same weights, or None.
@@ -74,7 +75,21 @@ class Subject:
         rows = model.conditions.rows(Words(labels=self.labels(batch)), batch, guided=False)
         given = model.guidance.condition([None] * batch, rows.condition)
         called = {"labels": Inputs.of(self.engine.module).labels}
-        return {called.get(name, name): rows.to(device) for name, rows in given.items()}
+        made = {called.get(name, name): rows.to(device) for name, rows in given.items()}
+        return {name: rows.to(self.engine.dtype) if rows.is_floating_point() else rows for name, rows in made.items()}
+
+    def on(self, backend: str, dtype: torch.dtype) -> "Subject":
+        """The same network as a backend of the engine executes it, in a dtype, and diffusers' own in that.
+
+        Raises:
+            ArgumentError: a backend that does not run on this device.
+        """
+        engine = self.engine
+        there: dict[str, Any] = {"device": engine.device, "dtype": dtype}
+        there |= {"max_batch": engine.max_batch, "backend": backend}
+        other = None if self.unet_2d is None or dtype == engine.dtype else copy.deepcopy(self.unet_2d)
+        unet_2d = self.unet_2d if other is None else nn.Module.to(other, dtype)
+        return replace(self, engine=Engine(engine.model, **there), unet_2d=unet_2d)
 
 
 def preset_subject(name: str, device: str = "cpu", max_batch: int = 16) -> Subject:
@@ -89,7 +104,7 @@ def preset_subject(name: str, device: str = "cpu", max_batch: int = 16) -> Subje
     unet, keys = random_unet(config)
     shape = (config["in_channels"], config["sample_size"], config["sample_size"])
     model = Model(unet, schedule=schedules.linear(), shape=shape, name=name)
-    engine = Engine(model, device=device, max_batch=max_batch)
+    engine = Engine(model, device=device, max_batch=max_batch, backend="torch")
     title = f"{name}, RANDOM weights (seed {SEED}): for speed and parity, not for pictures"
     unet_2d, why = optional_diffusers(lambda: _filled_unet_2d(config, diffusers_state(unet, keys)))
     return Subject(engine, title, {"config": config}, _placed(unet_2d, engine), why)
@@ -102,7 +117,7 @@ def model_subject(folder: str, device: str = "cpu", max_batch: int = 16) -> Subj
         ModelError: as `Engine.from_pretrained`.
         ArgumentError: a U-Net that is told a text, as Stable Diffusion's.
     """
-    engine = Engine.from_pretrained(folder, device=device, max_batch=max_batch)
+    engine = Engine.from_pretrained(folder, device=device, max_batch=max_batch, backend="torch")
     if isinstance(engine.module, ConditionalUNet):
         allowed = "one that is told no text: make gpu PARTS='sd15 sdxl' measures U-Nets of Stable Diffusion"
         raise ArgumentError("model", folder, allowed)

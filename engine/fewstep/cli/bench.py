@@ -1,4 +1,4 @@
-"""`fewstep bench`: the engine beside the loops people write."""
+"""`fewstep bench`: the engine on each backend, beside the loops people write."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from fewstep.cli.bench_view import page
 from fewstep.cli.failures import keep
 from fewstep.cli.shared import emit, examples, progress, whole_numbers, write_out
 from fewstep.errors import ArgumentError
+from fewstep.run.backends.names import BACKENDS
 
 if TYPE_CHECKING:
     from fewstep.bench import Report, Subject
@@ -23,6 +24,8 @@ EXAMPLES = examples(
     "  fewstep bench --out out/bench",
     "The model in the box, or one of your own, at 1 and 4 steps:",
     "  fewstep bench digits --steps 1,4 --batch 1",
+    "Every backend of a CPU, in float32 and in bfloat16:",
+    "  fewstep bench digits --backends torch,compile,openvino --dtype float32,bfloat16",
 )
 MAX_STEPS, MAX_BATCH, MAX_REPEATS = 1000, 256, 1000
 
@@ -37,6 +40,14 @@ def bench(
     sampler: Annotated[
         str | None, typer.Option(help=f"{options.one_of(LOOPS)}. Default: those that suit the model.")
     ] = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of the engine: {options.one_of(BACKENDS)}, or several. Default: FEWSTEP_BACKEND, else torch and, on "
+            "a CPU where it is installed, openvino.",
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the networks: float32, bfloat16 or both.")] = "float32",
     repeats: Annotated[int, typer.Option(help="Rounds that count, after one that does not.")] = 7,
     cold: Annotated[
         bool, typer.Option("--cold/--no-cold", help="Also cold start and peak memory, in new processes.")
@@ -52,7 +63,7 @@ def bench(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure the engine beside an eager loop, diffusers and the bare network calls.
+    """Measure the engine on each backend, beside an eager loop, diffusers and the bare network calls.
 
     All get the same weights and noise and take turns. Nothing is timed before their images agree.
     """
@@ -66,7 +77,9 @@ def bench(
     settings = Settings(
         steps=_counts("steps", steps, MAX_STEPS),
         batches=_counts("batch", batch, MAX_BATCH),
-        samplers=None if sampler is None else [name.strip() for name in sampler.split(",")],
+        samplers=None if sampler is None else _names(sampler),
+        backends=None if backends is None else _names(backends),
+        dtypes=_names(dtype),
         repeats=integer("repeats", repeats, 1, MAX_REPEATS),
         cold=cold,
     )
@@ -101,6 +114,10 @@ def _picture(report: "Report") -> bytes | None:
     from fewstep.bench.plot import picture
 
     return picture(report) if importlib.util.find_spec("matplotlib") else None
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _counts(argument: str, text: str, most: int) -> list[int]:

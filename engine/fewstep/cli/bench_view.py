@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from fewstep.cli.page import titled_table, width, wrapped
@@ -19,6 +20,8 @@ def page(report: "Report", paths: Sequence[Path]) -> str:
     columns = width()
     lines = [part for line in _head(report) for part in wrapped(line, columns)]
     lines += titled_table("ms per image: median (least..90th percentile)", _times(report), keys=3)
+    title = "the engine by backend: seconds to make a batch size ready, and how many times as fast as the others it is"
+    lines += titled_table(title, _backends(report), keys=2)
     title = "us a step outside the network's calls, in the same runs; the engine's loop apart from its set-up"
     lines += titled_table(title, _outside(report), keys=3)
     if report.cold:
@@ -52,36 +55,63 @@ def _parity(report: "Report") -> str:
     for row in report.rows:
         if row.difference is not None:
             found[row.contender] = max(found.get(row.contender, 0.0), row.difference)
+    allowed = [f"{report.settings['tolerances'][dtype]:.0e} in {dtype}" for dtype in _dtypes(report)]  # type: ignore[index]
     differences = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-    return (
-        f"at most {differences} of the largest value from the eager loop (allowed {report.settings['tolerance']:.0e})"
-    )
+    return f"at most {differences} of the largest value from the eager loop in float32 (allowed: {', '.join(allowed)})"
+
+
+def _dtypes(report: "Report") -> list[str]:
+    return list(dict.fromkeys(each.dtype for each in report.contenders))
 
 
 def _times(report: "Report") -> Table:
-    from fewstep.bench.contenders import BARE, CONTENDERS, DIFFUSERS, EAGER, ENGINE
+    from fewstep.bench.contenders import DIFFUSERS, Contender
 
-    lines: Table = [("sampler", "batch", "steps", *CONTENDERS, "engine / eager", "engine / diffusers")]
+    engine = report.engine
+    diffusers = Contender(DIFFUSERS, dtype=engine.dtype)
+    ratios = [f"{engine.name} / eager", f"{engine.name} / diffusers"]
+    lines: Table = [("sampler", "batch", "steps", *(each.name for each in report.contenders), *ratios)]
     for case in report.cases:
-        rows = {name: report.row(case, name) for name in (ENGINE, EAGER, DIFFUSERS, BARE)}
-        ratio, other = rows[ENGINE].ratio, rows[DIFFUSERS].ratio
-        ratios = (_number(ratio, ".3f"), _number(ratio / other if ratio and other else None, ".3f"))
-        lines.append((*_case(case), *(_time(row) for row in rows.values()), *ratios))
+        ratio, other = report.row(case, engine).ratio, report.row(case, diffusers).ratio
+        shown = (_number(ratio, ".3f"), _number(ratio / other if ratio and other else None, ".3f"))
+        lines.append((*_case(case), *(_time(report.row(case, each)) for each in report.contenders), *shown))
+    return lines
+
+
+def _backends(report: "Report") -> Table:
+    """A line for each engine and batch size; what it is ahead by is the median over samplers and steps."""
+    from fewstep.bench.contenders import DIFFUSERS, ENGINE, Contender
+
+    lines: Table = [("contender", "batch", "ready, s", "x eager", "x diffusers", "largest difference")]
+    for contender in report.contenders:
+        diffusers = Contender(DIFFUSERS, dtype=contender.dtype)
+        for batch in dict.fromkeys(case.batch for case in report.cases):
+            cases = [case for case in report.cases if case.batch == batch]
+            rows = [row for case in cases if (row := report.row(case, contender)).ratio]
+            if contender.kind != ENGINE or not rows:
+                continue
+            others = [report.row(case, diffusers).ratio for case in cases]
+            ratios = [row.ratio for row in rows if row.ratio]
+            against = [other / ratio for other, ratio in zip(others, ratios, strict=True) if other]
+            ready = _number(rows[0].ready_seconds, ".1f")
+            ahead = (f"{median(1 / ratio for ratio in ratios):.2f}", f"{median(against):.2f}" if against else "-")
+            worst = max(row.difference or 0.0 for row in rows)
+            lines.append((contender.name, str(batch), ready, *ahead, f"{worst:.1e}"))
     return lines
 
 
 def _outside(report: "Report") -> Table:
-    from fewstep.bench.contenders import DIFFUSERS, EAGER, ENGINE
+    from fewstep.bench.contenders import BARE
 
-    lines: Table = [
-        ("sampler", "batch", "steps", "engine's loop", "target", "", "set-up, us a request", ENGINE, EAGER, DIFFUSERS)
-    ]
+    others = [each for each in report.contenders if each.kind != BARE]
+    names = [each.name for each in others]
+    lines: Table = [("sampler", "batch", "steps", "engine's loop", "target", "", "set-up, us a request", *names)]
     for case in report.cases:
-        engine, target = report.row(case, ENGINE), report.target_us(case)
+        engine, target = report.row(case, report.engine), report.target_us(case)
         loop = engine.loop_median_us
         shown = "" if loop is None else f"{loop:.0f} ({engine.loop_min_us:.0f}..{engine.loop_p90_us:.0f})"
         met = "" if target is None or loop is None else "met" if loop <= target else "MISSED"
-        outside = (_number(report.row(case, name).outside_us, ".0f") for name in (ENGINE, EAGER, DIFFUSERS))
+        outside = (_number(report.row(case, each).outside_us, ".0f") for each in others)
         promised = "" if target is None else f"<= {target:.0f}"
         lines.append((*_case(case), shown, promised, met, _number(engine.setup_us, ".0f"), *outside))
     return lines
