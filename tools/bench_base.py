@@ -5,6 +5,7 @@
 The revision is checked out into a worktree of its own, which is removed again. Each round runs `fewstep bench` of both
 trees, the other one first than in the round before; a ratio is that of one round's two processes, and the table has the
 median with the least and the largest. Where the images of either tree fail their parity check, nothing is printed.
+Networks run on torch unless FEWSTEP_BACKEND names another backend.
 """
 
 import argparse
@@ -61,10 +62,11 @@ def git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def bench(tree: Path, options: Sequence[str]) -> dict[Case, Row]:
     """The engine's rows of one process of a tree, which must pass its own parity check."""
+    env = {"FEWSTEP_BACKEND": "torch"} | os.environ  # what both trees have, and no other to share the machine with
     places = os.pathsep.join([str(tree / "engine"), str(tree / "kernels")])
     repeats = [] if "--repeats" in options else ["--repeats", str(REPEATS)]
     command = [sys.executable, "-m", "fewstep.cli", "bench", *options, *repeats, "--no-cold", "--json"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": places}, cwd=tree, capture_output=True, text=True)
+    done = subprocess.run(command, env=env | {"PYTHONPATH": places}, cwd=tree, capture_output=True, text=True)
     if done.returncode:
         raise Refused(f"no speed is printed: fewstep bench {' '.join(options)} failed in {tree}\n{done.stderr.strip()}")
     report = json.loads(done.stdout)
