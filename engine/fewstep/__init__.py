@@ -7,6 +7,7 @@ from fewstep.diffusion.trained import Trained
 from fewstep.engine import Engine
 from fewstep.errors import (
     ArgumentError,
+    BackendWarning,
     FewstepError,
     ModelError,
     NonFiniteWarning,
@@ -23,13 +24,16 @@ from fewstep.request.conditions import Classes, Numbers, Prompts, Unconditional
 from fewstep.request.guidance import ClassifierFree, EmbeddedGuidance
 from fewstep.request.start import Image, Inpaint, Resume
 from fewstep.results import Samples
+from fewstep.run.backends import BACKENDS
 from fewstep.run.callbacks import Step
 from fewstep.run.sample import Sample
 from fewstep.run.session import Session
 from fewstep.version import __version__
 
 __all__ = [
+    "BACKENDS",
     "ArgumentError",
+    "BackendWarning",
     "Classes",
     "ClassifierFree",
     "EmbeddedGuidance",

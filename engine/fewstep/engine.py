@@ -186,10 +186,16 @@ class Engine(Adapting, Warmed):
         """(C, H, W) of the images that a run ends in: of a latent model what its decoder makes of a sample."""
         return self._decoder.shape
 
+    @property
+    def backend(self) -> str:
+        """What executed the last call of the network, a name in `fewstep.BACKENDS`; "torch" before there was one."""
+        return self._network.used
+
     def __repr__(self) -> str:
         name, precision = self.model.name or type(self.module).__name__, str(self.dtype).removeprefix("torch.")
         plan = f"{self.model.defaults['sampler']}, {self.model.defaults['steps']} steps"
-        return f"Engine({name!r}, shape {list(self.model.shape)}, {plan} by default, {precision} on {self.device})"
+        place = f"{precision} on {self.device}" + f" by {self.backend}" * (self.backend != "torch")
+        return f"Engine({name!r}, shape {list(self.model.shape)}, {plan} by default, {place})"
 
     def plan(
         self,
@@ -311,6 +317,7 @@ class Engine(Adapting, Warmed):
             session.admit(*samples, prepared=prepared)
             run.follow(session, places)
             images = session.images()
+        run.backends += [self.backend] * len(places)
         note(self._seen, asked, signature, samples, watched)
         return images
 

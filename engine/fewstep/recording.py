@@ -12,6 +12,7 @@ def record(model: Model, request: Request, run: Following, seconds: float) -> Sa
     """The images of a request that ran for so many seconds, and all that made them."""
     images = Images.cat(run.parts)
     values, names = images.values, model.conditions.names
+    backends = run.backends + [""] * (len(request) - len(run.backends))  # of those that were stopped before
     if model.decoder is None and images.finite is None:
         values = values.view(len(values), *model.shape)
     return Samples(
@@ -24,7 +25,10 @@ def record(model: Model, request: Request, run: Following, seconds: float) -> Sa
         cancelled=[place in run.cancelled for place in range(len(request))],
         log_prob=images.log_prob,
         finite=() if images.finite is None else images.finite.tolist(),
-        parameters=[{"model": model.name, **request.parameters(place)} for place in range(len(request))],
+        parameters=[
+            {"model": model.name, **request.parameters(place), "backend": backends[place] or None}
+            for place in range(len(request))
+        ],
         guidance_scales=request.scales,
         label_names=[name_of(label, names) for label in request.labels or ()] if names else [],
     )

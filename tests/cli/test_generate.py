@@ -32,7 +32,7 @@ def test_a_sheet_and_single_pictures(run: Run, heights: Path, tmp_path: Path) ->
     assert told.keys() == {"images", "sampler", "model calls", "time", "seeds"}
     assert told["images"] == f"16 of 16x16, also {tmp_path / 'out' / 'terrain-000.png'} to terrain-015.png"
     assert told["sampler"] == "ddim, 1 step"
-    assert told["model calls"] == "1"
+    assert told["model calls"] == "1 by torch"
     assert re.fullmatch(r"\S+ ms an image, \S+ s in all", told["time"])
     assert told["seeds"] == "0 to 15"
     assert names(out.parent) == sorted(["terrain.png", *(f"terrain-{index:03d}.png" for index in range(16))])
@@ -59,6 +59,7 @@ def test_json_is_one_object_with_all_that_was_made(run: Run, colours: Path, tmp_
         "strength": None,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "dtype": "float32",
+        "backend": "torch",
         "out": str(out),
         "images": [
             {"path": str(tmp_path / "out-000.png"), "seed": 4, "label": 3.0},

@@ -53,9 +53,9 @@ def test_a_user_who_has_its_telemetry_keeps_it(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        (None, "openvino is not installed (import of openvino halted; None in sys.modules)"),
-        ("raise OSError('libopenvino.so: not\\na file')", "openvino cannot be imported (libopenvino.so: not a file)"),
-        ("import a_part_that_is_missing", "openvino cannot be imported (No module named 'a_part_that_is_missing')"),
+        (None, "not installed (import of openvino halted; None in sys.modules)"),
+        ("raise OSError('libopenvino.so: not\\na file')", "cannot be imported (libopenvino.so: not a file)"),
+        ("import a_part_that_is_missing", "cannot be imported (No module named 'a_part_that_is_missing')"),
     ],
     ids=["missing", "broken", "in part"],
 )
@@ -70,6 +70,6 @@ def test_what_is_missing_or_broken_is_said_with_what_installs_it(
     with pytest.raises(UnreadyError) as caught:
         openvino_module()
     assert str(caught.value).startswith(why)
-    assert str(caught.value).endswith(": pip install 'fewstep[cpu]'")
+    assert str(caught.value).endswith("; pip install 'fewstep[cpu]' installs it")
     assert "\n" not in str(caught.value)
     assert TELEMETRY not in sys.modules or sys.modules[TELEMETRY] is not None

@@ -10,7 +10,7 @@ from fewstep.cli import evaluate_options, options
 from fewstep.cli.evaluate_options import MAX_N
 from fewstep.cli.evaluate_view import page
 from fewstep.cli.failures import keep
-from fewstep.cli.machine import check_device, dtype_of, set_threads
+from fewstep.cli.machine import check_backend, check_device, dtype_of, set_threads
 from fewstep.cli.shared import MAX_SEED, emit, emit_fields, examples, progress, whole_numbers, write_out
 from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ArgumentError
@@ -60,6 +60,7 @@ def evaluate(
     out: evaluate_options.Out = None,
     device: options.Device = None,
     dtype: evaluate_options.Dtype = "float32",
+    backend: options.Backend = "auto",
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -97,13 +98,17 @@ def evaluate(
     if steps is not None:
         counts = [integer("steps", value, 1, MAX_STEPS) for value in dict.fromkeys(whole_numbers("steps", steps))]
 
+    from fewstep.engine import Engine
     from fewstep.evaluate.report import Curve
     from fewstep.evaluate.run import Settings, check_bound, check_request, usual_steps
 
     real = _real(model, data, size, held_out)
     check_device(device)
-    engine = _engine(model, device, dtype, batch)
-    taught = None if teacher is None else _engine(teacher, device, dtype, batch)
+    weights = dtype_of(dtype)
+    check_backend(backend, device, weights)
+    ways: dict[str, Any] = {"device": device, "dtype": weights, "max_batch": batch, "backend": backend}
+    engine = Engine.from_pretrained(model, **ways)
+    taught = None if teacher is None else Engine.from_pretrained(teacher, **ways)
     settings = Settings(
         n=min(MAX_N, len(real.all) // 2) if n is None else n,
         steps=counts or usual_steps(engine),
@@ -142,12 +147,6 @@ def _real(model: str, data: str | None, size: int | None, held_out: str | None) 
 
     spec = open_folder(model)[1]
     return load_real(source_of(data, spec.notes), size, held_out, spec.shape)
-
-
-def _engine(model: str, device: str | None, dtype: str, batch: int) -> "Engine":
-    from fewstep.engine import Engine
-
-    return Engine.from_pretrained(model, device=device, dtype=dtype_of(dtype), max_batch=batch)
 
 
 def _classifier(
@@ -203,6 +202,7 @@ def _report(
         "prediction": engine.model.prediction,
         "schedule": engine.model.schedule.name,
         "dtype": str(engine.dtype).removeprefix("torch."),
+        "backend": engine.backend,
         "conditional": bool(engine.model.conditions.inputs),
     }
     beside = None if teacher is None or found.teacher is None else (teacher.model.name, found.teacher)

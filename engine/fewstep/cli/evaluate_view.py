@@ -34,7 +34,7 @@ def _head(report: "Report") -> list[str]:
     scale = "no guidance" if guidance in (None, 1.0) else f"guidance scale {guidance}"
     return [
         f"{plain(model['name'])}: {model['parameters']:,} parameters, {model['prediction']} prediction, "
-        f"{model['schedule']} schedule, {model['dtype']}",
+        f"{model['schedule']} schedule, {model['dtype']} by {model['backend']}",
         f"{settings['n']} samples a line, seeds from {settings['seed']}, {scale}",
         *_data(report),
         f"times: {plain(machine['cpu'])}, {machine['threads']} threads, device {plain(machine['device'])}, "

@@ -1,11 +1,11 @@
 """`fewstep generate`: from a model folder to pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewstep.cli import options
-from fewstep.cli.machine import check_device, dtype_of, set_threads
+from fewstep.cli.machine import check_backend, check_device, dtype_of, set_threads
 from fewstep.cli.opening import open_engine, reads_prompts, takes_picture
 from fewstep.cli.pictures import read_mask, read_picture
 from fewstep.cli.shared import emit, emit_fields, examples, progress
@@ -58,6 +58,7 @@ def generate(
     colormap: options.Colormap = "gray",
     device: options.Device = None,
     dtype: options.Dtype = "float32",
+    backend: options.Backend = "auto",
     threads: options.Threads = None,
     allow_pickle: options.AllowPickle = False,
     variant: options.Variant = None,
@@ -87,9 +88,10 @@ def generate(
     weights = dtype_of(dtype)
     set_threads(threads)
     check_device(device)
+    check_backend(backend, device, weights)
     reading: dict[str, Any] = {"dtype": weights, "allow_pickle": allow_pickle, "variant": variant}
     size = {"height": height, "width": width}
-    engine = open_engine(model, steps, sampler, plan, size, quiet or as_json, device=device, **reading)
+    engine = open_engine(model, steps, sampler, plan, size, quiet or as_json, device=device, backend=backend, **reading)
     if out.suffix.lower() == ".png":
         check_channels(engine.image_shape[0], colormap)
     made = meant(typed, engine.model.conditions)
@@ -110,7 +112,7 @@ def generate(
     about |= {} if control_image is None else {"control_image": control_image}
     about |= {name: value for name, value in size.items() if value is not None}
     about |= {"lora": "; ".join(lora)} if lora else {}
-    about |= {"device": engine.device, "dtype": str(engine.dtype).removeprefix("torch.")}
+    about |= {"device": engine.device, "dtype": str(engine.dtype).removeprefix("torch."), "backend": _backends(samples)}
     record = about | ({"labels": UNLABELLED} if made.unlabelled else {})
     paths = samples.save(out, singles=singles, columns=columns, colormap=colormap, parameters=record)
     if as_json:
@@ -189,6 +191,12 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
     }
 
 
+def _backends(samples: "Samples") -> str:
+    """What executed the network: one name, unless its batches were executed by several."""
+    each = [samples.parameters] if isinstance(samples.parameters, Mapping) else samples.parameters
+    return ",".join(dict.fromkeys(str(parameters["backend"]) for parameters in each if parameters.get("backend")))
+
+
 def _summary(samples: "Samples", paths: list[Path]) -> dict[str, object]:
     _, _, height, width = samples.images.shape
     steps, seeds = len(samples.plans[0]), [int(seed) for seed in samples.seeds]
@@ -199,7 +207,7 @@ def _summary(samples: "Samples", paths: list[Path]) -> dict[str, object]:
     return {
         "images": images,
         "sampler": f"{samples.plans[0].sampler}, {steps} step{'s' * (steps > 1)}",
-        "model calls": samples.model_calls,
+        "model calls": f"{samples.model_calls} by {_backends(samples)}",
         "time": f"{_digits(1000 * samples.seconds / len(samples))} ms an image, {_digits(samples.seconds)} s in all",
         "seeds": f"{seeds[0]} to {seeds[-1]}" if counting else ", ".join(map(str, seeds)),
     }

@@ -47,6 +47,7 @@ REPEATED = (  # the parameters that are options of generate
     "height",
     "width",
     "dtype",
+    "backend",
     "colormap",
     "columns",
 )
@@ -266,6 +267,8 @@ def _again(parameters: dict[str, str]) -> str:
     }
     if parameters.get("plan"):
         del options["--sampler"]  # which the preset says
+    if "," in parameters.get("backend", "") or parameters.get("device", "cpu") != "cpu":
+        del options["--backend"]  # there is one for all samples, and on a GPU one at all
     words = ["fewstep", "generate", parameters.get("model", "MODEL")]
     words += [
         word for name in TEXTS for text in _texts(parameters, name) for word in (f"--{name}".replace("_", "-"), text)

@@ -1,4 +1,4 @@
-"""--device, --dtype and --threads, checked the same way by every command."""
+"""--device, --dtype, --backend and --threads, checked the same way by every command."""
 
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,16 @@ def dtype_of(name: str) -> "torch.dtype":
     return dtype
 
 
+def check_backend(backend: str, device: str | None, dtype: "torch.dtype") -> None:
+    """ArgumentError unless a backend of the name runs there, in this dtype."""
+    from fewstep.run.backends.names import backend_asked
+    from fewstep.run.runner_choice import chosen_device
+
+    backend_asked(backend, chosen_device(device), dtype)
+
+
 def set_threads(threads: int | None) -> None:
-    """So many CPU threads from here on; None leaves torch's choice."""
+    """So many CPU threads from here on, of torch and of a backend, which takes as many; None leaves torch's choice."""
     if threads is None:
         return
     if not 1 <= threads <= MAX_THREADS:

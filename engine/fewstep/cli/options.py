@@ -6,6 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from fewstep.run.backends.names import BACKENDS
 from fewstep.samplers import SAMPLERS
 
 WHAT, HOW, START, WHERE = "What to make", "How to sample", "Start from a picture", "Output and machine"
@@ -127,4 +128,5 @@ Device = Annotated[
     str | None, Option(help="cpu, cuda or cuda:1. Default: CUDA if there is one.", rich_help_panel=WHERE)
 ]
 Dtype = Annotated[str, Option(help=f"{', '.join(DTYPES)}.", rich_help_panel=WHERE)]
+Backend = Annotated[str, Option(help=f"What executes the network: auto, {one_of(BACKENDS)}.", rich_help_panel=WHERE)]
 Threads = Annotated[int | None, Option(help="CPU threads. Default: torch's choice.", rich_help_panel=WHERE)]

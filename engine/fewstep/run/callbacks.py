@@ -94,6 +94,7 @@ class Following:
         self.cancelled: set[int] = set()  # by their place in the request
         self.calls = 0  # of the network
         self.parts: list[Images] = []  # of the batches that are done
+        self.backends: list[str] = []  # what executed the network, for each sample of these
         self._ended = False
 
     @property

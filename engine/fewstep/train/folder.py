@@ -140,8 +140,9 @@ class Sheets:
 
     def draw(self, module: nn.Module, step: int) -> None:
         """A sheet of the module after so many steps."""
-        # Eager: graphs of weights that change would have to be captured each time.
-        engine = Engine(Model.of(module, self.spec), device=self.device, max_batch=self.batch, runner="eager")
+        # Graphs, or a backend's program, of weights that change would have to be made anew each time.
+        ways: dict[str, Any] = {"runner": "eager", "backend": "torch"}
+        engine = Engine(Model.of(module, self.spec), device=self.device, max_batch=self.batch, **ways)
         samples = engine.sample(self.count, labels=self.labels, seeds=0, output="uint8")
         samples = replace(samples, finite=())  # what is not finite is gray, and warned of: no reason to stop training
         samples.save(

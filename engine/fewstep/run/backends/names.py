@@ -36,7 +36,8 @@ def backend_asked(backend: object, device: torch.device, dtype: torch.dtype) -> 
     if meant != "torch" and device.type != "cpu":
         raise ArgumentError("backend", meant, f"torch on {device.type}, where graphs replay it: others run on a CPU")
     if meant != "torch" and dtype not in (torch.float32, torch.bfloat16):
-        raise ArgumentError("backend", meant, f"torch in {dtype}: others run in float32 or bfloat16")
+        name = str(dtype).removeprefix("torch.")
+        raise ArgumentError("backend", meant, f"torch in {name}: others run in float32 or bfloat16")
     return meant
 
 

@@ -33,5 +33,5 @@ def _imported() -> Any:
     try:
         return import_module("openvino")
     except Exception as error:  # a broken install raises anything
-        why = "is not installed" if getattr(error, "name", None) == "openvino" else "cannot be imported"
-        raise UnreadyError(f"openvino {why} ({reason_of(error)}): pip install 'fewstep[cpu]'") from error
+        why = "not installed" if getattr(error, "name", None) == "openvino" else "cannot be imported"
+        raise UnreadyError(f"{why} ({reason_of(error)}); pip install 'fewstep[cpu]' installs it") from error
