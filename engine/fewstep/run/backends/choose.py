@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
+from fewstep.run.backends.compiled import Compiled
 from fewstep.run.backends.names import backend_asked, threads_asked
 from fewstep.run.backends.network import Network
 from fewstep.run.backends.openvino import OpenVino
@@ -33,4 +34,6 @@ def network_for(
         meant = "openvino" if find_spec("openvino") is not None and not batch_invariant else "torch"
     if meant == "openvino":
         return Network(module, OpenVino(dtype, count), dtype, only_if_faster=automatic)
+    if meant == "compile":
+        return Network(module, Compiled(), dtype, only_if_faster=False)
     return Network(module, None, dtype, only_if_faster=False)
