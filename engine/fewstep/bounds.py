@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fewstep.errors import ArgumentError
 from fewstep.memory import check_memory
@@ -62,8 +62,7 @@ class Bounds:
             buffers = StaticBuffers.allocate(replace(signature, device=torch.device("meta")))
         except RuntimeError:  # the product of some sizes is more than 64 bits hold
             raise ArgumentError("slots", signature.samples, "a session that fits into memory") from None
-        held = [getattr(buffers, field.name) for field in fields(buffers)]
-        size = sum(each.nbytes for each in held if isinstance(each, Tensor)) + signature.lanes * self.lane
+        size = buffers.nbytes + signature.lanes * self.lane
         what = f"a session of {signature.samples:,} slots, {signature.lanes:,} lanes and {signature.steps:,} steps"
         self._fits("slots", signature.samples, size, what)
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep_kernels import host, reference
+from fewstep_kernels import reference
+from fewstep_kernels.host import HostStep
 from fewstep_kernels.host_noise import FEW, host_normal
 from fewstep_kernels.operands import StepOperands, schema
 from fewstep_kernels.registration import like_first, nothing, register
@@ -92,10 +93,11 @@ def eager_normal(
 
 
 def eager_step_ops(device: torch.device) -> StepOps:
-    """The ops of a step for a caller that neither traces nor captures: on a CPU those of `host`, the twins' bits.
+    """The ops of a step for a run that neither traces nor captures: on a CPU those of `host`, the twins' bits.
 
     torch's call of a registered op costs 20 to 30 us there after a U-Net has emptied the caches, a tenth of the step.
     """
     if device.type == "cpu":
+        host = HostStep()
         return StepOps(host.begin_step, reference.step_statistics, host.denoise_step, reference.step_log_prob)
     return STEP_OPS

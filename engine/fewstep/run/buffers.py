@@ -5,7 +5,8 @@ graph serves every sampler, schedule, seed, guidance scale and label, and a slot
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -145,6 +146,12 @@ class StaticBuffers:
             **_images(signature),
         )
 
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        held = [getattr(self, field.name) for field in fields(self)] + [*self.conditioning.values()]
+        return sum(each.nbytes for each in held if isinstance(each, Tensor))
+
     def operands(self, m: Tensor) -> StepOperands:
         """What `denoise_step` takes after the model has answered m, [R, C or 2C, H, W]."""
         return StepOperands(
@@ -169,21 +176,18 @@ class StaticBuffers:
     def clear(self) -> None:
         """Let every slot idle."""
         self.index.fill_(self.signature.steps)
-        self.cond_lane.fill_(self.signature.lanes - 1)
-        self.uncond_lane.fill_(self.signature.lanes - 1)
+        self.ints[2:] = self.signature.lanes - 1
 
     def fill(self, places: Sequence[Place]) -> None:
         """Give slots and lanes to samples, and write the model input of their next rows.
 
         The other slots are left as they are, so this may happen between any two steps of a run.
         """
-        slots = [place.slot for place in places]
-        here = slice(slots[0], slots[-1] + 1) if slots == list(range(slots[0], slots[-1] + 1)) else self._index(slots)
+        here = self._span([place.slot for place in places])
         starts = [place.sample.start for place in places]
         plans = [place.sample.plan for place in places]
         cond_lane, uncond_lane = [place.cond_lane for place in places], [place.uncond_lane for place in places]
         seeds = [as_int64(place.sample.seed) for place in places]
-        c_in = torch.tensor([plan.rows[start.index, COLUMN["c_in"]] for plan, start in zip(plans, starts, strict=True)])
         x = torch.stack([start.x for start in starts]).to(self.x)
         lanes, carried = self._carried(places)
         self.table[here] = torch.from_numpy(self._tables(plans)).to(self.table)
@@ -193,12 +197,11 @@ class StaticBuffers:
             self.log_prob[here] = torch.nan
         for place in places:
             self._fill_optional(place)
-        c_in = c_in.to(x)[:, None, None, None]
-        scaled = torch.where(c_in == 0, 0.0, c_in * x).to(self.x_in.dtype)
+        scaled = _scaled(x, [place.sample.plan.rows[place.sample.start.index, COLUMN["c_in"]] for place in places])
         for owned in (cond_lane, uncond_lane) if cond_lane != uncond_lane else (cond_lane,):
-            self.x_in[:, : scaled.shape[1]].index_copy_(0, self._index(owned), scaled)
+            self.x_in[self._span(owned), : x.shape[1]] = scaled.to(self.x_in.dtype)
         for name, rows in carried.items():
-            self.conditioning[name].index_copy_(0, lanes, rows)
+            self.conditioning[name][lanes] = rows
 
     def _tables(self, plans: Sequence[Plan]) -> Array:
         """[B, N + 1, K] float64: each plan's rows, and idle ones behind."""
@@ -213,14 +216,19 @@ class StaticBuffers:
     def _index(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self.x.device)
 
-    def _carried(self, places: Sequence[Place]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _span(self, places: Sequence[int]) -> slice | Tensor:
+        """Slots or lanes as an index: a slice where they are neighbours in order, which takes a tenth of the time."""
+        first, count = places[0], len(places)
+        return slice(first, first + count) if list(places) == [*range(first, first + count)] else self._index(places)
+
+    def _carried(self, places: Sequence[Place]) -> tuple[slice | Tensor, dict[str, Tensor]]:
         """The lanes of some samples, and what they carry."""
         each = [
             (lane, rows)
             for place in places
             for lane, rows in zip((place.cond_lane, place.uncond_lane), place.prepared, strict=False)
         ]
-        lanes = self._index([lane for lane, _ in each])
+        lanes = self._span([lane for lane, _ in each])
         carried = {
             name: torch.stack([rows[name] for _, rows in each]).to(buffer) for name, buffer in self.conditioning.items()
         }
@@ -259,6 +267,14 @@ class StaticBuffers:
         """Lanes from `used` on belong to nobody: they carry what the first does, so that the network gets something."""
         for rows in self.conditioning.values():
             rows[used:] = rows[:1]
+
+
+def _scaled(x: Tensor, c_in: Sequence[float]) -> Tensor:
+    """c_in x of each sample: [B, C, H, W], and 0 where c_in is 0."""
+    if all(scale == 1 for scale in c_in):
+        return x
+    scales = torch.tensor(c_in).to(x)[:, None, None, None]
+    return torch.where(scales == 0, 0.0, scales * x)
 
 
 def _images(signature: Signature) -> dict[str, Tensor]:
