@@ -1,6 +1,9 @@
 """What every test stands on: the same numbers each time, no screen, no network, no green run of nothing."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 import torch
@@ -9,6 +12,9 @@ from hypothesis import settings
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("FEWSTEP_BACKEND", "torch")  # what "auto" means: others are named where they are tested
+if "PYTEST_XDIST_WORKER" not in os.environ:  # which has it of the process that started it
+    os.environ["FEWSTEP_CACHE"] = tempfile.mkdtemp(prefix="fewstep-tests-")  # not the user's
+    atexit.register(shutil.rmtree, os.environ["FEWSTEP_CACHE"], ignore_errors=True)
 
 torch.set_num_threads(1)  # a sum's rounding depends on the number of threads; pytest-xdist fills the cores
 if not torch.cuda.is_available():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from fewstep.run.backends.processor import cpu_name
 from fewstep.version import __version__
 
 PACKAGES = ("torch", "diffusers", "openvino", "numpy")
@@ -28,15 +29,6 @@ def describe_machine(device: torch.device) -> dict[str, object]:
         **{name: _version(name) for name in PACKAGES},
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def cpu_name() -> str:
-    """The CPU's own name, or the architecture's where it does not tell."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return " ".join(found[1].split()) if found else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:

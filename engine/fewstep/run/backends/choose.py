@@ -5,7 +5,8 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from fewstep.run.backends.compiled import Compiled
+from fewstep.run.backends.cache import Cache
+from fewstep.run.backends.kept import Kept
 from fewstep.run.backends.names import backend_asked, threads_asked
 from fewstep.run.backends.network import Network
 from fewstep.run.backends.openvino import OpenVino
@@ -33,7 +34,7 @@ def network_for(
     if automatic:
         meant = "openvino" if find_spec("openvino") is not None and not batch_invariant else "torch"
     if meant == "openvino":
-        return Network(module, OpenVino(dtype, count), dtype, only_if_faster=automatic)
-    if meant == "compile":
-        return Network(module, Compiled(), dtype, only_if_faster=False)
+        how = {"backend": meant, "dtype": str(dtype).removeprefix("torch."), "threads": count}
+        kept = Kept(Cache.of_user(), module, how)
+        return Network(module, OpenVino(dtype, count, kept), dtype, only_if_faster=automatic, kept=kept)
     return Network(module, None, dtype, only_if_faster=False)

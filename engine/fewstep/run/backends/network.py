@@ -1,6 +1,5 @@
 """An engine's network as a backend executes it: checked against the module, and the module where that is better."""
 
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ from fewstep.callers import outside
 from fewstep.errors import BackendWarning, reason_of
 from fewstep.run.backends.backend import Backend, Program, UnreadyError
 from fewstep.run.backends.call import Call, Kind, prediction_of
+from fewstep.run.backends.choice import keep_choice, known_choice, measured_choice
+from fewstep.run.backends.kept import Kept
 from fewstep.run.backends.parity import BOUNDS, distance
 from fewstep.run.backends.weights import Weights, hooked
 
-ROUNDS: Final = 5  # of each, where "auto" measures which is faster
 MOST_KINDS: Final = 16  # that have a program at once
 MOST_BYTES: Final = 2**32  # of weights in all of them: each may hold its own copy; two are kept however large
 
@@ -44,10 +44,18 @@ class Network:
         backend: what executes it; None for the module itself.
         dtype: of the network, which the bound goes by.
         only_if_faster: time both at the first call of a kind, and keep the program only where it is ahead.
+        kept: what earlier processes have made and measured of this network; nothing unless given.
     """
 
-    def __init__(self, module: nn.Module, backend: Backend | None, dtype: torch.dtype, only_if_faster: bool) -> None:
-        self.module, self.backend, self.only_if_faster = module, backend, only_if_faster
+    def __init__(
+        self,
+        module: nn.Module,
+        backend: Backend | None,
+        dtype: torch.dtype,
+        only_if_faster: bool,
+        kept: Kept | None = None,
+    ) -> None:
+        self.module, self.backend, self.only_if_faster, self.kept = module, backend, only_if_faster, kept
         self.bound = BOUNDS.get(dtype, 0.0)
         self.used = "torch"  # what executed the last call
         self.changes = 0  # how often programs were forgotten, since the network was no longer what they are of
@@ -117,10 +125,15 @@ class Network:
             return answer  # whoever called refuses it
         if not expected.isfinite().any():
             return answer  # it shows nothing, so the next call is a first one
-        ready = self._made_ready(backend, module, inputs, names, expected)
+        ready = self._known(Call.of(inputs, names)) or self._made_ready(backend, module, inputs, names, expected)
         self._keep(kind, ready)
         self.used = ready.backend
         return answer if ready.program is None else ready.program(inputs)
+
+    def _known(self, call: Call) -> Ready | None:
+        """The module itself, where an earlier process has measured that it is faster."""
+        found = known_choice(self.kept, call) if self.only_if_faster else None
+        return Ready("torch", None, found) if found is not None and found["taken"] == "torch" else None
 
     def _made_ready(
         self,
@@ -130,28 +143,38 @@ class Network:
         names: tuple[str, ...],
         expected: Tensor,
     ) -> Ready:
+        call = Call.of(inputs, names)
         try:
             self._check_still(module)
-            with torch.inference_mode(False), torch.no_grad():  # in which nothing can be exported
-                program = backend.make(self.module, Call.of(inputs, names), _clones(inputs))
-            answer = program(_clones(inputs))
+            program, answer = self._made(backend, call, inputs)
+            error = distance(answer, expected, inputs[0])
+            if not error <= self.bound and self.kept is not None and self.kept.drop(call):
+                backend.forget()
+                program, answer = self._made(backend, call, inputs)
+                error = distance(answer, expected, inputs[0])
         except UnreadyError as unready:
             return self._module_instead(backend, str(unready))
         except Exception as failure:  # a library's own, of any class
             return self._module_instead(backend, _in_words(failure))
-        error = distance(answer, expected, inputs[0])
-        about = {**program.about, "error": error, "bound": self.bound}
+        about: dict[str, object] = {**program.about, "error": error, "bound": self.bound}
         if answer.dtype != expected.dtype:
             return self._module_instead(backend, f"it answers in {answer.dtype}, torch in {expected.dtype}", about)
         if not error <= self.bound:
             why = f"its answer differs from torch's by {error:.1e}, more than {self.bound:.0e}"
             return self._module_instead(backend, why, about)
+        taken = backend.name
         if self.only_if_faster:
-            theirs, ours = _seconds(lambda: program(_clones(inputs))), _seconds(module)
-            about |= {"milliseconds": 1e3 * theirs, "torch_milliseconds": 1e3 * ours}
-            if theirs >= ours:
-                return Ready("torch", None, about)
-        return Ready(backend.name, program, about)
+            known = known_choice(self.kept, call)
+            about = {**(known or measured_choice(taken, lambda: program(_clones(inputs)), module)), **about}
+            taken = str(about["taken"])
+        keep_choice(self.kept, call, {"taken": taken, **about})
+        return Ready(taken, None if taken == "torch" else program, about)
+
+    def _made(self, backend: Backend, call: Call, inputs: Sequence[Tensor]) -> tuple[Program, Tensor]:
+        """A program, and its answer."""
+        with torch.inference_mode(False), torch.no_grad():  # in which nothing can be exported
+            program = backend.make(self.module, call, _clones(inputs))
+        return program, program(_clones(inputs))
 
     def _check_still(self, module: Callable[[], Any]) -> None:
         """UnreadyError for a network that is more than what it answers: what hooks do, or it notes of itself."""
@@ -188,13 +211,3 @@ def _clones(inputs: Sequence[Tensor]) -> list[Tensor]:
 
 def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {reason_of(error)}"
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    """The median of some calls."""
-    found = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - started)
-    return sorted(found)[ROUNDS // 2]

@@ -13,6 +13,7 @@ from fewstep.run.backends.backend import UnreadyError
 from fewstep.run.backends.bound import BoundProgram
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.export import exported
+from fewstep.run.backends.kept import Kept
 from fewstep.run.backends.openvino_import import openvino_module
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -24,12 +25,13 @@ class OpenVino:
     Args:
         dtype: that it computes in: float32 or bfloat16. Its own default is bfloat16 where the CPU has it.
         threads: that it takes; as many as torch does unless given.
+        kept: of the network between processes; nothing unless given.
     """
 
     name, copies = "openvino", True
 
-    def __init__(self, dtype: torch.dtype, threads: int | None = None) -> None:
-        self.dtype, self.threads = dtype, threads
+    def __init__(self, dtype: torch.dtype, threads: int | None = None, kept: Kept | None = None) -> None:
+        self.dtype, self.threads, self.kept = dtype, threads, kept
         self._converted: dict[object, tuple[nn.Module, Any]] = {}
 
     def make(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> BoundProgram:
@@ -39,7 +41,7 @@ class OpenVino:
         alike = (id(module), call.names, *((like.shape[1:], like.dtype) for like in call.likes))
         known = self._converted.get(alike)
         if known is None or not _takes(known[1], call.batch):
-            known = self._converted[alike] = (module, self.convert(module, call, inputs))
+            known = self._converted[alike] = (module, self.model(module, call, inputs))
         converted = time.perf_counter()
         compiled = self.compile(known[1], call)
         about = {"convert_seconds": converted - started, "compile_seconds": time.perf_counter() - converted}
@@ -48,6 +50,18 @@ class OpenVino:
     def forget(self) -> None:
         """The weights have changed: what was converted had them in it."""
         self._converted.clear()
+        if self.kept is not None:
+            self.kept.forget()
+
+    def model(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> Any:
+        """What `convert` makes, or made in another process.
+
+        Raises:
+            UnreadyError: no such model.
+        """
+        if self.kept is None:
+            return self.convert(module, call, inputs)
+        return self.kept.model(openvino_module(), call, lambda: self.convert(module, call, inputs))
 
     def convert(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> Any:
         """A network as an openvino.Model: inputs in the order of the call, any number of lanes if it allows that.
