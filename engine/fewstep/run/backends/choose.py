@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fewstep.run.backends.cache import Cache
+from fewstep.run.backends.compiled import Compiled
 from fewstep.run.backends.kept import Kept
 from fewstep.run.backends.names import backend_asked, threads_asked
 from fewstep.run.backends.network import Network
@@ -37,4 +38,6 @@ def network_for(
         how = {"backend": meant, "dtype": str(dtype).removeprefix("torch."), "threads": count}
         kept = Kept(Cache.of_user(), module, how)
         return Network(module, OpenVino(dtype, count, kept), dtype, only_if_faster=automatic, kept=kept)
+    if meant == "compile":
+        return Network(module, Compiled(), dtype, only_if_faster=False)
     return Network(module, None, dtype, only_if_faster=False)
