@@ -218,8 +218,8 @@ class StaticBuffers:
 
     def _span(self, places: Sequence[int]) -> slice | Tensor:
         """Slots or lanes as an index: a slice where they are neighbours in order, which takes a tenth of the time."""
-        first, count = places[0], len(places)
-        return slice(first, first + count) if list(places) == [*range(first, first + count)] else self._index(places)
+        first, behind = (places[0], places[0] + len(places)) if places else (0, 0)
+        return slice(first, behind) if list(places) == [*range(first, behind)] else self._index(places)
 
     def _carried(self, places: Sequence[Place]) -> tuple[slice | Tensor, dict[str, Tensor]]:
         """The lanes of some samples, and what they carry."""
