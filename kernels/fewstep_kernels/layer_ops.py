@@ -7,6 +7,7 @@ from torch.nn import functional
 from fewstep_kernels import reference_layers as reference
 from fewstep_kernels.attention import cuda_attention, torch_attention
 from fewstep_kernels.attention_call import check_attention
+from fewstep_kernels.host_norm import host_group_norm_silu
 from fewstep_kernels.laid_out import check_laid_out, cuda_attention_laid_out, torch_attention_laid_out
 from fewstep_kernels.registration import LIBRARY, chosen, like_first, register
 from fewstep_kernels.torch_layers import (
@@ -45,7 +46,7 @@ def _waves(t: Tensor, width: int, cos_first: bool, freq_shift: float) -> Tensor:
 register(
     "group_norm_silu(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? shift_before=None, "
     "Tensor? scale=None, Tensor? shift=None, bool silu=True, Tensor? residual=None) -> Tensor",
-    reference.group_norm_silu,
+    host_group_norm_silu,
     like_first,
 )
 register(
