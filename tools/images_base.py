@@ -32,6 +32,7 @@ def sampled(tree: Path, name: str, command: Sequence[str]) -> Kept:
         kept = Path(folder) / "images.npz"
         places = [str(tree / part) for part in ("engine", "kernels", "tests", "examples")] + [str(HOOK.parent)]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        env.setdefault("FEWSTEP_BACKEND", "torch")  # whose bits both trees have
         line = [sys.executable, str(HOOK), str(kept), *command]
         done = subprocess.run(line, env=env, cwd=tree, capture_output=True, text=True)
         if done.returncode:

@@ -174,9 +174,11 @@ def test_the_demo_draws_a_strip_for_each_number_of_steps(tmp_path: Path, capsys:
     demo = runpy.run_path(str(ROOT / "examples/few_steps.py"))
     demo["main"].__globals__.update(ROWS=1)
     demo["main"](tmp_path / "out/digits.png")
-    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[:5]] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:5]] == [
         "1 step", "2 steps", "4 steps", "8 steps", "50 steps, teacher",
     ]  # fmt: skip
+    assert all(line.endswith(" ms an image on torch") for line in lines[:5])
     with Image.open(tmp_path / "out/digits.png") as sheet:
         assert sheet.size == (790, 344)
         strips = [sheet.crop((150, 70 * place, 790, 70 * place + 64)).tobytes() for place in range(5)]
@@ -187,3 +189,12 @@ def test_the_demo_draws_a_strip_for_each_number_of_steps(tmp_path: Path, capsys:
     with Image.open(tmp_path / "own.png") as sheet:
         again = [sheet.crop((150, 70 * place, 790, 70 * place + 64)).tobytes() for place in range(5)]
     assert again[:4] == strips[:4]
+
+
+def test_the_demo_names_the_backend_and_tells_torchs_time_beside_another() -> None:
+    demo = runpy.run_path(str(ROOT / "examples/few_steps.py"))
+    took, torchs = demo["Took"]("openvino", 0.553, 3.12), demo["Took"]("torch", 14.2, 0.1)
+    assert demo["told"]("1 step", torchs, None) == "1 step             14 ms an image on torch"
+    assert demo["told"]("1 step", took, torchs) == (
+        "1 step             0.55 ms an image on openvino, 14 ms an image on torch; the first 20 after 3.1 s"
+    )
