@@ -37,7 +37,7 @@ from fewstep.run.denoiser import Denoiser, ModuleDenoiser, parameter_dtype
 from fewstep.run.encode import Encoder
 from fewstep.run.features import Prepared, prepare, prepared_signature, signature_of
 from fewstep.run.inputs import Inputs
-from fewstep.run.lanes import batches, lanes_of
+from fewstep.run.lanes import batches, calls_in, lanes_of
 from fewstep.run.modules import own_module
 from fewstep.run.runner_choice import RunnerName, chosen_device, runner_for
 from fewstep.run.runners import Runner
@@ -49,7 +49,8 @@ from fewstep.warming import note, session_key
 from fewstep_kernels import MAX_HISTORY
 
 Ending = Literal["float", "uint8"]
-WAYS = ("runner", "max_batch", "batch_invariant", "backend", "threads")  # arguments of `Engine` that are not a model's
+# Arguments of `Engine` that are not a model's.
+WAYS = ("runner", "max_batch", "batch_invariant", "backend", "threads", "once")
 
 
 class Engine(Adapting, Warmed):
@@ -67,6 +68,8 @@ class Engine(Adapting, Warmed):
         backend: what executes the network, a name in `BACKENDS`. "auto" is what FEWSTEP_BACKEND says, or else on a CPU
             OpenVINO where it is installed and measured to be faster, and torch in all other cases.
         threads: of a backend beside torch's, which takes those of `torch.set_num_threads`; as many unless given.
+        once: the first request is all that comes, as of a command: "auto" makes the network ready only where that
+            request saves more time than it costs.
 
     An engine may be shared by threads: their requests run one after another, and its weights change between them.
     """
@@ -82,6 +85,7 @@ class Engine(Adapting, Warmed):
         batch_invariant: bool = False,
         backend: BackendName = "auto",
         threads: int | None = None,
+        once: bool = False,
     ) -> None:
         if not isinstance(model, Model):
             allowed = "a fewstep.Model: Engine(Model(unet, schedule=fewstep.schedules.linear(1000), shape=(3, 32, 32)))"
@@ -97,6 +101,7 @@ class Engine(Adapting, Warmed):
         self.dtype = parameter_dtype(self.module) if dtype is None else dtype
         how = (self.device, self.dtype, self.batch_invariant)
         self._network = network_for(self.module, backend, threads, *how)
+        self._once = flag("once", once)
         self._state_dtype = state_dtype(self.dtype)
         self._planner = model.planner()
         self._inputs = Inputs.of(self.module)
@@ -292,14 +297,15 @@ class Engine(Adapting, Warmed):
             self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
             ending = self.ending(output)
             self._bounds.check_samples(list(map(lanes_of, request.plans)), ending)
-            started = time.perf_counter()
-            run = Following(len(request), callback)
-            for places in batches(request.plans, self.max_batch):
+            started, made = time.perf_counter(), self._network.making
+            run, parts = Following(len(request), callback), list(batches(request.plans, self.max_batch))
+            self._network.ahead = calls_in(request.plans, parts) if self._once else None
+            for places in parts:
                 run.parts.append(self._part(asked, request, places, run, ending, wanted))
             if self.device.type == "cuda":  # the stream alone: another thread may be capturing on the device
                 torch.cuda.current_stream(self.device).synchronize()
             seconds = time.perf_counter() - started
-        samples = record(self.model, request, run, seconds)
+        samples = record(self.model, request, run, seconds, self._network.making - made)
         samples.warn_of_bytes(stacklevel=2)
         return samples
 

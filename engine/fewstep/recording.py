@@ -8,8 +8,8 @@ from fewstep.run.callbacks import Following
 from fewstep.run.decode import Images
 
 
-def record(model: Model, request: Request, run: Following, seconds: float) -> Samples:
-    """The images of a request that ran for so many seconds, and all that made them."""
+def record(model: Model, request: Request, run: Following, seconds: float, making: float) -> Samples:
+    """The images of a request that ran for so many seconds, in which its network was made ready, and what made them."""
     images = Images.cat(run.parts)
     values, names = images.values, model.conditions.names
     backends = run.backends + [""] * (len(request) - len(run.backends))  # of those that were stopped before
@@ -21,7 +21,8 @@ def record(model: Model, request: Request, run: Following, seconds: float) -> Sa
         plan=request.plans[0] if len({id(each) for each in request.plans}) == 1 else list(request.plans),
         labels=request.labels,
         model_calls=run.calls,
-        seconds=seconds,
+        seconds=seconds - making,
+        ready_seconds=making,
         cancelled=[place in run.cancelled for place in range(len(request))],
         log_prob=images.log_prob,
         finite=() if images.finite is None else images.finite.tolist(),

@@ -49,7 +49,8 @@ class Samples:
         labels: one per sample, in numbers; None where none were asked for.
         label_names: the names of those classes, one per sample, None for a label without; empty where they have none.
         model_calls: of the network, over all batches.
-        seconds: the request took, from its first batch to its last.
+        seconds: the request took, from its first batch to its last, but for `ready_seconds`.
+        ready_seconds: that making the network ready for a backend took, at the first call of its kind.
         cancelled: whether a sample was stopped early, so that its image is unfinished, or NaN; empty for none.
         parameters: what else made them, such as model and strength: one mapping for all, or one per sample.
         finite: beside uint8 images, whether a sample was finite before it became bytes: what was NaN is gray in them.
@@ -71,6 +72,7 @@ class Samples:
     guidance_scales: Sequence[float] | None = None
     label_names: Sequence[str | None] = ()
     log_prob: Tensor | None = None
+    ready_seconds: float = 0.0
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

@@ -1,6 +1,7 @@
 """The command line when all is well: what it prints and what it writes."""
 
 import json
+import logging
 import re
 import shlex
 import sys
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import fewstep
+from fewstep.cli.shared import progress
 from fewstep.results import read_parameters
 from support.cli_case import Run, names, pixels
 
@@ -70,6 +72,7 @@ def test_json_is_one_object_with_all_that_was_made(run: Run, colours: Path, tmp_
         "steps": 2,
         "guidance_scale": 2.0,
         "model_calls": 2,
+        "ready_seconds": 0.0,
         "fewstep": fewstep.__version__,
     }
 
@@ -178,6 +181,18 @@ def test_progress_goes_to_a_terminal_and_never_to_stdout(
     assert ("4 images" in ran.err) == (not quiet)
     assert "4 images" not in ran.out
     assert "\x1b" not in ran.out
+
+
+def test_what_takes_long_and_is_no_step_is_told_beside_the_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    logger = logging.getLogger("fewstep")
+    with progress("4 images", quiet=False) as advance:
+        logger.info("openvino: converting %s", "UNet\n")
+    assert advance is not None
+    assert "openvino: converting UNet" in capsys.readouterr().err
+    assert (logger.level, logger.handlers) == (logging.NOTSET, [])
 
 
 def test_progress_counts_every_sample_of_a_large_request(

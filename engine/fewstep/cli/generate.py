@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fewstep.results import Samples
 
 MAX_TOLD = 10  # labels in the summary
+LONG = 0.1  # seconds that are worth a word
 EXAMPLES = examples(
     "Ten digits of the model in the box, two model calls each, with seeds 0 to 9:",
     "  fewstep generate digits --labels 0:9:10 --steps 2 --seed 0 --columns 5 --out out/digits.png",
@@ -89,9 +90,10 @@ def generate(
     set_threads(threads)
     check_device(device)
     check_backend(backend, device, weights)
-    reading: dict[str, Any] = {"dtype": weights, "allow_pickle": allow_pickle, "variant": variant}
+    ways: dict[str, Any] = {"device": device, "backend": backend, "once": True}
+    ways |= {"dtype": weights, "allow_pickle": allow_pickle, "variant": variant}
     size = {"height": height, "width": width}
-    engine = open_engine(model, steps, sampler, plan, size, quiet or as_json, device=device, backend=backend, **reading)
+    engine = open_engine(model, steps, sampler, plan, size, quiet or as_json, **ways)
     if out.suffix.lower() == ".png":
         check_channels(engine.image_shape[0], colormap)
     made = meant(typed, engine.model.conditions)
@@ -186,6 +188,7 @@ def _report(samples: "Samples", paths: list[Path], about: dict[str, object]) -> 
         "guidance_scale": samples.guidance_scale_of(),
         "model_calls": samples.model_calls,
         "seconds": samples.seconds,
+        "ready_seconds": samples.ready_seconds,
         "ms_per_image": 1000 * samples.seconds / len(samples),
         "fewstep": __version__,
     }
@@ -208,7 +211,8 @@ def _summary(samples: "Samples", paths: list[Path]) -> dict[str, object]:
         "images": images,
         "sampler": f"{samples.plans[0].sampler}, {steps} step{'s' * (steps > 1)}",
         "model calls": f"{samples.model_calls} by {_backends(samples)}",
-        "time": f"{_digits(1000 * samples.seconds / len(samples))} ms an image, {_digits(samples.seconds)} s in all",
+        "time": f"{_digits(1000 * samples.seconds / len(samples))} ms an image, {_digits(samples.seconds)} s in all"
+        + (f"; {_digits(ready)} s to make the network ready" if (ready := samples.ready_seconds) >= LONG else ""),
         "seeds": f"{seeds[0]} to {seeds[-1]}" if counting else ", ".join(map(str, seeds)),
     }
 

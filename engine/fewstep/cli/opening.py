@@ -87,8 +87,8 @@ def _opener(
     device, reading = chosen_device(options.get("device")), ("dtype", "variant", "allow_pickle")
     with _few_words(quiet):
         pipe = load_pipeline(Path(folder), **{name: options[name] for name in reading if name in options})
-    shaped = {"height": size.get("height"), "width": size.get("width"), "backend": options.get("backend", "auto")}
-    return partial(Engine.from_pipeline, pipe.to(device), **shaped)
+    ways = {name: options[name] for name in ("backend", "once") if name in options}
+    return partial(Engine.from_pipeline, pipe.to(device), height=size.get("height"), width=size.get("width"), **ways)
 
 
 @contextmanager

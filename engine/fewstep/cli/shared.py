@@ -1,6 +1,7 @@
 """What the commands share: where they print, and how they read lists of numbers."""
 
 import json
+import logging
 import math
 import os
 import re
@@ -89,7 +90,27 @@ def progress(description: str, *, quiet: bool) -> Iterator[Callable[[int, int], 
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        with _news(lambda text: bar.update(task, description=plain(text))):
+            yield lambda done, total: bar.update(task, description=description, completed=done, total=total)
+
+
+@contextmanager
+def _news(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within it what takes long and is no step is told, such as a network that is made ready for a backend."""
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(record.getMessage())
+
+    logger, told = logging.getLogger("fewstep"), Told(logging.INFO)
+    level = logger.level
+    logger.addHandler(told)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(told)
+        logger.setLevel(level)
 
 
 def numbers(argument: str, text: str) -> list[float]:

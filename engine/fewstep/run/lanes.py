@@ -44,3 +44,8 @@ def batches(plans: Sequence[Plan], most: int) -> Iterator[list[int]]:
         batch.append(place)
         used += owned
     yield batch
+
+
+def calls_in(plans: Sequence[Plan], parts: Sequence[Sequence[int]]) -> int:
+    """How often the network is called for batches one after another: for each as often as its longest plan says."""
+    return sum(max(len(plans[place]) for place in places) for places in parts)

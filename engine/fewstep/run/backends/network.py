@@ -1,5 +1,6 @@
 """An engine's network as a backend executes it: checked against the module, and the module where that is better."""
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from fewstep.run.backends.choice import keep_choice, known_choice, measured_choi
 from fewstep.run.backends.kept import Kept
 from fewstep.run.backends.parity import BOUNDS, distance
 from fewstep.run.backends.weights import Weights, hooked
+from fewstep.run.backends.worth import pays
 
 MOST_KINDS: Final = 16  # that have a program at once
 MOST_BYTES: Final = 2**32  # of weights in all of them: each may hold its own copy; two are kept however large
@@ -58,11 +60,14 @@ class Network:
         self.module, self.backend, self.only_if_faster, self.kept = module, backend, only_if_faster, kept
         self.bound = BOUNDS.get(dtype, 0.0)
         self.used = "torch"  # what executed the last call
+        self.ahead: int | None = None  # calls, where they are all that come: "auto" is for what pays within them
+        self.making = 0.0  # seconds that were spent on making calls ready
         self.changes = 0  # how often programs were forgotten, since the network was no longer what they are of
         self._ready: dict[Kind, Ready] = {}
         self._weights: Weights | None = None
         self._threads = 0
         self._told: set[str] = set()
+        self._pays: bool | None = None  # decided once, so that a request is executed in one way
         self._clock = 0
 
     def look(self) -> None:
@@ -117,7 +122,9 @@ class Network:
                 self._weights = Weights(self.module)
             except UnreadyError as why:
                 self._ready[kind] = self._module_instead(backend, str(why))
+        started = time.perf_counter()
         answer = module()
+        answered = time.perf_counter()
         if self._weights is None:
             return answer
         expected = prediction_of(answer)
@@ -125,10 +132,21 @@ class Network:
             return answer  # whoever called refuses it
         if not expected.isfinite().any():
             return answer  # it shows nothing, so the next call is a first one
-        ready = self._known(Call.of(inputs, names)) or self._made_ready(backend, module, inputs, names, expected)
+        call = Call.of(inputs, names)
+        ready = self._too_little(call, module, answered - started) or self._known(call)
+        ready = ready or self._made_ready(backend, module, inputs, names, expected)
         self._keep(kind, ready)
-        self.used = ready.backend
+        self.used, self.making = ready.backend, self.making + time.perf_counter() - answered
         return answer if ready.program is None else ready.program(inputs)
+
+    def _too_little(self, call: Call, module: Callable[[], Any], seconds: float) -> Ready | None:
+        """The module itself, where the calls ahead are too few for a program to save what it costs."""
+        if self.ahead is None or not self.only_if_faster:
+            return None
+        if self._pays is None:
+            size = sum(each.numel() for each in self.module.parameters())
+            self._pays = pays(self.ahead, seconds, module, lambda: known_choice(self.kept, call), size)
+        return None if self._pays else Ready("torch", None, {"why": "too few calls to save what it costs"})
 
     def _known(self, call: Call) -> Ready | None:
         """The module itself, where an earlier process has measured that it is faster."""
