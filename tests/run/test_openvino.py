@@ -60,6 +60,7 @@ def case() -> Case:
     return Case()
 
 
+@pytest.mark.slow
 def test_one_conversion_serves_every_number_of_lanes(case: Case) -> None:
     assert max(case.error(inputs_of(batch)) for batch in (2, 1, 4)) < 1e-6
     assert len(case.backend._converted) == 1
@@ -113,6 +114,7 @@ def test_an_answer_holds_until_the_next_call_of_the_same_program(case: Case) -> 
     assert torch.equal(answer, kept)
 
 
+@pytest.mark.slow
 def test_weights_that_changed_are_converted_again() -> None:
     case = Case()
     assert case.error(inputs_of(1)) < 1e-6

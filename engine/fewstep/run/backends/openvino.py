@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.errors import reason_of
+from fewstep.run.backends.apart import Apart, taken_apart
 from fewstep.run.backends.backend import UnreadyError
-from fewstep.run.backends.bound import BoundProgram
+from fewstep.run.backends.bound import BoundProgram, Compiled
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.export import exported
 from fewstep.run.backends.kept import Kept
@@ -74,26 +75,26 @@ class OpenVino:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model = openvino.convert_model(
-                    graph
-                )  # which takes torch's compound ops apart, and leaves all sides open
+                model = openvino.convert_model(graph)  # takes torch's compound ops apart; leaves every side open
             shapes = model_shapes(call)
             model.reshape({place: [-1, *shape[1:]] if any_lanes else shape for place, shape in shapes.items()})
             return model
         except Exception as error:  # what it cannot convert ends in an error of any class
             raise UnreadyError(f"openvino: {reason_of(error)}") from error
 
-    def compile(self, model: Any, call: Call) -> Any:
-        """A converted model compiled for a kind of call: an openvino.CompiledModel. The model is left as it is.
+    def compile(self, model: Any, call: Call) -> Compiled:
+        """A converted model compiled for a kind of call. The model is left as it is.
 
         Raises:
             UnreadyError: it cannot be compiled.
         """
-        openvino = openvino_module()
         try:
             static = model.clone()
             static.reshape(model_shapes(call))
-            return openvino.Core().compile_model(static, "CPU", self.settings())
+            parts = taken_apart(static) if self.dtype == torch.bfloat16 else Apart(None, (), static)
+            core, precise = openvino_module().Core(), {**self.settings(), "INFERENCE_PRECISION_HINT": "f32"}
+            first = None if parts.first is None else core.compile_model(parts.first, "CPU", precise)
+            return Compiled(first, parts.places, core.compile_model(parts.second, "CPU", self.settings()))
         except Exception as error:
             raise UnreadyError(f"openvino: {reason_of(error)}") from error
 
