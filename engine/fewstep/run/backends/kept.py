@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import platform
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -55,7 +56,7 @@ class Kept:
         """
         if self._told() is None:
             self._announce(f", in each process, since {self.why_not}, whose content cannot be told")
-            return convert()
+            return as_it_is_read(openvino, convert())
         for lanes in (None, call.batch):
             key = key_of(self._of_model(call, lanes))
             found = self._read(openvino, key)
@@ -65,11 +66,11 @@ class Kept:
         self._announce("")
         model = convert()
         if not self._may_keep():
-            return model
+            return as_it_is_read(openvino, model)
         facts = self._of_model(call, None if model.input(0).partial_shape[0].is_dynamic else call.batch)
         key = key_of(facts)
         self.cache.keep(key, facts, lambda folder: _write(openvino, model, folder), self._bytes())
-        return self._read(openvino, key) or model
+        return self._read(openvino, key) or as_it_is_read(openvino, model)
 
     def drop(self, call: Call) -> bool:
         """Remove what another process kept for a call, since it is not what the network is; whether there was one."""
@@ -147,6 +148,19 @@ class Kept:
         size = sum(each.numel() for each in self.module.parameters())
         name = type(self.module).__name__
         LOGGER.info("openvino: converting %s, %.3g million parameters%s", name, size / 1e6, more)
+
+
+def as_it_is_read(openvino: Any, model: Any) -> Any:
+    """A model as it is once it has been written and read, which loses what conversion notes of its divisions.
+
+    So a network has the same bits whether it is kept or not. Where nothing can be written the model is as it was.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="fewstep-", ignore_cleanup_errors=True) as folder:
+            _write(openvino, model, Path(folder))
+            return openvino.Core().read_model(Path(folder) / _MODEL)
+    except Exception:  # what it cannot read ends in an error of any class
+        return model
 
 
 def _write(openvino: Any, model: Any, folder: Path) -> None:

@@ -14,7 +14,7 @@ from fewstep.run.backends.backend import UnreadyError
 from fewstep.run.backends.bound import BoundProgram, Compiled
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.export import exported
-from fewstep.run.backends.kept import Kept
+from fewstep.run.backends.kept import Kept, as_it_is_read
 from fewstep.run.backends.openvino_import import openvino_module
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -61,7 +61,7 @@ class OpenVino:
             UnreadyError: no such model.
         """
         if self.kept is None:
-            return self.convert(module, call, inputs)
+            return as_it_is_read(openvino_module(), self.convert(module, call, inputs))
         return self.kept.model(openvino_module(), call, lambda: self.convert(module, call, inputs))
 
     def convert(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> Any:
