@@ -14,21 +14,13 @@ from fewstep import Engine
 from fewstep.errors import BackendWarning
 from fewstep.run.backends.compiled import Compiled
 from support.backends import on_backend
-from support.small import SmallNet, small_engine
+from support.small import PureNet, SmallNet, small_engine
 from support.unet_case import CONFIGS, arguments, random_unet
 
 REQUEST: dict[str, Any] = {"labels": [1, 2], "seeds": 0, "steps": 3}
 
 
-class Pure(SmallNet):
-    """Notes no calls."""
-
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        h = self.conv(x) + t[:, None, None, None].to(x.dtype) / 1000
-        return torch.tanh(h if labels is None else h + self.embedding(labels)[:, :, None, None])
-
-
-class Branching(Pure):
+class Branching(PureNet):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         answer = super().forward(x, t, labels)
         return -answer if t.mean() > 300 else answer
@@ -39,15 +31,15 @@ def compiled(net: nn.Module, compiler: str = "aot_eager", **options: Any) -> Eng
 
 
 def test_more_kinds_of_call_are_compiled_than_torch_allows_for_one_function() -> None:
-    engine = compiled(Pure(), "eager")
+    engine = compiled(PureNet(), "eager")
     for count in range(1, 11):
         images = engine.sample(count, seeds=0, steps=2).images
-        assert torch.equal(images, small_engine(Pure()).sample(count, seeds=0, steps=2).images)
+        assert torch.equal(images, small_engine(PureNet()).sample(count, seeds=0, steps=2).images)
     assert [call["backend"] for call in engine.stats()["backend"]["calls"]] == ["compile"] * 10
 
 
 def test_request_under_inference_mode_is_the_same() -> None:
-    engine = compiled(Pure())
+    engine = compiled(PureNet())
     found = engine.sample(**REQUEST).images
     with torch.inference_mode():
         again = engine.sample(**REQUEST).images
@@ -87,7 +79,7 @@ def test_our_ops_are_their_definition_there() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_unet_is_the_module_within_the_bound(dtype: torch.dtype) -> None:
-    config = CONFIGS["classes"]
+    config = CONFIGS["no-labels"]
     options: dict[str, Any] = {"shape": (2, 8, 12), "conditions": None, "dtype": dtype, "defaults": {"steps": 2}}
     engine = Engine(small_engine(random_unet(config), **options).model, backend="compile", dtype=dtype)
     engine.sample(2, seeds=0)
@@ -101,7 +93,7 @@ def test_without_a_compiler_for_cpp_torch_runs_and_says_why(tmp_path: Path) -> N
     code = (
         "from test_backends_compiled import *\n"
         "with pytest.warns(BackendWarning, match='InvalidCxxCompiler'):\n"
-        "    Engine(small_engine(Pure()).model, backend='compile').sample(**REQUEST)\n"
+        "    Engine(small_engine(PureNet()).model, backend='compile').sample(**REQUEST)\n"
     )
     here = Path(__file__).parents[1]
     path = os.pathsep.join(map(str, (here / "run", here, here.parent / "engine", here.parent / "kernels")))

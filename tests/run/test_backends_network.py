@@ -13,17 +13,9 @@ from fewstep.errors import ArgumentError, BackendWarning
 from fewstep.run.backends import network as of_network
 from fewstep.run.backends.parity import distance
 from support.backends import CopiedProgram, Copying, copying_engine, on_backend
-from support.small import SmallNet, small_engine
+from support.small import PureNet, SmallNet, small_engine
 
 REQUEST: dict[str, Any] = {"labels": [1, 2], "seeds": 0, "steps": 3}
-
-
-class Pure(SmallNet):
-    """Notes no calls."""
-
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        h = self.conv(x) + t[:, None, None, None].to(x.dtype) / 1000
-        return torch.tanh(h if labels is None else h + self.embedding(labels)[:, :, None, None])
 
 
 def images(engine: Engine, **request: Any) -> Tensor:
@@ -126,7 +118,7 @@ def test_program_that_fails_later_is_left_for_torch_with_one_warning() -> None:
 
         program.module.forward = forward
 
-    engine = on_backend(small_engine(Pure()), Copying(fail))
+    engine = on_backend(small_engine(PureNet()), Copying(fail))
     with pytest.warns(BackendWarning, match="^copying: RuntimeError: the device is gone; torch") as told:
         found = images(engine)
     assert len(told) == 1
@@ -169,7 +161,7 @@ def test_what_a_module_does_wrong_its_caller_is_told_as_without_a_backend(
             images(engine)
 
 
-class Sampled(Pure):
+class Sampled(PureNet):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Any:
         return super().forward(x, t, labels), "beside"
 
@@ -180,7 +172,7 @@ def test_answer_may_be_the_first_of_a_tuple() -> None:
     assert engine.stats()["backend"]["name"] == "copying"
 
 
-class Writing(Pure):
+class Writing(PureNet):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         return super().forward(x.mul_(0.5), t, labels)
 
@@ -189,7 +181,7 @@ def test_module_may_write_into_its_input() -> None:
     assert torch.equal(images(copying_engine(Writing())[0]), images(small_engine(Writing())))
 
 
-class Silent(Pure):
+class Silent(PureNet):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         return super().forward(x, t, labels) * float("nan")
 
@@ -200,13 +192,13 @@ def test_network_that_answers_nan_alone_is_torchs_until_it_answers_something() -
     assert not backend.made
 
 
-class Noting(Pure):
+class Noting(PureNet):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         self.last = x
         return super().forward(x, t, labels)
 
 
-class Caching(Pure):
+class Caching(PureNet):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         if not hasattr(self, "scale"):
             self.scale = torch.tensor(0.5)
@@ -228,13 +220,13 @@ def test_network_may_keep_what_its_first_call_makes() -> None:
 
 
 def test_first_check_holds_under_inference_mode_and_autocast_is_torchs() -> None:
-    engine, backend = copying_engine(Pure())
+    engine, backend = copying_engine(PureNet())
     with torch.inference_mode():
         found = images(engine)
     assert torch.equal(found, images(engine))
     assert len(backend.made) == 1
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(images(engine), images(small_engine(Pure())))
+        assert torch.equal(images(engine), images(small_engine(PureNet())))
 
 
 def test_another_number_of_threads_makes_programs_anew() -> None:
