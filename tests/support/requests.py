@@ -1,4 +1,4 @@
-"""Everything an engine can be asked for, each as a function of two engines on one network: what it draws, in tensors."""
+"""All that an engine can be asked for: functions of two engines on one network, to what they draw."""
 
 from collections.abc import Callable
 from typing import Any

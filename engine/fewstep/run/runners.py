@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import torch
+
 from fewstep.run.buffers import Signature, StaticBuffers
 from fewstep.run.decode import Decoder, decode
 from fewstep.run.denoiser import Denoiser
@@ -105,7 +107,8 @@ class EagerRunner:
         """A run that calls the loop, for any number of steps at a time."""
         kept = None if stepwise else self._free.pop(signature, None)
         if kept is None:
-            buffers, ops = StaticBuffers.allocate(signature), self._ops or eager_step_ops(signature.device)
+            with torch.inference_mode(False):  # the next run may be outside of it, where those could not be written
+                buffers, ops = StaticBuffers.allocate(signature), self._ops or eager_step_ops(signature.device)
         else:
             buffers, ops = kept
             buffers.clear()
