@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewstep.cli.cache import about_cache, in_short
 from fewstep.cli.options import AllowPickle, AsJson, Download
 from fewstep.cli.shared import Fitted, emit, emit_fields, examples
 from fewstep.errors import ArgumentError, FewstepError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from fewstep.engine import Engine
 
 EXTRAS = ("diffusers", "onnx", "matplotlib")
+BACKENDS = {"torch": "torch", "openvino": "openvino"}  # and the packages that they are
 EXAMPLES = examples(
     "Versions, devices, why each fallback was taken:",
     "  fewstep info",
@@ -105,6 +108,9 @@ def info(
     fitted: dict[str, Fitted] = {}
     if path is None:
         title, fields = "fewstep", _installation()
+        held, found, lines = about_cache()
+        fields |= {"cache": held, "made_ready": found}
+        fitted |= {"cache": lambda _: in_short(held)} | ({"made_ready": lambda _: lines} if lines else {})
     elif path.suffix.lower() == ".png":
         title, fields = str(path), _picture(path)
     else:
@@ -136,6 +142,8 @@ def _installation() -> dict[str, object]:
         "triton_kernels": _triton_kernels(),
         "cuda_extension": _extension(),
         "attention": _attention(),
+        "backends": {name: _version(package) for name, package in BACKENDS.items()},
+        "backend": _automatic(),
         "extras": {name: _version(name) for name in EXTRAS},
     }
 
@@ -192,6 +200,18 @@ def _attention() -> dict[str, str]:
     if why_not is None and forced() == "ours":
         return _because("ours", "FEWSTEP_ATTENTION asks for it; unproven: no committed result of this GPU yet")
     return _because("torch", f"scaled_dot_product_attention; {why_not or 'no committed result shows ours ahead'}")
+
+
+def _automatic() -> dict[str, str]:
+    """What "auto" takes on a CPU."""
+    from fewstep.run.backends.names import ENVIRONMENT
+
+    said = os.environ.get(ENVIRONMENT) or "auto"
+    if said != "auto":
+        return _because(said, f"{ENVIRONMENT} says so")
+    if importlib.util.find_spec("openvino") is None:
+        return _because("torch", "openvino is not installed: pip install 'fewstep[cpu]'")
+    return _because("auto", "on a CPU openvino, for each kind of call where it is measured to be faster than torch")
 
 
 def _version(package: str) -> str:
