@@ -61,7 +61,7 @@ def sampled(engine: fewstep.Engine, steps: int) -> tuple[fewstep.Samples, Took]:
     first = engine.sample(COLUMNS * ROWS, labels=labels, steps=steps, seeds=0)
     samples = engine.sample(COLUMNS * ROWS, labels=labels, steps=steps, seeds=0)
     backend = str(engine.stats()["backend"]["name"])
-    return samples, Took(backend, 1000 * samples.seconds / len(samples), first.seconds)
+    return samples, Took(backend, 1000 * samples.seconds / len(samples), first.seconds + first.ready_seconds)
 
 
 def told(name: str, took: Took, torch: Took | None) -> str:

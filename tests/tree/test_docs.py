@@ -24,7 +24,7 @@ from fewstep.models.load import save_model
 from fewstep.models.spec import ModelSpec
 from support.tree import ROOT
 
-NAMES = ("quickstart", "design", "troubleshooting", "stable-diffusion")
+NAMES = ("quickstart", "backends", "design", "troubleshooting", "stable-diffusion")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
 LINKED = [ROOT / "CONTRIBUTING.md", *PAGES, *sorted({*(ROOT / "docs").glob("*.md")} - {*PAGES})]
 PACKAGES = {"fewstep": ROOT / "engine/fewstep", "fewstep_kernels": ROOT / "kernels/fewstep_kernels"}
@@ -234,6 +234,7 @@ def test_code_on_the_page_runs_and_prints_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))  # which a page clears
     stand_in_for_terrain(tmp_path / ".models/terrain")
     if page.stem in ("stable-diffusion", "README"):
         stand_in_for_sdxl(tmp_path)
