@@ -197,13 +197,13 @@ def test_a_folder_that_is_only_read_is_read(cache: Cache) -> None:
 
 @pytest.mark.slow
 def test_processes_that_keep_and_drive_out_the_same_at_once_all_go_on(tmp_path: Path) -> None:
-    started = [multiprocessing.get_context("spawn").Process(target=keeps_many, args=(tmp_path, 1.0)) for _ in range(3)]
+    started = [multiprocessing.get_context("spawn").Process(target=keeps_many, args=(tmp_path, 0.7)) for _ in range(2)]
     for each in started:
         each.start()
     for each in started:
         each.join()
-    assert [each.exitcode for each in started] == [0, 0, 0]
-    assert sum(each.size for each in Cache(tmp_path, 1).entries()) <= 3 * LIMIT
+    assert [each.exitcode for each in started] == [0, 0]
+    assert sum(each.size for each in Cache(tmp_path, 1).entries()) <= 2 * LIMIT
     assert not [name for name in os.listdir(tmp_path) if name.startswith(UNFINISHED)]
 
 

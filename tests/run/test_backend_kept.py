@@ -98,7 +98,7 @@ class Process:
             self.converted += 1
             return Library.Model(made)
 
-        return str(self.kept.model(Library(), call, convert))
+        return str(self.kept.model(Library(), call, convert)[0])
 
 
 def call_of(batch: int = 2, side: int = 6, names: tuple[str, ...] = (), dtype: torch.dtype = torch.float32) -> Call:

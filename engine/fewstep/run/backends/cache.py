@@ -125,7 +125,9 @@ class Cache:
         except (OSError, ValueError) as error:
             self._tell(error)
             return None
-        return self.find(key)
+        with suppress(OSError, ValueError):
+            return _read(self.folder / key, key)
+        return None
 
     def replace(self, key: str, facts: Mapping[str, Any]) -> None:
         """Keep an entry that has facts alone, in place of what has its name."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewstep.errors import reason_of
 from fewstep.run.backends.backend import UnreadyError
 from fewstep.run.backends.call import Call, prediction_of
+from fewstep.run.backends.saying import say
 
 MOST: Final = 3  # compilations of one kind of call: torch.compile does it anew where more differs than a value
 
@@ -33,6 +34,7 @@ class Compiled:
     def make(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> "CompiledProgram":
         """A program for a kind of call, for its shapes alone."""
         started = time.perf_counter()
+        say("torch.compile: compiling", module, f", for {call}")
         try:
             from torch._dynamo.backends.registry import lookup_backend  # a second or two that only this backend takes
 

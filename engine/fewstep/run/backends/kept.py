@@ -1,7 +1,6 @@
 """What is kept of a network between processes: the model that it was converted to, and what was found out about it."""
 
 import importlib.metadata
-import logging
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,15 +11,16 @@ import torch
 from torch import nn
 
 from fewstep.errors import reason_of
-from fewstep.run.backends.cache import Cache, key_of
+from fewstep.run.backends.cache import Cache, Entry, key_of
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.digest import UntoldError, digest_of
 from fewstep.run.backends.processor import cpu_features, cpu_name
+from fewstep.run.backends.saying import say
 from fewstep.run.backends.sources import own_sources
 from fewstep.version import __version__
 
 STATES: Final = 4  # of one network's weights that are kept: whoever trains it has a new one in every run
-LOGGER: Final = logging.getLogger("fewstep")
+CONVERTING: Final = "openvino: converting"
 _MODEL: Final = "model.xml"
 
 
@@ -46,8 +46,8 @@ class Kept:
         """The network has been written into: it has another digest."""
         self._digest, self.why_not = None, ""
 
-    def model(self, openvino: Any, call: Call, convert: Callable[[], Any]) -> Any:
-        """A network as an openvino.Model: as it is kept, or converted and kept. What is kept is what is run.
+    def model(self, openvino: Any, call: Call, convert: Callable[[], Any]) -> tuple[Any, str]:
+        """A network as an openvino.Model, "kept" or "converted" and kept now. What is kept is what is run.
 
         Args:
             openvino: the library.
@@ -55,22 +55,18 @@ class Kept:
             convert: makes it, where it is not kept.
         """
         if self._told() is None:
-            self._announce(f", in each process, since {self.why_not}, whose content cannot be told")
-            return as_it_is_read(openvino, convert())
+            say(CONVERTING, self.module, f", in each process, since {self.why_not}, whose content cannot be told")
+            return as_it_is_read(openvino, convert()), "converted"
         for lanes in (None, call.batch):
             key = key_of(self._of_model(call, lanes))
-            found = self._read(openvino, key)
+            found = self._read(openvino, self.cache.find(key))
             if found is not None:
                 self._found.add(key)
-                return found
-        self._announce("")
+                return found, "kept"
+        say(CONVERTING, self.module)
         model = convert()
-        if not self._may_keep():
-            return as_it_is_read(openvino, model)
-        facts = self._of_model(call, None if model.input(0).partial_shape[0].is_dynamic else call.batch)
-        key = key_of(facts)
-        self.cache.keep(key, facts, lambda folder: _write(openvino, model, folder), self._bytes())
-        return self._read(openvino, key) or as_it_is_read(openvino, model)
+        entry = self._keep(openvino, model, call) if self._may_keep() else None
+        return self._read(openvino, entry) or as_it_is_read(openvino, model), "converted"
 
     def drop(self, call: Call) -> bool:
         """Remove what another process kept for a call, since it is not what the network is; whether there was one."""
@@ -130,24 +126,21 @@ class Kept:
         machine = {"cpu": cpu_name(), "features": cpu_features(), "torch_threads": torch.get_num_threads()}
         return {"what": "finding", **self._of_network(call), "inputs": inputs, **machine, **self.how}
 
-    def _read(self, openvino: Any, key: str) -> Any:
-        entry = self.cache.find(key)
-        if entry is None:
-            return None
+    def _keep(self, openvino: Any, model: Any, call: Call) -> Entry | None:
+        facts = self._of_model(call, None if model.input(0).partial_shape[0].is_dynamic else call.batch)
+        return self.cache.keep(key_of(facts), facts, lambda folder: _write(openvino, model, folder), self._bytes())
+
+    def _read(self, openvino: Any, entry: Entry | None) -> Any:
         try:
-            return openvino.Core().read_model(entry.path / _MODEL)
+            return None if entry is None else openvino.Core().read_model(entry.path / _MODEL)
         except Exception:  # what it cannot read ends in an error of any class
-            self.cache.remove(key)
+            if entry is not None:
+                self.cache.remove(entry.key)
             return None
 
     def _bytes(self) -> int:
         tensors = [*self.module.parameters(), *self.module.buffers()]
         return sum(max(4, each.element_size()) * each.numel() for each in tensors)
-
-    def _announce(self, more: str) -> None:
-        size = sum(each.numel() for each in self.module.parameters())
-        name = type(self.module).__name__
-        LOGGER.info("openvino: converting %s, %.3g million parameters%s", name, size / 1e6, more)
 
 
 def as_it_is_read(openvino: Any, model: Any) -> Any:

@@ -16,6 +16,7 @@ from fewstep.run.backends.call import Call
 from fewstep.run.backends.export import exported
 from fewstep.run.backends.kept import Kept, as_it_is_read
 from fewstep.run.backends.openvino_import import openvino_module
+from fewstep.run.backends.saying import LARGE, say
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -33,7 +34,7 @@ class OpenVino:
 
     def __init__(self, dtype: torch.dtype, threads: int | None = None, kept: Kept | None = None) -> None:
         self.dtype, self.threads, self.kept = dtype, threads, kept
-        self._converted: dict[object, tuple[nn.Module, Any]] = {}
+        self._converted: dict[object, tuple[nn.Module, Any, str]] = {}
 
     def make(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> BoundProgram:
         """A program for a kind of call."""
@@ -42,10 +43,12 @@ class OpenVino:
         alike = (id(module), call.names, *((like.shape[1:], like.dtype) for like in call.likes))
         known = self._converted.get(alike)
         if known is None or not _takes(known[1], call.batch):
-            known = self._converted[alike] = (module, self.model(module, call, inputs))
+            known = self._converted[alike] = (module, *self.model(module, call, inputs))
         converted = time.perf_counter()
+        say("openvino: compiling", module, f", for {call}", least=LARGE)
         compiled = self.compile(known[1], call)
-        about = {"convert_seconds": converted - started, "compile_seconds": time.perf_counter() - converted}
+        seconds = {"convert_seconds": converted - started, "compile_seconds": time.perf_counter() - converted}
+        about = {"model": known[2], **seconds}
         return BoundProgram(openvino, compiled, call.likes[0].dtype, about)
 
     def forget(self) -> None:
@@ -54,14 +57,14 @@ class OpenVino:
         if self.kept is not None:
             self.kept.forget()
 
-    def model(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> Any:
-        """What `convert` makes, or made in another process.
+    def model(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> tuple[Any, str]:
+        """What `convert` makes, or made in another process; and which of both, "converted" or "kept".
 
         Raises:
             UnreadyError: no such model.
         """
         if self.kept is None:
-            return as_it_is_read(openvino_module(), self.convert(module, call, inputs))
+            return as_it_is_read(openvino_module(), self.convert(module, call, inputs)), "converted"
         return self.kept.model(openvino_module(), call, lambda: self.convert(module, call, inputs))
 
     def convert(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> Any:
