@@ -20,6 +20,7 @@ Words = NDArray[np.uint64]
 Floats = NDArray[np.float32]
 
 FEW = 2**16  # numbers: up to here numpy is ahead of torch on one thread and on two, at twice as many it is not
+ROW, ROWS = 64, 16  # what neither MKL nor torch takes apart for its threads
 HALF, MASK = np.uint64(32), np.uint64(LOW_HALF)
 SWAPPED_MULTIPLIERS = np.array(MULTIPLIERS[::-1], dtype=np.uint64)[:, None, None]
 ROUND_WEYLS = np.arange(ROUNDS, dtype=np.uint64)[:, None, None, None] * np.array(WEYL, dtype=np.uint64)[:, None, None]
@@ -56,7 +57,7 @@ def _normals(even: Words, odd: Words) -> Floats:
     u += np.float32(2.0**-33)
     v = odd.astype(np.uint32).view(np.int32).astype(np.float32)
     v *= np.float32(2.0**-32)
-    radius = torch.from_numpy(u).log_().mul_(-2.0).sqrt_().numpy()
+    radius = _radius(u)
     turns = np.empty((2, *v.shape), dtype=np.float32)  # whose sines are the cosine and the sine of v, but for its sign
     np.abs(v, out=turns[0])
     np.subtract(turns[0], np.float32(0.25), out=turns[1])
@@ -67,6 +68,22 @@ def _normals(even: Words, odd: Words) -> Floats:
     pairs = np.empty((*v.shape[1:], 2, 2), dtype=np.float32)  # [B, blocks, which pair, cosine or sine]
     np.multiply(waves, radius, out=pairs.transpose(3, 2, 0, 1))
     return pairs
+
+
+def _radius(u: Floats) -> Floats:
+    """sqrt(-2 ln u) by torch, on this thread alone.
+
+    MKL shares a row of more than 64 numbers among its threads, torch a tensor of more than 2048, and each of them then
+    waits busily for the next such call: for 6 ms, in which OpenVINO's threads, which are others, lack the core.
+    """
+    rows = -(-u.size // ROW)
+    padded = np.ones(rows * ROW, dtype=np.float32)
+    padded[: u.size] = u.reshape(-1)
+    apart = np.empty((rows, ROW + 1), dtype=np.float32)  # with gaps, since rows without are one row
+    apart[:, :ROW] = padded.reshape(rows, ROW)
+    for few in torch.from_numpy(apart)[:, :ROW].split(ROWS):
+        few.log_().mul_(-2.0).sqrt_()
+    return apart[:, :ROW].reshape(-1)[: u.size].reshape(u.shape)
 
 
 def _sine_of_turns(y: Floats) -> Floats:
