@@ -122,18 +122,23 @@ def conditional(part: str, device: torch.device, dry_run: bool) -> Network:
     config = dict({"sd15": sd15, "sdxl": sdxl}[part]().diffusers_config or {})
     if dry_run:
         config |= SMALL_CONDITIONAL | (SMALL_ADDED if part == "sdxl" else {})
+    return conditional_of(part, config, device)
+
+
+def conditional_of(part: str, config: dict[str, Any], device: torch.device) -> Network:
+    """A U-Net that diffusers' UNet2DConditionModel is of a config, with random weights and a text of random numbers."""
     ours = diffusers_condition.config_from_diffusers_condition(
         {"_class_name": diffusers_condition.CLASS, **config}, part
     )
     unet = random_unet(lambda: build_unet(ours), device)
     theirs, lacks = their_module("UNet2DConditionModel", config, unet, diffusers_condition.naming(ours).keys(unet))
     condition = {"context": torch.randn(77, config["cross_attention_dim"], device=device)}
-    if part == "sdxl":
+    if "addition_time_embed_dim" in config:
         sizes = 6 * config["addition_time_embed_dim"]
         condition["pooled"] = torch.randn(config["projection_class_embeddings_input_dim"] - sizes, device=device)
         condition["sizes"] = torch.tensor([1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0], device=device)
-    size = config["sample_size"]
-    model = Model(unet, schedule=schedules.scaled_linear(), shape=(4, size, size), defaults={"sampler": "ddim"})
+    size, channels = config["sample_size"], config.get("in_channels", 4)
+    model = Model(unet, schedule=schedules.scaled_linear(), shape=(channels, size, size), defaults={"sampler": "ddim"})
     return Network(part, RANDOM, model, theirs, lacks, condition)
 
 
