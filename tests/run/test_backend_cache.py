@@ -222,6 +222,17 @@ def test_the_folder_is_the_users_or_the_one_that_is_named(monkeypatch: pytest.Mo
     assert user_folder() == tmp_path / ".cache" / "fewstep" / "backends"
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FEWSTEP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # which then leaves it as it is
+    assert user_folder() is None
+    cache = Cache.of_user()
+    assert cache.keep(A, {}, writes(b"")) is None
+    assert cache.find(A) is None
+    assert cache.entries() == []
+
+
 def test_the_limit_is_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWSTEP_CACHE_GB", raising=False)
     assert Cache.of_user().limit == 4 << 30

@@ -78,7 +78,8 @@ class Cache:
             size = None
         if size is None or not 0 <= size < 2**40:
             raise ArgumentError(LIMIT_ENVIRONMENT, said, "GiB, a number of at least 0; 0 keeps nothing")
-        return cls(user_folder(), int(size * 2**30))
+        folder = user_folder()
+        return cls(folder or Path(os.devnull) / "none", int(size * 2**30) if folder is not None else 0)
 
     def find(self, key: str) -> Entry | None:
         """The entry of a name, each of its files read and found to be as it was written; None where there is none."""
@@ -211,11 +212,12 @@ class Cache:
             warnings.warn(f"what was made ready is not kept for the next time: {why}", BackendWarning, stacklevel=2)
 
 
-def user_folder() -> Path:
-    """Where the entries are: FEWSTEP_CACHE, or fewstep/backends in the platform's folder for caches."""
+def user_folder() -> Path | None:
+    """Where the entries are: FEWSTEP_CACHE, or fewstep/backends in the platform's folder for caches.
+
+    None where there is neither: a user without a home, as some containers have.
+    """
     said = os.environ.get(ENVIRONMENT)
-    if said:
-        return Path(os.path.abspath(os.path.expanduser(said)))
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
@@ -223,7 +225,8 @@ def user_folder() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or ""
         base = base if os.path.isabs(base) else "~/.cache"  # as its specification says
-    return Path(os.path.abspath(os.path.expanduser(base))) / "fewstep" / "backends"
+    folder = os.path.expanduser(said or os.path.join(base, "fewstep", "backends"))
+    return None if folder.startswith("~") else Path(os.path.abspath(folder))
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
