@@ -6,6 +6,8 @@ import inspect
 import math
 import types
 from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -34,17 +36,24 @@ def digest_of(module: nn.Module) -> str:
     Raises:
         UntoldError: something in it has no content that can be told, such as a function made within another.
     """
+    tensors = [*module.parameters(), *module.buffers()]
     try:
-        return _Teller().of(module).hex()
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing lets other threads run
+            found = list(zip(tensors, pool.map(_tensor_or_none, tensors), strict=True))
+        return _Teller({id(tensor): (tensor, told) for tensor, told in found if told is not None}).of(module).hex()
     except RecursionError:
         raise UntoldError("nested too deep") from None
 
 
 class _Teller:
-    """Tells the content of values as digests, each made of a word for its kind and of the digests of what it holds."""
+    """Tells the content of values as digests, each made of a word for its kind and of the digests of what it holds.
 
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[object, bytes]] = {}  # with the value itself, so that its id is no other's
+    Args:
+        known: what has been told, by its id; with the value itself, so that its id is no other's.
+    """
+
+    def __init__(self, known: Mapping[int, tuple[object, bytes]]) -> None:
+        self._known: dict[int, tuple[object, bytes]] = dict(known)
         self._within: dict[int, int] = {}
         self._sources = Sources()
 
@@ -154,6 +163,14 @@ def _tensor(value: Tensor) -> bytes:
     memory = value.detach().resolve_conj().resolve_neg().permute(order)  # as it lies, so that nothing is copied
     data = memory.contiguous().view(-1).view(torch.uint8).numpy() if value.numel() else b""
     return digest(b"tensor", f"{value.dtype} {tuple(value.shape)} {order}".encode(), data)
+
+
+def _tensor_or_none(value: Tensor) -> bytes | None:
+    """None for one that is refused where it is found, by the name of its place."""
+    try:
+        return _tensor(value)
+    except UntoldError:
+        return None
 
 
 def _array(value: "np.ndarray[Any, Any] | np.generic") -> bytes:
