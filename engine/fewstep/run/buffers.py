@@ -188,7 +188,7 @@ class StaticBuffers:
         plans = [place.sample.plan for place in places]
         cond_lane, uncond_lane = [place.cond_lane for place in places], [place.uncond_lane for place in places]
         seeds = [as_int64(place.sample.seed) for place in places]
-        x = torch.stack([start.x for start in starts]).to(self.x)
+        x = _together([start.x for start in starts]).to(self.x)
         lanes, carried = self._carried(places)
         self.table[here] = torch.from_numpy(self._tables(plans)).to(self.table)
         self.ints[:, here] = self._index([[start.index for start in starts], seeds, cond_lane, uncond_lane])
@@ -230,7 +230,7 @@ class StaticBuffers:
         ]
         lanes = self._span([lane for lane, _ in each])
         carried = {
-            name: torch.stack([rows[name] for _, rows in each]).to(buffer) for name, buffer in self.conditioning.items()
+            name: _together([rows[name] for _, rows in each]).to(buffer) for name, buffer in self.conditioning.items()
         }
         return lanes, carried
 
@@ -267,6 +267,11 @@ class StaticBuffers:
         """Lanes from `used` on belong to nobody: they carry what the first does, so that the network gets something."""
         for rows in self.conditioning.values():
             rows[used:] = rows[:1]
+
+
+def _together(tensors: Sequence[Tensor]) -> Tensor:
+    """Stacked; of a single one a view."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack([*tensors])
 
 
 def _scaled(x: Tensor, c_in: Sequence[float]) -> Tensor:

@@ -29,7 +29,9 @@ class Images(NamedTuple):
 
     @classmethod
     def cat(cls, parts: Sequence["Images"]) -> "Images":
-        """Those of several batches, in order."""
+        """Those of several batches, in order; of a single one as they are."""
+        if len(parts) == 1:
+            return parts[0]
         finite = [part.finite for part in parts if part.finite is not None]
         values = torch.cat([part.values for part in parts])
         return cls(values, torch.cat(finite) if finite else None, _log_prob(parts))

@@ -41,7 +41,7 @@ def signature_of(
         log_prob: somebody wants to know how probable each step was.
     """
     plans = [sample.plan for sample in samples]
-    first = samples[0]
+    first, condition = samples[0], schema(samples[0].condition)
     return Signature(
         samples=len(samples) if slots is None else slots,
         lanes=sum(sample.lanes for sample in samples) if lanes is None else lanes,
@@ -56,7 +56,8 @@ def signature_of(
         preview=watched,
         given_noise=any(sample.noise is not None for sample in samples) or drawn_ahead(samples, device),
         known=any(sample.mask is not None for sample in samples),
-        condition=schema(first.condition),
+        condition=condition,
+        conditioning=condition,
         second_time=second_time,
         log_prob=log_prob,
         output=output,
@@ -86,7 +87,8 @@ def prepare(denoiser: Denoiser, sample: Sample, signature: Signature) -> Prepare
 
 def prepared_signature(signature: Signature, prepared: Prepared) -> Signature:
     """The signature with room for what the denoiser made of a sample."""
-    return replace(signature, conditioning=schema(prepared[0]))
+    conditioning = schema(prepared[0])
+    return signature if conditioning == signature.conditioning else replace(signature, conditioning=conditioning)
 
 
 def schema(tensors: Mapping[str, Tensor]) -> Schema:

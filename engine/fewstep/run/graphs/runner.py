@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -139,6 +140,7 @@ class GraphRunner:
         }
 
     @staticmethod
+    @lru_cache(64)
     def key(signature: Signature, steps: int, stepwise: bool) -> GraphKey:
         """Which graph serves a run. Each can draw noise: a row that adds none masks it, at no cost in launches."""
         by_step = stepwise or steps > MAX_UNROLL
