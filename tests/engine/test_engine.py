@@ -23,7 +23,7 @@ from support.small import SHAPE, SmallNet, picture, small_engine
 
 def test_steps_are_model_calls() -> None:
     net = SmallNet()
-    samples = small_engine(net).sample(labels=[3, 7], steps=5, seeds=0)
+    samples = small_engine(net, backend="torch").sample(labels=[3, 7], steps=5, seeds=0)  # which calls the module
     assert samples.model_calls == 5
     assert net.calls == [(2, *SHAPE)] * 5
     assert samples.images.shape == (2, *SHAPE)
@@ -71,7 +71,7 @@ def test_samplers_and_guidance_mix_in_one_batch() -> None:
 
 def test_a_large_request_runs_in_batches() -> None:
     net = SmallNet()
-    many = small_engine(net, max_batch=4).sample(n=10, seeds=0, steps=2)
+    many = small_engine(net, max_batch=4, backend="torch").sample(n=10, seeds=0, steps=2)
     assert [call[0] for call in net.calls] == [4, 4, 4, 4, 2, 2]
     one = small_engine().sample(n=10, seeds=0, steps=2)
     torch.testing.assert_close(many.images, one.images, rtol=1e-4, atol=1e-5)
@@ -149,12 +149,13 @@ def test_a_callback_cancels_one_sample_or_all() -> None:
         step.cancel(1)
 
     net = SmallNet()
-    each = small_engine(net).sample(labels=[1, 2], seeds=0, callback=drop_both)
+    each = small_engine(net, backend="torch").sample(labels=[1, 2], seeds=0, callback=drop_both)
     assert each.cancelled == [True, True]
     assert len(net.calls) == each.model_calls == 1
 
     net = SmallNet()
-    none = small_engine(net, max_batch=2).sample(labels=[1, 2, 3], seeds=0, callback=lambda step: step.index < 1)
+    engine = small_engine(net, max_batch=2, backend="torch")
+    none = engine.sample(labels=[1, 2, 3], seeds=0, callback=lambda step: step.index < 1)
     assert none.cancelled == [True, True, True]
     assert len(net.calls) == none.model_calls == 2
     assert none.images.shape == (3, *SHAPE)

@@ -1,5 +1,6 @@
 """A network that has changed is what the next image is of, on every backend."""
 
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,10 +14,10 @@ from fewstep.errors import BackendWarning
 from fewstep.run.backends.backend import Backend, UnreadyError
 from fewstep.run.backends.compiled import Compiled
 from fewstep.run.backends.weights import Weights
-from support.backends import Copying, on_backend
-from support.changing import CHANGES, ManyKinds
+from support.backends import CopiedProgram, Copying, on_backend
+from support.changing import CHANGES, ManyKinds, new_weights
 from support.lora_case import random_lora
-from support.small import small_engine
+from support.small import PureNet, small_engine
 from support.unet_case import SMALL, random_unet
 
 SHORT = ("one weight in place", "hook")
@@ -164,3 +165,61 @@ def test_weight_that_cannot_be_read_is_refused() -> None:
         Weights(net)
     with pytest.warns(BackendWarning, match="a weight cannot be looked at"):
         images(on_backend(small_engine(net), Copying()))
+
+
+class Slow(PureNet):
+    """Takes its time where it is no copy."""
+
+    slowness = 0.004
+
+    def note(self, x: Tensor) -> None:
+        time.sleep(self.slowness)
+
+
+def quick(program: CopiedProgram) -> None:
+    program.module.slowness = 0.0
+
+
+def test_auto_stops_making_programs_in_vain_until_the_network_is_left_alone() -> None:
+    net, backend = Slow(), Copying(quick)
+    engine = on_backend(small_engine(net), backend, only_if_faster=True)
+    for _ in range(6):
+        images(engine)
+        net.conv.weight.data.add_(0.01)
+    assert len(backend.made) == 2
+    assert engine.stats()["backend"]["name"] == "torch"
+    for _ in range(400):
+        images(engine)
+        if len(backend.made) == 3:
+            break
+    assert engine.stats()["backend"]["name"] == "copying"
+
+
+@pytest.fixture(scope="module")
+def on_openvino() -> tuple[PureNet, Engine]:
+    pytest.importorskip("openvino")
+    net = PureNet()
+    return net, Engine(small_engine(net).model, backend="openvino")
+
+
+@pytest.mark.slow
+def test_openvino_draws_with_the_weights_as_they_are(on_openvino: tuple[PureNet, Engine]) -> None:
+    net, engine = on_openvino
+    for change in (lambda: None, lambda: net.load_state_dict(new_weights(net))):
+        change()
+        error = (images(engine) - images(small_engine(net))).abs().max()
+        print(f"{error:.1e}")
+        assert error < 1e-5
+        assert engine.stats()["backend"]["name"] == "openvino"
+    assert engine.stats()["backend"]["changes"] == 1
+
+
+@pytest.mark.slow
+def test_openvino_leaves_hooks_to_torch(on_openvino: tuple[PureNet, Engine]) -> None:
+    net, engine = on_openvino
+    images(engine)
+    handle = net.conv.register_forward_hook(lambda part, inputs, answer: 2 * answer)
+    with pytest.warns(BackendWarning, match="^openvino: hooks are registered on the network, which torch alone runs"):
+        found = images(engine)
+    assert torch.equal(found, images(small_engine(net)))
+    handle.remove()

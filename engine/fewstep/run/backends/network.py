@@ -20,6 +20,7 @@ from fewstep.run.backends.weights import Weights, hooked
 from fewstep.run.backends.worth import pays
 
 MOST_KINDS: Final = 16  # that have a program at once
+IN_VAIN: Final = 2  # times in a row that "auto" makes programs which do not live to pay; then it waits
 MOST_BYTES: Final = 2**32  # of weights in all of them: each may hold its own copy; two are kept however large
 
 
@@ -67,6 +68,8 @@ class Network:
         self._weights: Weights | None = None
         self._threads = 0
         self._told: set[str] = set()
+        self._spent = 0.0  # of `making`, until the last change
+        self._vain = self._patience = self._waits = 0  # programs in vain; calls to wait, and until which
         self._pays: bool | None = None  # decided once, so that a request is executed in one way
         self._clock = 0
 
@@ -75,10 +78,25 @@ class Network:
         if self.backend is None or self._weights is None:
             return
         if not self._weights.are_current(self.backend.copies) or self._threads != torch.get_num_threads():
+            self._judge()
             self._ready.clear()
             self._weights = None
             self.backend.forget()
             self.changes += 1
+
+    def _judge(self) -> None:
+        """Before programs are forgotten: whether they have saved what they cost, where "auto" made them.
+
+        Whoever trains the network has them made in vain at every change. So after two of those, torch takes as many
+        calls first as the last would have needed to pay.
+        """
+        spent, self._spent = self.making - self._spent, self.making
+        found = [(ready.calls, _gain(ready.about)) for ready in self._ready.values() if ready.program is not None]
+        if self.only_if_faster and found:
+            saved, best = sum(calls * gain for calls, gain in found), max(gain for _, gain in found)
+            self._vain = self._vain + 1 if saved < spent else 0
+            self._patience = int(spent / max(best, 1e-6))
+        self._waits = self._clock + self._patience if self._vain >= IN_VAIN else 0
 
     def __call__(self, x: Tensor, t: Tensor, **arguments: Tensor) -> Any:
         """What module(x, t, **arguments) answers. A program's answer holds until the next call."""
@@ -122,10 +140,12 @@ class Network:
                 self._weights = Weights(self.module)
             except UnreadyError as why:
                 self._ready[kind] = self._module_instead(backend, str(why))
+        self._clock += 1
         started = time.perf_counter()
         answer = module()
         answered = time.perf_counter()
-        if self._weights is None:
+        if self._weights is None or self._clock < self._waits:
+            self.used = "torch"
             return answer
         expected = prediction_of(answer)
         if not isinstance(expected, Tensor) or expected.shape[:1] != inputs[0].shape[:1]:
@@ -206,7 +226,6 @@ class Network:
             raise UnreadyError("the network changes its own attributes or buffers when it is called")
 
     def _keep(self, kind: Kind, ready: Ready) -> None:
-        self._clock += 1
         ready.calls, ready.last = 1, self._clock
         self._ready[kind] = ready
         held = sorted((kept.last, kind) for kind, kept in self._ready.items() if kept.program is not None)
@@ -225,6 +244,11 @@ class Network:
 def _clones(inputs: Sequence[Tensor]) -> list[Tensor]:
     """For a network that writes into what it is given."""
     return [each.clone() for each in inputs]
+
+
+def _gain(about: Mapping[str, Any]) -> float:
+    """Seconds that a program saves in each call, as it was measured."""
+    return (float(about.get("torch_milliseconds", 0)) - float(about.get("milliseconds", 0))) / 1e3
 
 
 def _in_words(error: Exception) -> str:
