@@ -61,8 +61,8 @@ def made(net: nn.Module, others: dict[str, Tensor]) -> tuple[BoundProgram, list[
     [
         (waves, {}),
         (entry, {"times": TIMES.flip(0).expand(3, 3), "table": torch.randn(3, 3, 4)}),
-        (ahead, {"r": TIMES - 1}),
-        (whole, {}),
+        pytest.param(ahead, {"r": TIMES - 1}, marks=pytest.mark.long),
+        pytest.param(whole, {}, marks=pytest.mark.long),
     ],
     ids=["waves", "an entry of a table", "a difference", "a remainder"],
 )

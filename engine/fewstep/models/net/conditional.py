@@ -96,8 +96,8 @@ class ConditionalUNet(UNet):
         check_condition("pooled", pooled, "pooled text", self.added)
         check_condition("sizes", sizes, "sizes", self.added)
         for name, rows in zip(STEERING, (labels, pooled, sizes, guidance), strict=True):
-            if rows is not None and (rows.ndim == 0 or len(rows) not in (1, len(t))):
-                raise ArgumentError(name, list(rows.shape), f"[{len(t)}, ...], one for each image")
+            if rows is not None and (rows.ndim == 0 or rows.shape[0] not in (1, t.shape[0])):
+                raise ArgumentError(name, list(rows.shape), f"[{t.shape[0]}, ...], one for each image")
         if guidance is not None and self.guidance_features is None:
             raise ArgumentError("guidance", "a tensor", "None: the model has no guidance input")
         beside = None if guidance is None or self.guidance_features is None else self.guidance_features(guidance)
@@ -177,7 +177,7 @@ class ConditionalUNet(UNet):
         kv = [prepared[name] for name in (f"kv_{i}" for i in range(self.cross_attentions)) if name in prepared]
         if not kv:
             kv = self.keys_and_values(context)
-        self._check_prepared(prepared, kv, len(x))
+        self._check_prepared(prepared, kv, x.shape[0])  # a length would be one number in a graph of any batch
         table, times = prepared.get(MODULATIONS), prepared.get(TIMES)
         if table is None or times is None:
             modulation = self.modulation(t, labels, guidance, pooled, sizes)
@@ -194,14 +194,12 @@ class ConditionalUNet(UNet):
             raise ArgumentError(
                 "condition", f"{len(kv)} keys and values", f"{self.cross_attentions}, as it prepares them"
             )
-        counts = {len(each) for each in kv} | {
-            len(each) for name, each in prepared.items() if name in (MODULATIONS, TIMES)
-        }
-        if others := counts - {batch}:
-            raise ArgumentError("context", f"{others.pop()} of them", f"{batch}, one for each image")
+        for each in (*kv, *(prepared[name] for name in (MODULATIONS, TIMES) if name in prepared)):
+            if each.shape[0] != batch:
+                raise ArgumentError("context", f"{each.shape[0]} of them", f"{batch}, one for each image")
 
     def _beside(self, x: Tensor, concat: Tensor) -> Tensor:
-        if x.ndim != 4 or concat.ndim != 4 or (len(x), *x.shape[2:]) != (len(concat), *concat.shape[2:]):
+        if x.ndim != 4 or concat.ndim != 4 or (x.shape[0], *x.shape[2:]) != (concat.shape[0], *concat.shape[2:]):
             raise ArgumentError(
                 "concat", list(concat.shape), f"as many channels as there are, beside x {list(x.shape)}"
             )

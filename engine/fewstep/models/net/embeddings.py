@@ -121,7 +121,7 @@ class AddedEmbedding(VectorEmbedding):
 
     def of(self, pooled: Tensor, sizes: Tensor) -> Tensor:
         """pooled [B, P], sizes [B, n] in pixels -> [B, embed_width]. ArgumentError where P + n channels do not fit."""
-        features = self.features(sizes.flatten()).view(len(sizes), -1)
+        features = self.features(sizes.flatten()).view(sizes.shape[0], -1)
         if pooled.shape[1] + features.shape[1] != self.width:
             given = f"{list(pooled.shape)} beside sizes {list(sizes.shape)}"
             allowed = f"{self.width - features.shape[1]} wide beside {sizes.shape[1]} sizes, for {self.width} in all"

@@ -37,7 +37,9 @@ def network_for(
     if meant == "openvino":
         how = {"backend": meant, "dtype": str(dtype).removeprefix("torch."), "threads": count}
         kept = Kept(Cache.of_user(), module, how)
-        return Network(module, OpenVino(dtype, count, kept), dtype, only_if_faster=automatic, kept=kept)
+        return Network(
+            module, OpenVino(dtype, count, kept, tracing=not automatic), dtype, only_if_faster=automatic, kept=kept
+        )
     if meant == "compile":
         return Network(module, Compiled(), dtype, only_if_faster=False)
     return Network(module, None, dtype, only_if_faster=False)

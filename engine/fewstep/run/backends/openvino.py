@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,21 @@ from fewstep.errors import reason_of
 from fewstep.run.backends.apart import Apart, taken_apart
 from fewstep.run.backends.backend import UnreadyError
 from fewstep.run.backends.bound import BoundProgram, Compiled
-from fewstep.run.backends.call import Call
-from fewstep.run.backends.export import exported
+from fewstep.run.backends.call import Call, prediction_of
+from fewstep.run.backends.export import UnexportableError, exported
 from fewstep.run.backends.kept import Kept, as_it_is_read
 from fewstep.run.backends.openvino_import import openvino_module
 from fewstep.run.backends.saying import LARGE, say
+from fewstep.run.backends.traced import TRACED, UNPROVEN, doubted, traced
 
+REASON: Final = 200  # characters of one
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+class _Conversion(NamedTuple):
+    module: nn.Module  # held, so that its id is no other's
+    model: Any
+    origin: str  # "converted", "kept" by another process, or "traced"
 
 
 class OpenVino:
@@ -28,13 +36,16 @@ class OpenVino:
         dtype: that it computes in: float32 or bfloat16. Its own default is bfloat16 where the CPU has it.
         threads: that it takes; as many as torch does unless given.
         kept: of the network between processes; nothing unless given.
+        tracing: a network that torch.export does not take is traced, and told of as unproven; else it is refused.
     """
 
     name, copies = "openvino", True
 
-    def __init__(self, dtype: torch.dtype, threads: int | None = None, kept: Kept | None = None) -> None:
-        self.dtype, self.threads, self.kept = dtype, threads, kept
-        self._converted: dict[object, tuple[nn.Module, Any, str]] = {}
+    def __init__(
+        self, dtype: torch.dtype, threads: int | None = None, kept: Kept | None = None, tracing: bool = True
+    ) -> None:
+        self.dtype, self.threads, self.kept, self.tracing = dtype, threads, kept, tracing
+        self._converted: dict[object, _Conversion] = {}
 
     def make(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> BoundProgram:
         """A program for a kind of call."""
@@ -42,14 +53,27 @@ class OpenVino:
         started = time.perf_counter()
         alike = (id(module), call.names, *((like.shape[1:], like.dtype) for like in call.likes))
         known = self._converted.get(alike)
-        if known is None or not _takes(known[1], call.batch):
-            known = self._converted[alike] = (module, *self.model(module, call, inputs))
+        if known is None or not _takes(known.model, call.batch):
+            known = self._converted[alike] = self._conversion(module, call, inputs)
         converted = time.perf_counter()
         say("openvino: compiling", module, f", for {call}", least=LARGE)
-        compiled = self.compile(known[1], call)
+        compiled = self.compile(known.model, call)
         seconds = {"convert_seconds": converted - started, "compile_seconds": time.perf_counter() - converted}
-        about = {"model": known[2], **seconds}
-        return BoundProgram(openvino, compiled, call.likes[0].dtype, about)
+        about = {"model": known.origin, **seconds, **({"unproven": UNPROVEN} if known.origin == TRACED else {})}
+        program = BoundProgram(openvino, compiled, call.likes[0].dtype, about)
+        if known.origin == TRACED:
+            doubted(program, lambda *given, **named: prediction_of(module(*given, **named)), call.names, inputs)
+        return program
+
+    def _conversion(self, module: nn.Module, call: Call, inputs: Sequence[Tensor]) -> _Conversion:
+        try:
+            return _Conversion(module, *self.model(module, call, inputs))
+        except UnexportableError:
+            if not self.tracing:
+                raise
+            model = traced(module, call, inputs)
+            model.reshape(model_shapes(call))
+            return _Conversion(module, model, TRACED)
 
     def forget(self) -> None:
         """The weights have changed: what was converted had them in it."""
@@ -83,7 +107,7 @@ class OpenVino:
             model.reshape({place: [-1, *shape[1:]] if any_lanes else shape for place, shape in shapes.items()})
             return model
         except Exception as error:  # what it cannot convert ends in an error of any class
-            raise UnreadyError(f"openvino: {reason_of(error)}") from error
+            raise UnreadyError(_reason(error)) from error
 
     def compile(self, model: Any, call: Call) -> Compiled:
         """A converted model compiled for a kind of call. The model is left as it is.
@@ -99,7 +123,7 @@ class OpenVino:
             first = None if parts.first is None else core.compile_model(parts.first, "CPU", precise)
             return Compiled(first, parts.places, core.compile_model(parts.second, "CPU", self.settings()))
         except Exception as error:
-            raise UnreadyError(f"openvino: {reason_of(error)}") from error
+            raise UnreadyError(_reason(error)) from error
 
     def settings(self) -> dict[str, object]:
         """What a model is compiled with, all that its numbers depend on among it."""
@@ -121,3 +145,9 @@ def _takes(model: Any, batch: int) -> bool:
     """Whether a converted model is for this number of lanes."""
     lanes = model.input(0).partial_shape[0]
     return bool(lanes.is_dynamic or lanes.get_length() == batch)
+
+
+def _reason(error: Exception) -> str:
+    """In a line what OpenVINO writes into many."""
+    summary = [line.strip("- ") for line in str(error).splitlines() if line.startswith("-- ")]
+    return f"openvino: {'; '.join(summary)[:REASON] if summary else reason_of(error)}"
