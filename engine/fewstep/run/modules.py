@@ -30,7 +30,7 @@ def own_module(module: nn.Module, device: torch.device, dtype: torch.dtype | Non
         tensor.device == device and (dtype is None or tensor.dtype == dtype or not tensor.is_floating_point())
         for tensor in tensors
     )
-    if there and not any(_has_its_own_code(each) for each in module.modules()):
+    if there and not any(has_its_own_code(each) for each in module.modules()):
         return view_of(module).eval()
     own = copy.deepcopy(module)
     if not there:
@@ -41,7 +41,7 @@ def own_module(module: nn.Module, device: torch.device, dtype: torch.dtype | Non
         return own
 
 
-def _has_its_own_code(module: nn.Module) -> bool:
+def has_its_own_code(module: nn.Module) -> bool:
     """Whether what runs is not what the class says."""
     own = isinstance(module, GENERATED) or _is_wrapped(module) or module._compiled_call_impl is not None
     # State in slots is no part of `vars`, so a view of such a module, as of an accelerated U-Net, would lack it.

@@ -77,7 +77,7 @@ class ResidualBlock(nn.Module):
             h, x = _halve(h, self.blur), _halve(x, self.blur)
         elif self.resample == "up":
             h, x = _double(h, self.blur), _double(x, self.blur)
-        h = functional.conv2d(h, self.conv_1.weight, padding=1) if self.bias_in_modulation else self.conv_1(h)
+        h = _convolved(self.conv_1, h, biased=False) if self.bias_in_modulation else self.conv_1(h)
         own = modulation[:, self.modulation_start : self.modulation_start + self.modulation_width]
         if self.scale_shift:
             scale, shift = own.chunk(2, dim=1)
@@ -86,10 +86,8 @@ class ResidualBlock(nn.Module):
             h = self.norm_2(h, shift_before=own)
         h = functional.dropout(h, self.dropout, self.training)
         if isinstance(self.skip, nn.Conv2d):
-            x = fewstep_kernels.pointwise(x, self.skip.weight, self.skip.bias)
-        assert self.conv_2.bias is not None
-        h = fewstep_kernels.conv2d_residual(h, self.conv_2.weight, self.conv_2.bias, x, padding=1)
-        return _divided(h, self.divisor)
+            x = _pointwise(self.skip, x)
+        return _divided(_beside(x, self.conv_2, h), self.divisor)
 
 
 class Downsample(nn.Module):
@@ -158,6 +156,26 @@ def activated(x: Tensor, activation: str) -> Tensor:
     """x through the function of that name, one of `config.ACTIVATIONS`."""
     result: Tensor = getattr(functional, activation)(x)
     return result
+
+
+def _convolved(layer: nn.Conv2d, x: Tensor, biased: bool = True) -> Tensor:
+    """layer(x) as its class convolves it, or that without its bias."""
+    result: Tensor = layer._conv_forward(x, layer.weight, layer.bias if biased else None)
+    return result
+
+
+def _pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """layer(x) of a 1x1 convolution."""
+    if x.device.type == "cpu":
+        return _convolved(layer, x)
+    return fewstep_kernels.pointwise(x, layer.weight, layer.bias)
+
+
+def _beside(residual: Tensor, layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """layer(x) + residual of a 3x3 convolution."""
+    if x.device.type == "cpu" or layer.bias is None:
+        return _convolved(layer, x) + residual
+    return fewstep_kernels.conv2d_residual(x, layer.weight, layer.bias, residual, padding=1)
 
 
 def _divided(x: Tensor, divisor: float) -> Tensor:

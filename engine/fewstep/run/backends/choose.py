@@ -11,6 +11,7 @@ from fewstep.run.backends.kept import Kept
 from fewstep.run.backends.names import backend_asked, threads_asked
 from fewstep.run.backends.network import Network
 from fewstep.run.backends.openvino import OpenVino
+from fewstep.run.backends.packed import PackedTorch, packable
 
 
 def network_for(
@@ -42,4 +43,5 @@ def network_for(
         )
     if meant == "compile":
         return Network(module, Compiled(), dtype, only_if_faster=False)
-    return Network(module, None, dtype, only_if_faster=False)
+    packs = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and packable(module)
+    return Network(module, PackedTorch() if packs else None, dtype, only_if_faster=False)

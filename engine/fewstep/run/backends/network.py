@@ -39,8 +39,9 @@ class Network:
     """A module, called as the module is; executed by a backend, kind of call by kind of call.
 
     The first call of each kind makes a program ready and compares its answer with the module's. Where there is no
-    program, or it differs by more than its bound, the module runs, and a `BackendWarning` says why, once. So it does
-    where a program fails later. What the module itself raises, or answers that is no prediction, its caller gets.
+    program, or it differs by more than its bound, the module runs, and a `BackendWarning` says why, once; not where
+    torch was meant. So it does where a program fails later. What the module itself raises, or answers that is no
+    prediction, its caller gets.
 
     Args:
         module: the network.
@@ -206,7 +207,7 @@ class Network:
             about = {**(known or measured_choice(taken, lambda: program(_clones(inputs)), module)), **about}
             taken = str(about["taken"])
         keep_choice(self.kept, call, {"taken": taken, **about})
-        return Ready(taken, None if taken == "torch" else program, about)
+        return Ready(taken, program if taken == backend.name else None, about)
 
     def _made(self, backend: Backend, call: Call, inputs: Sequence[Tensor]) -> tuple[Program, Tensor]:
         """A program, and its answer."""
@@ -235,7 +236,7 @@ class Network:
             del self._ready[oldest]
 
     def _module_instead(self, backend: Backend, why: str, about: Mapping[str, object] | None = None) -> Ready:
-        if why not in self._told:
+        if backend.name != "torch" and why not in self._told:
             self._told.add(why)
             warnings.warn(f"{backend.name}: {why}; torch runs the network", BackendWarning, stacklevel=outside())
         return Ready("torch", None, {**(about or {}), "why": why})
