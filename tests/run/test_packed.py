@@ -1,13 +1,14 @@
-"""torch on a CPU with packed weights, where a layer's shape is worth it: the module's answer, and the module elsewhere."""
+"""torch on a CPU with packed weights where a layer's shape is worth it: the module's answer, and else the module."""
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep import Engine, schedules
 from fewstep.models.model import Model
@@ -105,9 +106,10 @@ def test_each_kind_of_call_has_weights_of_its_own() -> None:
 def test_written_weights_are_packed_anew() -> None:
     found = network(Deep())
     answers(found, *inputs())
-    for write in (lambda weight: weight.mul_(3), lambda weight: weight.data.neg_()):
+    weight = found.module.get_parameter("pixel.weight")
+    for write in (weight.mul_, weight.data.mul_):
         with torch.no_grad():
-            write(vars(found.module)["_modules"]["pixel"].weight)
+            write(-3)
         ours, theirs = answers(found, *inputs())
         torch.testing.assert_close(ours, theirs)
     assert found.changes == 2
@@ -119,7 +121,7 @@ def hooked(module: Deep) -> None:
 
 def wrapped(module: Deep) -> None:
     own = module.pixel.forward
-    module.pixel.forward = lambda x: own(x) * 2  # type: ignore[method-assign]
+    module.pixel.forward = lambda x: own(x) * 2  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.parametrize("change", [hooked, wrapped])
@@ -213,3 +215,20 @@ def test_engine_draws_the_same_image() -> None:
     images = [engine.sample(2, seeds=0).images for engine in (ours, theirs)]
     torch.testing.assert_close(*images, rtol=0, atol=1e-5)
     assert ours.stats()["backend"]["calls"][0]["packed"] == 3
+
+
+def test_who_records_the_ops_sees_torchs_own() -> None:
+    class Seen(TorchDispatchMode):
+        names: ClassVar[set[str]] = set()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.add(func.namespace)
+            return func(*args, **(kwargs or {}))
+
+    found = network(Deep())
+    for _ in range(2):
+        with Seen():
+            answers(found, *inputs())
+        assert Seen.names == {"aten"}
+        found = network(Deep())
+        answers(found, *inputs())

@@ -48,7 +48,7 @@ def packable(module: nn.Module) -> bool:
 
 
 class PackedTorch:
-    """The backend "torch" on a CPU. A program is a view of the module whose layers pack their weights when first run."""
+    """The backend "torch" on a CPU. Programs are views of the module whose layers pack their weights at first."""
 
     name, copies = "torch", True
 
@@ -118,11 +118,13 @@ class PackedConv2d(nn.Conv2d):
     ready: dict[torch.Size, Tensor | None]
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if input.shape not in self.ready:
-            self.ready[input.shape] = self._packed(input)
-        packed = self.ready[input.shape]
+        packed = None
+        if _is_plain(input, weight) and input.is_contiguous(memory_format=torch.channels_last):
+            if input.shape not in self.ready:
+                self.ready[input.shape] = self._packed(input)
+            packed = self.ready[input.shape]
         result: Tensor
-        if packed is None or not _is_plain(input, weight) or not _is_channels_last(input):
+        if packed is None:  # in other memory torch's own convolution is as fast, and errs less
             result = super()._conv_forward(input, weight, bias)
         else:
             way = (self.padding, self.stride, self.dilation, self.groups)
@@ -130,10 +132,7 @@ class PackedConv2d(nn.Conv2d):
         return result
 
     def _packed(self, input: Tensor) -> Tensor | None:
-        weight = self.weight
-        if input.ndim != 4 or not _is_plain(input, weight) or not _is_channels_last(input):
-            return None
-        pixels = 1
+        weight, pixels = self.weight, 1
         for place, side in enumerate(input.shape[2:]):
             reach = self.dilation[place] * (self.kernel_size[place] - 1)
             pixels *= (side + 2 * int(self.padding[place]) - reach - 1) // self.stride[place] + 1
@@ -151,17 +150,19 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [..., C_in] -> [..., C]."""
+        if input.ndim < 2 or not _is_plain(input, self.weight) or not input.is_contiguous():
+            return super().forward(input)
         if input.shape not in self.ready:
             self.ready[input.shape] = self._packed(input)
         packed = self.ready[input.shape]
-        if packed is None or not _is_plain(input, self.weight) or not input.is_contiguous():
+        if packed is None:
             return super().forward(input)
         result: Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, self.bias, "none", [], "")
         return result
 
     def _packed(self, input: Tensor) -> Tensor | None:
-        rows = input.numel() // max(input.shape[-1], 1) if input.ndim > 1 else 0
-        if not _is_plain(input, self.weight) or not worth_packing(self.weight.shape, rows, input.dtype):
+        rows = math.prod(input.shape[:-1])
+        if not worth_packing(self.weight.shape, rows, input.dtype):
             return None
         return self.packing.packed("_reorder_linear_weight", self.weight, rows)
 
@@ -201,11 +202,7 @@ def _is_there(dtype: torch.dtype) -> bool:
 
 
 def _is_plain(input: Tensor, weight: Tensor) -> bool:
-    """Whether nobody differentiates or traces the call, and it is of plain tensors of one dtype."""
-    traced = torch.is_grad_enabled() or torch.compiler.is_compiling() or type(input) is not Tensor
-    return not traced and input.dtype == weight.dtype and input.device.type == "cpu"
-
-
-def _is_channels_last(input: Tensor) -> bool:
-    """In other memory torch's own convolution is as fast, and errs less."""
-    return input.is_contiguous(memory_format=torch.channels_last)
+    """Whether nobody differentiates, traces or records the call, and it is of plain tensors of one dtype."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    return type(input) is Tensor and input.dtype == weight.dtype and input.device.type == "cpu"
