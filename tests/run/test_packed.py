@@ -227,7 +227,7 @@ def test_who_records_the_ops_sees_torchs_own() -> None:
 
     found = network(Deep())
     for _ in range(2):
-        with Seen():
+        with Seen():  # type: ignore[no-untyped-call]
             answers(found, *inputs())
         assert Seen.names == {"aten"}
         found = network(Deep())
