@@ -31,7 +31,7 @@ def network_for(
         ArgumentError: a backend or a number of threads that is not to be had.
     """
     meant = backend_asked(backend, device, dtype)
-    count = threads_asked(threads, meant)
+    count = threads_asked(threads, "auto" if backend == "auto" else meant)  # what it becomes is not the caller's error
     automatic = meant == "auto"
     if automatic:
         meant = "openvino" if find_spec("openvino") is not None and not batch_invariant else "torch"
