@@ -9,6 +9,7 @@ from fewstep.run.backends.call import Call
 from fewstep.run.backends.kept import Kept
 
 ROUNDS: Final = 7
+SETTLED: Final = 0.01  # seconds: for 6 ms after their work torch's threads wait busily, on cores that others then lack
 ENOUGH: Final = 2.0  # seconds of measuring, after which the rounds so far do: a slow network is no close call
 
 
@@ -46,6 +47,7 @@ def race(one: Callable[[], object], other: Callable[[], object]) -> tuple[float,
     started = time.perf_counter()
     for number in range(ROUNDS):
         for place in (0, 1) if number % 2 == 0 else (1, 0):
+            time.sleep(SETTLED)
             began = time.perf_counter()
             calls[place]()
             found[place].append(time.perf_counter() - began)
