@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -229,10 +230,10 @@ class Network:
     def _keep(self, kind: Kind, ready: Ready) -> None:
         ready.calls, ready.last = 1, self._clock
         self._ready[kind] = ready
-        held = sorted((kept.last, kind) for kind, kept in self._ready.items() if kept.program is not None)
-        size = sum(tensor.nbytes for tensor in self.module.state_dict().values())
+        held = [kept for kept in self._ready.items() if kept[1].program is not None]
+        size = sum(tensor.nbytes for tensor in chain(self.module.parameters(), self.module.buffers()))
         most = max(2, min(MOST_KINDS, MOST_BYTES // max(size, 1)))
-        for _, oldest in held[:-most]:
+        for oldest, _ in sorted(held, key=lambda each: each[1].last)[:-most]:
             del self._ready[oldest]
 
     def _module_instead(self, backend: Backend, why: str, about: Mapping[str, object] | None = None) -> Ready:
