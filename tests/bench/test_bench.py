@@ -176,7 +176,7 @@ def test_network_loop_and_the_rest_account_for_the_whole_run(monkeypatch: pytest
     engine = Engine(model, device="cpu")
     steps = loop_steps(ticks, engine)
     monkeypatch.setattr("fewstep.run.runners.sample_loop", steps)
-    with Stopwatch([engine.module], ticks) as watch, timed_loop(engine, watch):
+    with Stopwatch([], ticks) as watch, timed_loop(engine, watch):
         timing = watch.time(lambda: (later(ticks, 5), engine.sample(2, steps=3, seeds=0)))
     assert timing == Timing(wall=5 + 3 * 12, network=30, loop=36, calls=3)
     row = measured_row(Case("ddim", 3, 2), Contender(ENGINE), [timing], [timing], 0.0)

@@ -86,10 +86,10 @@ class Stopwatch:
 
 
 class TimedNetwork:
-    """An engine's network whose calls are counted, where a program answers them and no module does."""
+    """An engine's network whose calls are counted, whether a program or a module answers them."""
 
     def __init__(self, network: Network, watch: Stopwatch) -> None:
-        self._network, self._call = network, watch.timed(network)
+        vars(self).update(_network=network, _call=watch.timed(network))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self._call(*arguments, **named)
@@ -97,12 +97,15 @@ class TimedNetwork:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._network, name, value)
+
 
 @contextmanager
 def timed_loop(engine: Engine, watch: Stopwatch) -> Iterator[None]:
     """The engine with the steps of its runs under the watch, from the first of a run to its last.
 
-    So are the calls of its network where a backend makes programs; a module's are counted by the watch itself.
+    So are the calls of its network.
     """
     runner, network = engine._runner, engine._network
     prepare = runner.prepare
@@ -113,8 +116,7 @@ def timed_loop(engine: Engine, watch: Stopwatch) -> Iterator[None]:
         return run
 
     vars(runner)["prepare"] = timed_prepare
-    if network.backend is not None:
-        vars(engine)["_network"] = TimedNetwork(network, watch)
+    vars(engine)["_network"] = TimedNetwork(network, watch)
     try:
         yield
     finally:

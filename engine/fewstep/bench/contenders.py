@@ -97,7 +97,7 @@ def bare_run(subject: Subject, case: Case) -> Callable[[int], None]:
     def run(seed: int) -> None:
         with torch.no_grad():
             for _ in range(case.steps):
-                engine.module(x, t, **inputs)
+                subject.module(x, t, **inputs)
 
     return run
 
@@ -162,5 +162,5 @@ def _generator(subject: Subject) -> torch.Generator:
 
 def _prediction(subject: Subject, inputs: Mapping[str, Tensor], x: Tensor, t: Tensor) -> Tensor:
     """In the dtype of x, which is float32 whatever the network computes in: a loop in bfloat16 rounds its levels."""
-    answer: Tensor = subject.engine.module(x.to(subject.engine.dtype), t, **inputs)
+    answer: Tensor = subject.module(x.to(subject.engine.dtype), t, **inputs)
     return answer[:, : subject.engine.model.shape[0]].to(x)  # a learned variance is left aside, as fixed_small does

@@ -97,11 +97,9 @@ def _take_turns(
     runs = {case: _runs(known, case) for case in cases}
     timings: dict[Case, dict[Contender, list[Timing]]] = {case: {each: [] for each in runs[case]} for case in cases}
     running = [entrant for entrant in known.entrants if not entrant.lacks]
-    # The network of an engine on another backend is its program, which `timed_loop` sees to.
+    # An engine's own calls are counted by `timed_loop`: a program answers them, or its module.
     on_torch = [entrant.subject for entrant in running if entrant.contender.backend == "torch"]
-    networks = {
-        id(module): module for each in on_torch for module in (each.engine.module, each.unet_2d) if module is not None
-    }
+    networks = {id(module): module for each in on_torch for module in (each.module, each.unet_2d) if module is not None}
     engines = {id(entrant.subject.engine): entrant.subject.engine for entrant in running}
     with Stopwatch(list(networks.values()), clock_of(known.exact.engine.device)) as watch, ExitStack() as timed:
         for engine in engines.values():

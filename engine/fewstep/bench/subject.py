@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
 from fewstep.request.conditions import Unconditional, Words
 from fewstep.run.inputs import Inputs
+from fewstep.run.modules import view_of
 
 SEED = 0  # of the random weights
 
@@ -62,6 +64,11 @@ class Subject:
     source: Mapping[str, object]
     unet_2d: Any = None
     lacks_diffusers: str = ""
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network for other loops than the engine's: a view, since what is hooked into it changes no program."""
+        return view_of(self.engine.module)
 
     def labels(self, batch: int) -> list[float] | None:
         """Labels spread over what the model takes, one per sample; None for a model without."""
