@@ -207,6 +207,11 @@ def test_processes_that_keep_and_drive_out_the_same_at_once_all_go_on(tmp_path: 
     assert not [name for name in os.listdir(tmp_path) if name.startswith(UNFINISHED)]
 
 
+def test_no_test_uses_the_users_folder() -> None:
+    assert Path(os.environ["FEWSTEP_CACHE"]).name.startswith("fewstep-tests-")
+    assert user_folder() == Path(os.environ["FEWSTEP_CACHE"])
+
+
 def test_the_folder_is_the_users_or_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEWSTEP_CACHE", "~/here")
     monkeypatch.setenv("HOME", str(tmp_path))

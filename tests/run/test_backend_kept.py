@@ -288,6 +288,25 @@ def test_what_was_asked_for_is_not_measured_and_its_error_is_kept(cache: Cache) 
     assert cache.entries()[0].facts == entry.facts
 
 
+@pytest.mark.parametrize("other", ["threads", "torch's threads", "dtype", "lanes", "weights", "CPU", "instructions"])
+def test_what_was_measured_of_another_call_or_machine_is_never_taken(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    Process(cache).kept.keep_finding(call_of(), {"taken": "torch", "milliseconds": 2.0})
+    assert Process(cache).kept.finding(call_of()) == {"taken": "torch", "milliseconds": 2.0}
+    how: dict[str, Any] = {"threads": {"threads": 2}, "dtype": {"dtype": "bfloat16"}}.get(other, {})
+    where = "fewstep.run.backends.kept"
+    patched = {
+        "torch's threads": (f"{where}.torch.get_num_threads", lambda: 7),
+        "CPU": (f"{where}.cpu_name", lambda: "another"),
+        "instructions": (f"{where}.cpu_features", lambda: "others"),
+    }
+    if other in patched:
+        monkeypatch.setattr(*patched[other])
+    process = Process(cache, Net(seed=int(other == "weights")), **how)
+    assert process.kept.finding(call_of(3 if other == "lanes" else 2)) is None
+
+
 @pytest.mark.parametrize("damage", ["cut off", "another's"])
 def test_a_damaged_finding_is_measured_again(cache: Cache, damage: str) -> None:
     network(cache, Copying(slow))(*inputs_of())
