@@ -217,7 +217,17 @@ def test_what_has_no_content_to_tell_is_refused_by_its_place(value: Any) -> None
 
 @pytest.mark.parametrize(
     "value",
-    [OrderedDict(a=1), SimpleNamespace(a=1), Config(), (1, [2, {"b": {3}}]), frozenset({1}), torch.Size([1]), b"1", 2j],
+    [
+        OrderedDict(a=1),
+        SimpleNamespace(a=1),
+        Config(),
+        (1, [2, {"b": {3}}]),
+        frozenset({1}),
+        torch.Size([1]),
+        b"1",
+        2j,
+        Path("a/b"),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_plain_values_have_a_digest(value: Any) -> None:
@@ -301,6 +311,44 @@ def replaced(scale: float) -> Any:
 
     forward.__module__ = "support.unet_case"
     return forward
+
+
+def made_within(scale: float) -> nn.Module:
+    class Within(nn.Module):
+        def forward(self, x: Any, t: Any) -> Any:
+            return super().__repr__() and scale * x
+
+        @torch.no_grad()
+        def decorated(self, x: Any) -> Any:
+            return scale * x
+
+    return Within()
+
+
+def test_what_a_method_closes_over_counts() -> None:
+    assert digest_of(made_within(1.0)) == digest_of(made_within(1.0)) != digest_of(made_within(2.0))
+
+
+def test_a_method_that_takes_the_place_of_another_of_its_file_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = fresh()
+    before = digest_of(net)
+    monkeypatch.setattr(Net, "extra_repr", slope, raising=False)
+    assert digest_of(net) != before
+
+
+def slope(self: Any) -> str:
+    return "a slope"
+
+
+def test_a_constant_that_is_set_from_outside_counts(
+    package: Callable[[str, str], type[nn.Module]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = package(NET, "SCALE = 2\n" + HELPER.format("SCALE"))()
+    before = digest_of(net)
+    monkeypatch.setattr(sys.modules["a_helper"], "SCALE", 3)
+    assert digest_of(net) != before
+    monkeypatch.setattr(sys.modules["a_helper"], "SCALE", 2)
+    assert digest_of(net) == before
 
 
 def test_installed_packages_count_by_version_and_our_own_by_their_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,19 @@
 
 import enum
 import functools
-import inspect
 import math
 import types
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewstep.run.backends.sources import Sources, UntoldError, digest, is_installed, is_of_python
+from fewstep.run.backends.sources import Sources, UntoldError, digest, is_installed, is_installed_file, is_of_python
 
 __all__ = ["UntoldError", "digest_of"]
 
@@ -89,6 +89,8 @@ class _Teller:
             return self._callable(value)
         if kind is types.ModuleType:
             return self._sources.of(value.__name__)
+        if isinstance(value, PurePath):
+            return digest(b"path", str(value).encode("utf-8", "backslashreplace"))
         if isinstance(value, enum.Enum):
             return self._all(b"enum", (kind, value.name))
         if isinstance(value, set | frozenset):
@@ -130,17 +132,25 @@ class _Teller:
             return digest(b"class", *told)
         told += [self.of(each) for each in value.__bases__]
         for name, held in sorted(vars(value).items()):
-            function = getattr(held, "__func__", held)  # of a static method, or of one of the class
-            function = inspect.unwrap(function) if isinstance(function, types.FunctionType) else None
-            if isinstance(function, types.FunctionType) and function.__module__ != value.__module__:
-                told += [name.encode(), self._put_there(function)]
+            function = getattr(held, "fget", getattr(held, "__func__", held))  # of a property, or of no instance
+            if isinstance(function, types.FunctionType):
+                told += [name.encode(), *self._method(function, value, name)]
         return digest(b"class", *told)
 
-    def _put_there(self, function: types.FunctionType) -> bytes:
-        """A method that stands in another module than its class: borrowed, generated, or put there later."""
-        if is_installed(function.__module__):
-            return digest(function.__module__.encode(), function.__qualname__.encode())
-        return self._callable(function)
+    def _method(self, function: types.FunctionType, kind: type, name: str) -> Iterator[bytes]:
+        """What the file of its class does not show: what it closes over, and code that is put there from elsewhere."""
+        while isinstance(function, types.FunctionType):
+            if not is_installed_file(function.__code__.co_filename):
+                cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+                for free, cell in cells:
+                    if free != "__class__":
+                        yield self.of(cell.cell_contents)
+            place = function.__module__, function.__qualname__
+            if place != (kind.__module__, f"{kind.__qualname__}.{name}"):
+                yield digest(*(str(each).encode() for each in place))
+                if place[0] != kind.__module__ and not is_installed(str(place[0])):
+                    yield self._callable(function)
+            function = getattr(function, "__wrapped__", None)  # type: ignore[assignment]
 
     def _callable(self, value: Any) -> bytes:
         if isinstance(value, functools.partial):

@@ -41,7 +41,7 @@ class Sources:
     """Digests of the code of modules, by their names.
 
     A module that belongs to Python or to an installed package counts by the version of that package. Any other counts
-    by its file, and by the files of those that it has functions, classes or modules of, and so on.
+    by its file and by the constants that it has now, and so do those that it has functions, classes or modules of.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,13 @@ def is_installed(module: str) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     if module == "__main__" or (file is not None and module.partition(".")[0] in OURS):
         return False
-    return file is None or os.path.realpath(file).startswith(_installed_folders())
+    return file is None or is_installed_file(file)
+
+
+@functools.cache
+def is_installed_file(file: str) -> bool:
+    """Whether a file stands where Python and packages are installed."""
+    return os.path.realpath(file).startswith(_installed_folders())
 
 
 def is_of_python(kind: type) -> bool:
@@ -99,9 +105,16 @@ def _content(name: str) -> bytes:
             raise UntoldError(f"code of {name}, which is in no file")
         return str(getattr(package, "__version__", "")).encode()
     try:
-        return Path(str(sys.modules[name].__file__)).read_bytes()
+        return Path(str(sys.modules[name].__file__)).read_bytes() + _constants(name)
     except (AttributeError, OSError):
         raise UntoldError(f"code of {name}, which is in no file") from None
+
+
+def _constants(name: str) -> bytes:
+    """The plain values of names in capitals: they may have been set from outside."""
+    held = {each: value for each, value in vars(sys.modules[name]).items() if each.isupper()}
+    plain = {each: value for each, value in held.items() if isinstance(value, bool | int | float | str | None)}
+    return repr(sorted(plain.items())).encode("utf-8", "backslashreplace")
 
 
 def _reached(module: str) -> Iterator[str]:
