@@ -155,11 +155,13 @@ def test_parity_with_a_nan_is_none(compared: tuple[float, float], monkeypatch: p
     monkeypatch.setattr(parity, "plan_of", lambda subject, case: engine.plan(1))
     for name in ("eager_images", "normals"):
         monkeypatch.setattr(parity, name, lambda *_: torch.zeros(1))
-    monkeypatch.setattr(parity, "lacks_diffusers", lambda *_: "no diffusers")
     monkeypatch.setattr(parity, "relative", lambda *_: next(answers))
-    subject: Any = SimpleNamespace(engine=engine, labels=lambda count: None)
+    subject = SimpleNamespace(engine=engine, labels=lambda count: None)
+    contender, nothing = parity.Contender(parity.ENGINE), lambda case: None
+    entrant = SimpleNamespace(contender=contender, subject=subject, make_ready=nothing, absent=nothing)
+    lineup: Any = SimpleNamespace(exact=subject, entrants=[entrant])
     with pytest.raises(parity.ParityError, match="differ by nan"):
-        parity.check(subject, parity.Case("ddim", 1, 1))
+        parity.check(lineup, parity.Case("ddim", 1, 1))
 
 
 def test_equal_images_agree_and_what_is_not_finite_agrees_with_nothing() -> None:

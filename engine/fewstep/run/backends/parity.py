@@ -9,8 +9,8 @@ from torch import Tensor
 BOUNDS: Final = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
-def distance(answer: Tensor, expected: Tensor, x: Tensor) -> float:
-    """|answer - expected| / |expected|, each over all values of a network that was called with x.
+def distance(answer: Tensor, expected: Tensor, x: Tensor | None = None) -> float:
+    """|answer - expected| / |expected|, each over all values; of a network's answers to x, if it is given.
 
     Where |expected| is next to nothing, as of a new U-Net whose last layer is zero, that would compare rounding with
     rounding: so an error as large as the rounding of x is at most the bound, however small the answer is.
@@ -27,7 +27,7 @@ def distance(answer: Tensor, expected: Tensor, x: Tensor) -> float:
         if not torch.allclose(ours[~finite], theirs[~finite], equal_nan=True):
             return float("inf")
         ours, theirs = ours[finite], theirs[finite]
-    seen = x.double()
+    seen = theirs[:0] if x is None else x.double()
     rounding = torch.finfo(expected.dtype).eps * float(seen[seen.isfinite()].norm())
     size = max(float(theirs.norm()), rounding / BOUNDS.get(expected.dtype, 1.0), torch.finfo(torch.float64).tiny)
     return float((ours - theirs).norm()) / size
