@@ -1,6 +1,7 @@
 """A run of the benchmark: parity of every case, then rounds in which all contenders of a case take turns."""
 
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ Advance = Callable[[int, int], None]  # (done, total)
 Runs = dict[Contender, Callable[[int], object]]  # one run, by seed
 RUNS = {ENGINE: engine_run, EAGER: eager_run, DIFFUSERS: diffusers_run, BARE: bare_run}
 WARM_UP = 1  # rounds that are not counted; parity has run everything before them already
+SETTLED = 0.01  # seconds: for 6 ms after their work torch's threads wait busily, on cores that OpenVINO's then lack
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def _take_turns(
             if last not in (None, (turn, case)):
                 tick()
             last = turn, case
+            time.sleep(SETTLED)
             timing = watch.time(partial(runs[case][contender], turn))
             if turn >= WARM_UP:
                 timings[case][contender].append(timing)
