@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from fewstep import Engine, Model, schedules
 from fewstep.run.backends import network as of_network
 from fewstep.run.backends.worth import pays
 from support.backends import Copying, on_backend
@@ -74,3 +76,29 @@ def test_batches_of_a_request_that_is_all_are_decided_together(monkeypatch: pyte
     assert len(backend.made) == 2  # of four lanes and of two
     assert samples.ready_seconds > 0
     assert engine.sample(labels=[1] * 10, seeds=0, steps=3).ready_seconds == 0
+
+
+def test_auto_that_takes_torch_has_the_bits_of_torch_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch by name packs weights, and a packed layer rounds otherwise."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("FEWSTEP_BACKEND", "")
+    request: dict[str, Any] = {"n": 2, "seeds": 0, "steps": 2}
+    how: dict[str, Any] = {"backend": "torch", "device": "cpu"}
+    net = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.Tanh(), nn.Conv2d(64, 64, 1))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.net(x)  # type: ignore[no-any-return]
+
+    model = Model(Net(), schedule=schedules.linear(), shape=(64, 8, 8))
+    named = Engine(model, **how)
+    by_itself = Engine(model, device="cpu", backend="auto", once=True)
+    assert torch.equal(by_itself.sample(**request).images, named.sample(**request).images)
+    assert by_itself.backend == "torch"
+    assert by_itself._network.otherwise is not None
+    assert named.stats()["backend"]["calls"][0]["packed"] > 0
+    assert by_itself._network.otherwise.stats()["calls"][0]["packed"] > 0

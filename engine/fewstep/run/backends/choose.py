@@ -33,15 +33,15 @@ def network_for(
     meant = backend_asked(backend, device, dtype)
     count = threads_asked(threads, "auto" if backend == "auto" else meant)  # what it becomes is not the caller's error
     automatic = meant == "auto"
+    packs = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and packable(module)
+    by_torch = Network(module, PackedTorch() if packs else None, dtype, only_if_faster=False)
     if automatic:
         meant = "openvino" if find_spec("openvino") is not None and not batch_invariant else "torch"
     if meant == "openvino":
         how = {"backend": meant, "dtype": str(dtype).removeprefix("torch."), "threads": count}
         kept = Kept(Cache.of_user(), module, how)
-        return Network(
-            module, OpenVino(dtype, count, kept, tracing=not automatic), dtype, only_if_faster=automatic, kept=kept
-        )
+        openvino = OpenVino(dtype, count, kept, tracing=not automatic)
+        return Network(module, openvino, dtype, only_if_faster=automatic, kept=kept, otherwise=by_torch)
     if meant == "compile":
-        return Network(module, Compiled(), dtype, only_if_faster=False)
-    packs = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and packable(module)
-    return Network(module, PackedTorch() if packs else None, dtype, only_if_faster=False)
+        return Network(module, Compiled(), dtype, only_if_faster=False, otherwise=by_torch)
+    return by_torch

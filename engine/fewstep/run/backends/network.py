@@ -34,6 +34,7 @@ class Ready:
     about: dict[str, object] = field(default_factory=dict)
     calls: int = 0
     last: int = 0  # which call of the network its last one was
+    checked: Tensor | None = None  # the program's answer to the first call, until it is handed out
 
 
 class Network:
@@ -50,6 +51,7 @@ class Network:
         dtype: of the network, which the bound goes by.
         only_if_faster: time both at the first call of a kind, and keep the program only where it is ahead.
         kept: what earlier processes have made and measured of this network; nothing unless given.
+        otherwise: torch's way to execute it, for the calls that the backend does not; the module itself unless given.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Network:
         dtype: torch.dtype,
         only_if_faster: bool,
         kept: Kept | None = None,
+        otherwise: "Network | None" = None,
     ) -> None:
+        self.otherwise = otherwise
         self.module, self.backend, self.only_if_faster, self.kept = module, backend, only_if_faster, kept
         self.bound = BOUNDS.get(dtype, 0.0)
         self.used = "torch"  # what executed the last call
@@ -77,6 +81,8 @@ class Network:
 
     def look(self) -> None:
         """Some steps begin: what was made of a network that has changed since is forgotten."""
+        if self.otherwise is not None:
+            self.otherwise.look()
         if self.backend is None or self._weights is None:
             return
         if not self._weights.are_current(self.backend.copies) or self._threads != torch.get_num_threads():
@@ -118,7 +124,7 @@ class Network:
             except Exception as error:  # a library's own, of any class
                 self._ready[kind] = self._module_instead(self.backend, _in_words(error), ready.about)
                 self.used = "torch"
-        return self.module(x, t, **arguments)
+        return (self.otherwise or self.module)(x, t, **arguments)
 
     def stats(self) -> dict[str, object]:
         """What executes each kind of call, how far it is from the module, and what it cost to make ready."""
@@ -129,8 +135,11 @@ class Network:
         asked = "torch" if self.backend is None else self.backend.name
         return {"name": self.used, "asked": asked, "changes": self.changes, "calls": kinds}
 
-    def _first(self, backend: Backend, kind: Kind, inputs: Sequence[Tensor], names: tuple[str, ...]) -> Any:
-        """The answer to the first call of a kind, after which it is ready."""
+    def _first(
+        self, backend: Backend, kind: Kind, inputs: Sequence[Tensor], names: tuple[str, ...], known: Any = None
+    ) -> Any:
+        """The answer to the first call of a kind, after which it is ready; `known` is the module's, where it has been
+        called already."""
 
         def module() -> Any:
             x, t, *rest = _clones(inputs)
@@ -144,11 +153,11 @@ class Network:
                 self._ready[kind] = self._module_instead(backend, str(why))
         self._clock += 1
         started = time.perf_counter()
-        answer = module()
+        answer = module() if known is None else known
         answered = time.perf_counter()
         if self._weights is None or self._clock < self._waits:
             self.used = "torch"
-            return answer
+            return self._by_torch(kind, inputs, names, answer)
         expected = prediction_of(answer)
         if not isinstance(expected, Tensor) or expected.shape[:1] != inputs[0].shape[:1]:
             return answer  # whoever called refuses it
@@ -159,7 +168,20 @@ class Network:
         ready = ready or self._made_ready(backend, module, inputs, names, expected)
         self._keep(kind, ready)
         self.used, self.making = ready.backend, self.making + time.perf_counter() - answered
-        return answer if ready.program is None else ready.program(inputs)
+        if ready.program is None:
+            return self._by_torch(kind, inputs, names, answer)
+        checked, ready.checked = ready.checked, None
+        return ready.program(inputs) if checked is None else checked
+
+    def _by_torch(self, kind: Kind, inputs: Sequence[Tensor], names: tuple[str, ...], known: Any) -> Any:
+        """The answer in torch's way to a call of which the module's answer is known."""
+        torchs = self.otherwise
+        if torchs is None or torchs.backend is None:
+            return known
+        if kind in torchs._ready:
+            x, t, *rest = inputs
+            return torchs(x, t, **dict(zip(names, rest, strict=True)))
+        return torchs._first(torchs.backend, kind, inputs, names, known)
 
     def _too_little(self, call: Call, module: Callable[[], Any], seconds: float) -> Ready | None:
         """The module itself, where the calls ahead are too few for a program to save what it costs."""
@@ -208,7 +230,9 @@ class Network:
             about = {**(known or measured_choice(taken, lambda: program(_clones(inputs)), module)), **about}
             taken = str(about["taken"])
         keep_choice(self.kept, call, {"taken": taken, **about})
-        return Ready(taken, program if taken == backend.name else None, about)
+        if taken != backend.name:
+            return Ready(taken, None, about)
+        return Ready(taken, program, about, checked=None if self.only_if_faster else answer)
 
     def _made(self, backend: Backend, call: Call, inputs: Sequence[Tensor]) -> tuple[Program, Tensor]:
         """A program, and its answer."""
