@@ -77,10 +77,10 @@ SUBJECTS = {
     "digits": Subject("the digits' student for 4 steps", 4, (1, 4), KINDS[1:], warm=2, runs=5),
     "cifar10": Subject("the CIFAR-10 DDPM U-Net, 3 x 32 x 32, 36 M parameters", 1, (1, 4)),
     "terrain": Subject("terrain, a one-step model", 1, (1, 4), KINDS[1:]),
-    "conditional": Subject("a U-Net of 4 levels that is told a text, 4 x 64 x 64", 1, (1,), gib=(1, 1, 1, 2, 3)),
+    "conditional": Subject("a U-Net of 4 levels that is told a text, 4 x 64 x 64", 1, (1,), gib=(2, 2, 2, 4, 4)),
     "sd15": Subject(
         "Stable Diffusion 1.5's U-Net for 256 x 256 pixels, 4 x 32 x 32", 1, (1,), ("diffusers", "torch", "openvino"),
-        (6, 6, 12), warm=0, together=False,
+        (8, 6, 13), warm=0, together=False,
     ),
 }  # fmt: skip
 

@@ -71,9 +71,11 @@ class Case:
         return Subject(Engine(self.model, device="cpu"), "", {}).inputs(batch)
 
 
-def case_of(name: str, steps: int, folder: str = "") -> Case:
-    """A network by its name on the command line of cpu_backends.py; of the same numbers in every process."""
-    torch.manual_seed(0)
+def case_of(name: str, steps: int, folder: str = "", beside: bool = True) -> Case:
+    """A network by its name on the command line of cpu_backends.py; of the same numbers in every process.
+
+    `beside` makes diffusers' module too, where a large network has one.
+    """
     if name == "cifar10":
         return Case(unet_cases.cifar10(CPU, dry_run=False), "ddim", steps)
     if name == "digits":
@@ -83,14 +85,13 @@ def case_of(name: str, steps: int, folder: str = "") -> Case:
         model.module.eval()
         return Case(unet_cases.Network("terrain", "trained", model, None, "no counterpart"), "consistency", steps)
     config = CONDITIONAL if name == "conditional" else {**(sd15().diffusers_config or {}), "sample_size": 32}
-    return Case(unet_cases.conditional_of(name, dict(config), CPU), "ddim", steps)
+    return Case(unet_cases.conditional_of(name, dict(config), CPU, beside), "ddim", steps)
 
 
 class OurEngine:
     """`Engine.sample`."""
 
     def __init__(self, case: Case, dtype: torch.dtype, backend: str | None) -> None:
-        case.network.theirs = None  # its memory is another contender's
         named = {} if backend is None else {"backend": backend}
         self.case, self.backend = case, backend
         self.engine = Engine(case.model, device="cpu", dtype=dtype, **named)
@@ -122,6 +123,7 @@ class TheirLoop:
         self.scheduler = kind(len(betas), trained_betas=betas, clip_sample=False, timestep_spacing="trailing")
         self.case, self.dtype = case, dtype
         self.unet = nn.Module.to(case.network.theirs, dtype)
+        case.model.module.to("meta")  # which frees what is not run here
 
     @torch.no_grad()
     def __call__(self, batch: int, seed: int) -> Tensor:
@@ -212,8 +214,8 @@ class ByHand:
 
 def made(task: Mapping[str, Any]) -> tuple[Any, str]:
     """The contender of a task, or None and the reason."""
-    case, dtype = case_of(task["network"], task["steps"], task["folder"]), getattr(torch, task["dtype"])
-    kind = task["kind"]
+    kind, dtype = task["kind"], getattr(torch, task["dtype"])
+    case = case_of(task["network"], task["steps"], task["folder"], beside=kind in ("diffusers", "by hand"))
     if kind == "diffusers":
         return (None, case.network.lacks) if case.network.theirs is None else (TheirLoop(case, dtype), "")
     if kind == "by hand":

@@ -125,17 +125,24 @@ def conditional(part: str, device: torch.device, dry_run: bool) -> Network:
     return conditional_of(part, config, device)
 
 
-def conditional_of(part: str, config: dict[str, Any], device: torch.device) -> Network:
-    """A U-Net that diffusers' UNet2DConditionModel is of a config, with random weights and a text of random numbers."""
+def conditional_of(part: str, config: dict[str, Any], device: torch.device, beside: bool = True) -> Network:
+    """What diffusers' UNet2DConditionModel is of a config, with random weights and a text of random numbers.
+
+    `beside` makes diffusers' own as well, which takes as much memory again.
+    """
     ours = diffusers_condition.config_from_diffusers_condition(
         {"_class_name": diffusers_condition.CLASS, **config}, part
     )
     unet = random_unet(lambda: build_unet(ours), device)
-    theirs, lacks = their_module("UNet2DConditionModel", config, unet, diffusers_condition.naming(ours).keys(unet))
-    condition = {"context": torch.randn(77, config["cross_attention_dim"], device=device)}
+    theirs, lacks = None, "not made"
+    if beside:
+        theirs, lacks = their_module("UNet2DConditionModel", config, unet, diffusers_condition.naming(ours).keys(unet))
+    generator = torch.Generator(device).manual_seed(3)
+    condition = {"context": torch.randn(77, config["cross_attention_dim"], device=device, generator=generator)}
     if "addition_time_embed_dim" in config:
         sizes = 6 * config["addition_time_embed_dim"]
-        condition["pooled"] = torch.randn(config["projection_class_embeddings_input_dim"] - sizes, device=device)
+        pooled = config["projection_class_embeddings_input_dim"] - sizes
+        condition["pooled"] = torch.randn(pooled, device=device, generator=generator)
         condition["sizes"] = torch.tensor([1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0], device=device)
     size, channels = config["sample_size"], config.get("in_channels", 4)
     model = Model(unet, schedule=schedules.scaled_linear(), shape=(channels, size, size), defaults={"sampler": "ddim"})

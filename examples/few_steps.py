@@ -28,7 +28,12 @@ class Took(NamedTuple):
     first: float  # seconds of the run before: it finds the memory, and makes the network ready
 
     def __str__(self) -> str:
-        return f"{self.milliseconds:.{2 if self.milliseconds < 1 else 1 if self.milliseconds < 10 else 0}f} ms an image"
+        return f"{self.short} ms an image"
+
+    @property
+    def short(self) -> str:
+        """The milliseconds, in two digits or more."""
+        return f"{self.milliseconds:.{2 if self.milliseconds < 1 else 1 if self.milliseconds < 10 else 0}f}"
 
 
 def strip_of(samples: fewstep.Samples) -> Image.Image:
@@ -60,14 +65,17 @@ def sampled(engine: fewstep.Engine, steps: int) -> tuple[fewstep.Samples, Took]:
     labels = [place % count for place in range(COLUMNS * ROWS)] if count else None
     first = engine.sample(COLUMNS * ROWS, labels=labels, steps=steps, seeds=0)
     samples = engine.sample(COLUMNS * ROWS, labels=labels, steps=steps, seeds=0)
-    backend = str(engine.stats()["backend"]["name"])
-    return samples, Took(backend, 1000 * samples.seconds / len(samples), first.seconds + first.ready_seconds)
+    return samples, Took(engine.backend, 1000 * samples.seconds / len(samples), first.seconds + first.ready_seconds)
 
 
 def told(name: str, took: Took, torch: Took | None) -> str:
     """A line of the table; torch's own time is told beside that of another backend."""
     line = f"{name:18} {took} on {took.backend}"
-    return line if torch is None else f"{line}, {torch} on torch; the first {COLUMNS * ROWS} after {took.first:.1f} s"
+    return (
+        line
+        if torch is None
+        else f"{line}, {torch.short} on torch; the first {COLUMNS * ROWS} after {took.first:.1f} s"
+    )
 
 
 def main(path: Path, students: Path | None = None, teacher: Path | None = None) -> None:

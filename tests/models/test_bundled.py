@@ -196,5 +196,5 @@ def test_the_demo_names_the_backend_and_tells_torchs_time_beside_another() -> No
     took, torchs = demo["Took"]("openvino", 0.553, 3.12), demo["Took"]("torch", 14.2, 0.1)
     assert demo["told"]("1 step", torchs, None) == "1 step             14 ms an image on torch"
     assert demo["told"]("1 step", took, torchs) == (
-        "1 step             0.55 ms an image on openvino, 14 ms an image on torch; the first 20 after 3.1 s"
+        "1 step             0.55 ms an image on openvino, 14 on torch; the first 20 after 3.1 s"
     )
