@@ -53,6 +53,7 @@ class Stopwatch:
     def __init__(self, modules: list[nn.Module], now: Now = time.perf_counter) -> None:
         self.modules, self.now = modules, now
         self.network, self.loop, self.calls = 0.0, 0.0, 0
+        self._within = False
 
     def __enter__(self) -> "Stopwatch":
         for module in self.modules:
@@ -73,13 +74,19 @@ class Stopwatch:
         return Timing(self.now() - started, self.network, self.loop, self.calls)
 
     def timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A call of a network, counted."""
+        """A call of a network, counted once: a program may call the module, whose calls are counted as well."""
 
         def timed(*arguments: Any, **named: Any) -> Any:
-            started = self.now()
-            answer = forward(*arguments, **named)
-            self.network += self.now() - started
-            self.calls += 1
+            if self._within:
+                return forward(*arguments, **named)
+            self._within = True
+            try:
+                started = self.now()
+                answer = forward(*arguments, **named)
+                self.network += self.now() - started
+                self.calls += 1
+            finally:
+                self._within = False
             return answer
 
         return timed

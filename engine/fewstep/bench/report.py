@@ -34,7 +34,7 @@ class Row:
     status: str  # "measured", or why not
     backend: str = "torch"  # that executes the network
     dtype: str = "float32"  # that it computes in
-    difference: float | None = None  # from the images of the eager loop in float32, max |a - b| / max |b|
+    difference: float | None = None  # from the images of the eager loop in float32; see `parity.differences`
     ready_seconds: float | None = None  # that the first image at this batch size takes beyond those after it
     repeats: int = 0
     min_ms: float | None = None

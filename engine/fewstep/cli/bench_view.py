@@ -51,13 +51,18 @@ def _head(report: "Report") -> list[str]:
 
 
 def _parity(report: "Report") -> str:
+    from fewstep.bench.parity import MEASURES
+
     found: dict[str, float] = {}
     for row in report.rows:
         if row.difference is not None:
             found[row.contender] = max(found.get(row.contender, 0.0), row.difference)
-    allowed = [f"{report.settings['tolerances'][dtype]:.0e} in {dtype}" for dtype in _dtypes(report)]  # type: ignore[index]
+    allowed = [
+        f"{report.settings['tolerances'][dtype]:.0e} {MEASURES[dtype]} in {dtype}"  # type: ignore[index]
+        for dtype in _dtypes(report)
+    ]
     differences = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-    return f"at most {differences} of the largest value from the eager loop in float32 (allowed: {', '.join(allowed)})"
+    return f"at most {differences} from the images of the eager loop in float32 (allowed: {', '.join(allowed)})"
 
 
 def _dtypes(report: "Report") -> list[str]:
