@@ -53,6 +53,23 @@ def test_change_is_seen_by_the_next_image(case: tuple[str, str]) -> None:
     assert (after - before).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("change", CHANGES)
+def test_packed_weights_are_packed_again(change: str) -> None:
+    def many(engine: Engine) -> Tensor:
+        return engine.sample(16, labels=[1] * 16, seeds=0, steps=1).images
+
+    nets = ManyKinds(), ManyKinds()
+    ours, bare = small_engine(nets[0], backend="torch"), on_backend(small_engine(nets[1]), None)
+    before = many(ours)
+    [call] = ours.stats()["backend"]["calls"]
+    assert call["packed"] > 0
+    CHANGES[change](nets[0], ours)
+    CHANGES[change](nets[1], bare)
+    after = many(ours)
+    torch.testing.assert_close(after, many(bare), rtol=0, atol=1e-5)
+    assert (after - before).abs().max() > 1e-3
+
+
 def test_hooks_run_for_as_long_as_they_are_there() -> None:
     net, seen = ManyKinds(), []
     engine = on_backend(small_engine(net), Copying())

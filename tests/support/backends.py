@@ -56,7 +56,7 @@ class Copying:
         pass
 
 
-def on_backend(engine: Engine, backend: Backend, **options: Any) -> Engine:
+def on_backend(engine: Engine, backend: Backend | None, **options: Any) -> Engine:
     """The engine, its network executed by a backend of the test's own."""
     settings: dict[str, Any] = {"dtype": engine.dtype, "only_if_faster": False} | options
     engine._network = Network(engine.module, backend, **settings)
