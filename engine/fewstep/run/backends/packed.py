@@ -1,8 +1,8 @@
 """torch on a CPU with weights packed once: oneDNN wants them in blocks of its own, and torch orders them at each call.
 
-    layers                          gain on two Zen cores, by benchmarks/packing.py
-    convolutions of few pixels      float32 1.4 to 2.5 times at 8x8 and 4x4, 12 % at 16x16; bfloat16 1.5 to 3.3, 18 %
-    1x1 convolutions, linears       float32 2.2 times, whatever the size, beside MKL's product; bfloat16 little
+    layers                          gain on two Zen cores (benchmarks/results/amd-epyc-2-cores/packing.csv)
+    convolutions of few pixels      float32 1.6 to 1.9 times at 8x8 and 4x4, 1.3 at 16x16; bfloat16 1.6 to 3.6, 1.3
+    1x1 convolutions, linears       float32 2.1 times at any number of rows; bfloat16 1.1
 
 torch's ops for it are private: where they are missing or fail, the layer runs as ever, and what they answer is compared
 with the module's answer as that of every backend is.
