@@ -1,6 +1,8 @@
 """OpenVINO executes a network as torch does: one conversion for all batches, inputs read where they lie."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -104,6 +106,23 @@ def test_the_same_address_in_other_strides_is_another_tensor(case: Case) -> None
     last = memory.view(2, *SHAPE[1:], SHAPE[0]).permute(0, 3, 1, 2)
     for x in (last, contiguous, last, contiguous):
         assert case.error([x, t, labels]) < 1e-6
+
+
+def test_threads_are_those_asked_for_and_nothing_of_torch_or_the_process_changes() -> None:
+    before, cores = torch.get_num_threads(), os.sched_getaffinity(0)
+    settings = OpenVino(torch.float32, threads=3).settings()
+    assert settings["INFERENCE_NUM_THREADS"] == 3
+    assert OpenVino(torch.float32).settings()["INFERENCE_NUM_THREADS"] == before
+    assert settings["ENABLE_CPU_PINNING"] is False
+    assert OpenVino(torch.bfloat16).settings()["INFERENCE_PRECISION_HINT"] == "bf16"
+    assert (torch.get_num_threads(), os.sched_getaffinity(0)) == (before, cores)
+
+
+def test_two_programs_run_in_two_threads(case: Case) -> None:
+    case.program(1), case.program(2)
+    with ThreadPoolExecutor(2) as pool:
+        errors = pool.map(lambda batch: max(case.error(inputs_of(batch, seed)) for seed in range(20)), (1, 2))
+    assert max(errors) < 1e-6
 
 
 def test_an_answer_holds_until_the_next_call_of_the_same_program(case: Case) -> None:
