@@ -425,3 +425,15 @@ def test_two_processes_that_warm_one_cache_at_once_both_go_on(openvino: Any, tmp
     assert said[0] == said[1]
     assert said[0][0] == "openvino"
     assert all(len(name) == 64 for name in os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize(("ours", "torchs", "held"), [((), (slow,), 0), ((slow,), (), 1)], ids=["ahead", "behind"])
+def test_auto_races_with_torchs_own_way_and_holds_one_of_the_two(
+    ours: tuple[Any, ...], torchs: tuple[Any, ...], held: int, cache: Cache
+) -> None:
+    by_torch = Network(Net(), Copying(*torchs), torch.float32, only_if_faster=False)
+    auto = network(cache, Copying(*ours), only_if_faster=True)
+    auto.otherwise = by_torch
+    auto(*inputs_of())
+    assert auto.stats()["asked"] == "auto"
+    assert (auto.used == "copying", len(by_torch.stats()["calls"])) == (held == 0, held)  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ def asked_of(engine: Engine) -> tuple[str, bool]:
 @pytest.mark.parametrize(
     ("said", "argument", "found"),
     [
-        ("", "auto", ("openvino", True)),
-        ("auto", "auto", ("openvino", True)),
+        ("", "auto", ("auto", True)),
+        ("auto", "auto", ("auto", True)),
         ("torch", "auto", ("torch", False)),
         ("openvino", "auto", ("openvino", False)),
         ("compile", "auto", ("compile", False)),

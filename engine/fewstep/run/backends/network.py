@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -111,8 +111,7 @@ class Network:
         if self.backend is None or torch.is_autocast_enabled("cpu"):  # which casts inside the module alone
             return self.module(x, t, **arguments)
         inputs = (x, t, *arguments.values())
-        names = ("", "", *arguments)
-        kind = tuple((name, each.shape, each.dtype) for name, each in zip(names, inputs, strict=True))
+        kind = _kind(inputs, arguments)
         ready = self._ready.get(kind)
         if ready is None:
             return self._first(self.backend, kind, inputs, tuple(arguments))
@@ -132,7 +131,7 @@ class Network:
             {"x": list(kind[0][1]), "backend": ready.backend, "count": ready.calls, **ready.about}
             for kind, ready in list(self._ready.items())
         ]
-        asked = "torch" if self.backend is None else self.backend.name
+        asked = "torch" if self.backend is None else "auto" if self.only_if_faster else self.backend.name
         return {"name": self.used, "asked": asked, "changes": self.changes, "calls": kinds}
 
     def _first(
@@ -227,12 +226,27 @@ class Network:
         taken = backend.name
         if self.only_if_faster:
             known = known_choice(self.kept, call)
-            about = {**(known or measured_choice(taken, lambda: program(_clones(inputs)), module)), **about}
+            about = {**(known or self._raced(backend, program, inputs, names)), **about}
             taken = str(about["taken"])
         keep_choice(self.kept, call, {"taken": taken, **about})
         if taken != backend.name:
             return Ready(taken, None, about)
         return Ready(taken, program, about, checked=None if self.only_if_faster else answer)
+
+    def _raced(
+        self, backend: Backend, program: Program, inputs: Sequence[Tensor], names: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """A program beside torch's way of the same call, each timed."""
+        torchs = self.otherwise or self.module
+
+        def by_torch() -> Any:
+            x, t, *rest = _clones(inputs)
+            return torchs(x, t, **dict(zip(names, rest, strict=True)))
+
+        found = measured_choice(backend.name, lambda: program(_clones(inputs)), by_torch)
+        if self.otherwise is not None and found["taken"] != "torch":
+            self.otherwise._ready.pop(_kind(inputs, names), None)  # what was packed for the race alone
+        return found
 
     def _made(self, backend: Backend, call: Call, inputs: Sequence[Tensor]) -> tuple[Program, Tensor]:
         """A program, and its answer."""
@@ -265,6 +279,11 @@ class Network:
             self._told.add(why)
             warnings.warn(f"{backend.name}: {why}; torch runs the network", BackendWarning, stacklevel=outside())
         return Ready("torch", None, {**(about or {}), "why": why})
+
+
+def _kind(inputs: Sequence[Tensor], names: Iterable[str]) -> Kind:
+    """Of a call with x, t and what has names."""
+    return tuple((name, each.shape, each.dtype) for name, each in zip(("", "", *names), inputs, strict=True))
 
 
 def _clones(inputs: Sequence[Tensor]) -> list[Tensor]:
