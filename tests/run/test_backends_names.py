@@ -15,7 +15,7 @@ FLOAT, DOUBLE = torch.float32, torch.float64
 
 
 def asked_of(engine: Engine) -> tuple[str, bool]:
-    return engine.stats()["backend"]["asked"], engine._network.only_if_faster
+    return engine.stats()["backend"]["asked"], engine._network.auto is not None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fewstep import Engine, Model, schedules
-from fewstep.run.backends import network as of_network
+from fewstep.run.backends import auto as of_auto
 from fewstep.run.backends.worth import pays
 from support.backends import Copying, on_backend
 from support.small import SmallNet, small_engine
@@ -67,10 +67,9 @@ def test_an_engine_for_one_small_request_stays_with_torch_and_says_why() -> None
 
 def test_batches_of_a_request_that_is_all_are_decided_together(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(of_network, "pays", lambda calls, *_: bool(asked.append(calls)) or len(asked) == 1)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(of_auto, "pays", lambda calls, *_: bool(asked.append(calls)) or len(asked) == 1)  # type: ignore[func-returns-value]
     backend = Copying()
-    engine = on_backend(small_engine(SmallNet(), once=True, max_batch=4), backend)
-    engine._network.only_if_faster = True
+    engine = on_backend(small_engine(SmallNet(), once=True, max_batch=4), backend, only_if_faster=True)
     samples = engine.sample(labels=[1] * 10, seeds=0, steps=3)
     assert asked == [9]  # three batches of three steps
     assert len(backend.made) == 2  # of four lanes and of two

@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from fewstep.callers import outside
 from fewstep.errors import BackendWarning, reason_of
+from fewstep.run.backends.auto import Auto
 from fewstep.run.backends.backend import Backend, Program, UnreadyError
 from fewstep.run.backends.call import Call, Kind, prediction_of
 from fewstep.run.backends.choice import keep_choice, known_choice, measured_choice
 from fewstep.run.backends.kept import Kept
 from fewstep.run.backends.parity import BOUNDS, distance
 from fewstep.run.backends.weights import Weights, hooked
-from fewstep.run.backends.worth import pays
 
 MOST_KINDS: Final = 16  # that have a program at once
-IN_VAIN: Final = 2  # times in a row that "auto" makes programs which do not live to pay; then it waits
 MOST_BYTES: Final = 2**32  # of weights in all of them: each may hold its own copy; two are kept however large
 
 
@@ -49,7 +48,8 @@ class Network:
         module: the network.
         backend: what executes it; None for the module itself.
         dtype: of the network, which the bound goes by.
-        only_if_faster: time both at the first call of a kind, and keep the program only where it is ahead.
+        only_if_faster: time both at the first call of a kind, keep the program only where it is ahead, and make none
+            that does not pay: see `Auto`.
         kept: what earlier processes have made and measured of this network; nothing unless given.
         otherwise: torch's way to execute it, for the calls that the backend does not; the module itself unless given.
     """
@@ -64,10 +64,10 @@ class Network:
         otherwise: "Network | None" = None,
     ) -> None:
         self.otherwise = otherwise
-        self.module, self.backend, self.only_if_faster, self.kept = module, backend, only_if_faster, kept
+        self.module, self.backend, self.kept = module, backend, kept
+        self.auto = Auto(kept) if only_if_faster else None
         self.bound = BOUNDS.get(dtype, 0.0)
         self.used = "torch"  # what executed the last call
-        self.ahead: int | None = None  # calls, where they are all that come: "auto" is for what pays within them
         self.making = 0.0  # seconds that were spent on making calls ready
         self.changes = 0  # how often programs were forgotten, since the network was no longer what they are of
         self._ready: dict[Kind, Ready] = {}
@@ -75,8 +75,6 @@ class Network:
         self._threads = 0
         self._told: set[str] = set()
         self._spent = 0.0  # of `making`, until the last change
-        self._vain = self._patience = self._waits = 0  # programs in vain; calls to wait, and until which
-        self._pays: bool | None = None  # decided once, so that a request is executed in one way
         self._clock = 0
 
     def look(self) -> None:
@@ -86,25 +84,14 @@ class Network:
         if self.backend is None or self._weights is None:
             return
         if not self._weights.are_current(self.backend.copies) or self._threads != torch.get_num_threads():
-            self._judge()
+            if self.auto is not None:
+                held = [(ready.calls, ready.about) for ready in self._ready.values() if ready.program is not None]
+                self.auto.judge(self._clock, held, self.making - self._spent)
+            self._spent = self.making
             self._ready.clear()
             self._weights = None
             self.backend.forget()
             self.changes += 1
-
-    def _judge(self) -> None:
-        """Before programs are forgotten: whether they have saved what they cost, where "auto" made them.
-
-        Whoever trains the network has them made in vain at every change. So after two of those, torch takes as many
-        calls first as the last would have needed to pay.
-        """
-        spent, self._spent = self.making - self._spent, self.making
-        found = [(ready.calls, _gain(ready.about)) for ready in self._ready.values() if ready.program is not None]
-        if self.only_if_faster and found:
-            saved, best = sum(calls * gain for calls, gain in found), max(gain for _, gain in found)
-            self._vain = self._vain + 1 if saved < spent else 0
-            self._patience = int(spent / max(best, 1e-6))
-        self._waits = self._clock + self._patience if self._vain >= IN_VAIN else 0
 
     def __call__(self, x: Tensor, t: Tensor, **arguments: Tensor) -> Any:
         """What module(x, t, **arguments) answers. A program's answer holds until the next call."""
@@ -131,7 +118,7 @@ class Network:
             {"x": list(kind[0][1]), "backend": ready.backend, "count": ready.calls, **ready.about}
             for kind, ready in list(self._ready.items())
         ]
-        asked = "torch" if self.backend is None else "auto" if self.only_if_faster else self.backend.name
+        asked = "torch" if self.backend is None else "auto" if self.auto is not None else self.backend.name
         return {"name": self.used, "asked": asked, "changes": self.changes, "calls": kinds}
 
     def _first(
@@ -154,7 +141,7 @@ class Network:
         started = time.perf_counter()
         answer = module() if known is None else known
         answered = time.perf_counter()
-        if self._weights is None or self._clock < self._waits:
+        if self._weights is None or (self.auto is not None and self.auto.waits(self._clock)):
             self.used = "torch"
             return self._by_torch(kind, inputs, names, answer)
         expected = prediction_of(answer)
@@ -163,8 +150,12 @@ class Network:
         if not expected.isfinite().any():
             return answer  # it shows nothing, so the next call is a first one
         call = Call.of(inputs, names)
-        ready = self._too_little(call, module, answered - started) or self._known(call)
-        ready = ready or self._made_ready(backend, module, inputs, names, expected)
+        size = sum(each.numel() for each in self.module.parameters())
+        taken = None if self.auto is None else self.auto.by_torch(call, module, answered - started, size)
+        if taken is None:
+            ready = self._made_ready(backend, call, module, inputs, expected)
+        else:  # torch does
+            ready = Ready("torch", None, taken)
         self._keep(kind, ready)
         self.used, self.making = ready.backend, self.making + time.perf_counter() - answered
         if ready.program is None:
@@ -182,29 +173,14 @@ class Network:
             return torchs(x, t, **dict(zip(names, rest, strict=True)))
         return torchs._first(torchs.backend, kind, inputs, names, known)
 
-    def _too_little(self, call: Call, module: Callable[[], Any], seconds: float) -> Ready | None:
-        """The module itself, where the calls ahead are too few for a program to save what it costs."""
-        if self.ahead is None or not self.only_if_faster:
-            return None
-        if self._pays is None:
-            size = sum(each.numel() for each in self.module.parameters())
-            self._pays = pays(self.ahead, seconds, module, lambda: known_choice(self.kept, call), size)
-        return None if self._pays else Ready("torch", None, {"why": "too few calls to save what it costs"})
-
-    def _known(self, call: Call) -> Ready | None:
-        """The module itself, where an earlier process has measured that it is faster."""
-        found = known_choice(self.kept, call) if self.only_if_faster else None
-        return Ready("torch", None, found) if found is not None and found["taken"] == "torch" else None
-
     def _made_ready(
         self,
         backend: Backend,
+        call: Call,
         module: Callable[[], Any],
         inputs: Sequence[Tensor],
-        names: tuple[str, ...],
         expected: Tensor,
     ) -> Ready:
-        call = Call.of(inputs, names)
         try:
             self._check_still(module)
             program, answer = self._made(backend, call, inputs)
@@ -224,14 +200,14 @@ class Network:
             why = f"its answer differs from torch's by {error:.1e}, more than {self.bound:.0e}"
             return self._module_instead(backend, why, about)
         taken = backend.name
-        if self.only_if_faster:
+        if self.auto is not None:
             known = known_choice(self.kept, call)
-            about = {**(known or self._raced(backend, program, inputs, names)), **about}
+            about = {**(known or self._raced(backend, program, inputs, call.names)), **about}
             taken = str(about["taken"])
         keep_choice(self.kept, call, {"taken": taken, **about})
         if taken != backend.name:
             return Ready(taken, None, about)
-        return Ready(taken, program, about, checked=None if self.only_if_faster else answer)
+        return Ready(taken, program, about, checked=answer if self.auto is None else None)
 
     def _raced(
         self, backend: Backend, program: Program, inputs: Sequence[Tensor], names: tuple[str, ...]
@@ -289,11 +265,6 @@ def _kind(inputs: Sequence[Tensor], names: Iterable[str]) -> Kind:
 def _clones(inputs: Sequence[Tensor]) -> list[Tensor]:
     """For a network that writes into what it is given."""
     return [each.clone() for each in inputs]
-
-
-def _gain(about: Mapping[str, Any]) -> float:
-    """Seconds that a program saves in each call, as it was measured."""
-    return (float(about.get("torch_milliseconds", 0)) - float(about.get("milliseconds", 0))) / 1e3
 
 
 def _in_words(error: Exception) -> str:
