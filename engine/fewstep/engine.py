@@ -299,8 +299,7 @@ class Engine(Adapting, Warmed):
             self._bounds.check_samples(list(map(lanes_of, request.plans)), ending)
             started, made = time.perf_counter(), self._network.making
             run, parts = Following(len(request), callback), list(batches(request.plans, self.max_batch))
-            if self._network.auto is not None:
-                self._network.auto.ahead = calls_in(request.plans, parts) if self._once else None
+            self._network.expect(calls_in(request.plans, parts) if self._once else None)
             for places in parts:
                 run.parts.append(self._part(asked, request, places, run, ending, wanted))
             if self.device.type == "cuda":  # the stream alone: another thread may be capturing on the device

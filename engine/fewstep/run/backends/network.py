@@ -77,6 +77,11 @@ class Network:
         self._spent = 0.0  # of `making`, until the last change
         self._clock = 0
 
+    def expect(self, calls: int | None) -> None:
+        """So many calls are all that come; None where more may."""
+        if self.auto is not None:
+            self.auto.ahead = calls
+
     def look(self) -> None:
         """Some steps begin: what was made of a network that has changed since is forgotten."""
         if self.otherwise is not None:
