@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from fewstep_kernels.operands import StepOperands, by_arguments
 
@@ -77,6 +78,9 @@ def chosen(
     if needs_grad(*tensors):
         return native
     first = tensors[0]
-    if first is None or first.device.type != "cpu" or not torch.compiler.is_compiling():
+    if first is None or first.device.type != "cpu":
         return op
-    return native if torch.compiler.is_exporting() else definition
+    if torch.compiler.is_dynamo_compiling():
+        return native if torch.compiler.is_exporting() else definition
+    looked_at = type(first) not in (Tensor, Parameter)  # an export that another thread makes sets the same flag
+    return native if looked_at and torch.compiler.is_exporting() else op

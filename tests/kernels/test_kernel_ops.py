@@ -23,6 +23,7 @@ from fewstep_kernels import (
     timestep_embedding,
 )
 from fewstep_kernels.layer_ops import conv2d_residual_on_gpu, pointwise_on_gpu
+from fewstep_kernels.torch_layers import torch_group_norm_silu
 
 OPS = torch.ops.fewstep
 
@@ -242,3 +243,17 @@ def test_what_a_gpu_does_in_fewer_launches_is_the_same_convolution(layout: torch
     if layout == torch.channels_last:
         assert two.is_contiguous(memory_format=layout)
         assert one.is_contiguous(memory_format=layout)
+
+
+def test_an_export_in_another_thread_changes_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's flags of an export are the process's."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 32, 7, 7), torch.randn(32), torch.randn(32)
+    found = []
+    for flag in (False, True):
+        monkeypatch.setattr(torch.compiler, "_is_compiling_flag", flag)
+        monkeypatch.setattr(torch.compiler, "_is_exporting_flag", flag)
+        assert torch.compiler.is_exporting() == flag
+        found.append(group_norm_silu(x, weight, bias, 8, 1e-5))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], torch_group_norm_silu(x, weight, bias, 8, 1e-5))

@@ -1,6 +1,7 @@
 """OpenVINO executes a network as torch does: one conversion for all batches, inputs read where they lie."""
 
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fewstep.run.backends import openvino
 from fewstep.run.backends.bound import BoundProgram
 from fewstep.run.backends.call import Call
+from fewstep.run.backends.export import UnexportableError
 from fewstep.run.backends.openvino import OpenVino
 
 pytest.importorskip("openvino")
@@ -60,6 +63,31 @@ class Case:
 @pytest.fixture(scope="module")
 def case() -> Case:
     return Case()
+
+
+def test_networks_are_looked_at_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.export fails where another thread exports."""
+    inside = []
+
+    def looking(*_: object) -> None:
+        inside.append(1)
+        time.sleep(0.02)
+        found.append(len(inside))
+        inside.pop()
+        raise UnexportableError
+
+    found: list[int] = []
+    monkeypatch.setattr(openvino, "exported", looking)
+    monkeypatch.setattr(openvino, "traced", looking)
+    inputs = inputs_of(1)
+
+    def make(_: int) -> None:
+        with pytest.raises(UnexportableError):
+            OpenVino(torch.float32, threads=1).make(Net(), Call.of(inputs, ("labels",)), inputs)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(make, range(2)))
+    assert found == [1] * 4
 
 
 @pytest.mark.slow

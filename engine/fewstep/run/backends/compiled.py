@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewstep.errors import reason_of
 from fewstep.run.backends.backend import UnreadyError
 from fewstep.run.backends.call import Call, prediction_of
+from fewstep.run.backends.export import ALONE
 from fewstep.run.backends.saying import say
 
 MOST: Final = 3  # compilations of one kind of call: torch.compile does it anew where more differs than a value
@@ -40,8 +41,9 @@ class Compiled:
 
             compile_graph = Bounded(lookup_backend(self.compiler))
             compiled = torch.compile(_call_of(module, call.names), backend=compile_graph, fullgraph=True, dynamic=False)
-            compiled(*inputs)
-            compiled(*inputs)
+            with ALONE:
+                compiled(*inputs)
+                compiled(*inputs)
         except Exception as error:  # of the tracer, of the compiler, or for want of one for C++
             raise UnreadyError(f"torch.compile: {type(error).__name__}: {reason_of(error)}") from error
         if compile_graph.calls > 1:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,6 +17,7 @@ from fewstep.run.modules import GENERATED, view_of
 
 MAX_LANES = 32  # that a graph promises to be for; diffusers' upsampling asks whether there are 64
 PIXELS_LAST = (0, 2, 3, 1)
+ALONE: Final = threading.RLock()  # what torch notes while it looks at a network is the process's, not the thread's
 TALKATIVE: Final = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
 

@@ -13,7 +13,7 @@ from fewstep.run.backends.apart import Apart, taken_apart
 from fewstep.run.backends.backend import UnreadyError
 from fewstep.run.backends.bound import BoundProgram, Compiled
 from fewstep.run.backends.call import Call, prediction_of
-from fewstep.run.backends.export import UnexportableError, exported
+from fewstep.run.backends.export import ALONE, UnexportableError, exported
 from fewstep.run.backends.kept import Kept, as_it_is_read
 from fewstep.run.backends.openvino_import import openvino_module
 from fewstep.run.backends.saying import LARGE, say
@@ -71,7 +71,8 @@ class OpenVino:
         except UnexportableError:
             if not self.tracing:
                 raise
-            model = traced(module, call, inputs)
+            with ALONE:
+                model = traced(module, call, inputs)
             model.reshape(model_shapes(call))
             return _Conversion(module, model, TRACED)
 
@@ -98,14 +99,15 @@ class OpenVino:
             UnreadyError: no such model.
         """
         openvino = openvino_module()
-        graph, any_lanes = exported(module, call, inputs)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model = openvino.convert_model(graph)  # takes torch's compound ops apart; leaves every side open
+            with ALONE:
+                graph, any_lanes = exported(module, call, inputs)
+                model = _converted(openvino, graph)
             shapes = model_shapes(call)
             model.reshape({place: [-1, *shape[1:]] if any_lanes else shape for place, shape in shapes.items()})
             return model
+        except UnreadyError:
+            raise
         except Exception as error:  # what it cannot convert ends in an error of any class
             raise UnreadyError(_reason(error)) from error
 
@@ -136,6 +138,13 @@ class OpenVino:
             # cores a digit's call takes 14.1 ms then, and 10.9 without; at its best 2.7 and 2.5.
             "ENABLE_CPU_PINNING": False,
         }
+
+
+def _converted(openvino: Any, graph: Any) -> Any:
+    """A graph as an openvino.Model: torch's compound ops are taken apart, and every side is left open."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return openvino.convert_model(graph)
 
 
 def model_shapes(call: Call) -> dict[int, list[int]]:

@@ -202,7 +202,10 @@ def _is_there(dtype: torch.dtype) -> bool:
 
 
 def _is_plain(input: Tensor, weight: Tensor) -> bool:
-    """Whether nobody differentiates, traces or records the call, and it is of plain tensors of one dtype."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    """Whether nobody differentiates, traces or records the call, and it is of plain tensors of one dtype.
+
+    An export has tensors of its own; its flag alone may be that of another thread.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_dynamo_compiling() or torch._C._len_torch_dispatch_stack():
         return False
     return type(input) is Tensor and input.dtype == weight.dtype and input.device.type == "cpu"
