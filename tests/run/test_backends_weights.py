@@ -175,6 +175,42 @@ def test_attribute_of_the_same_value_is_no_change() -> None:
     assert weights.are_current()
 
 
+class Noting(PureNet):
+    """Notes what it is called with, in a list or in an attribute."""
+
+    def __init__(self, kept: bool) -> None:
+        super().__init__()
+        self.kept, self.count = kept, 0
+
+    def note(self, x: Tensor) -> None:
+        self.calls.append(tuple(x.shape))
+        self.count += not self.kept
+
+
+@pytest.mark.parametrize("case", [(True, "copying"), (False, "torch")], ids=["in a list", "in an attribute"])
+def test_network_that_notes_its_calls_is_not_made_ready_again_and_again(case: tuple[bool, str]) -> None:
+    kept, backend = case
+    net = Noting(kept)
+    engine = on_backend(small_engine(net), Copying())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BackendWarning)
+        before = images(engine)
+    net.calls.clear()
+    assert torch.equal(images(engine), before)
+    assert len(net.calls) == (0 if kept else 2)
+    told = engine.stats()["backend"]
+    assert (told["name"], told["changes"]) == (backend, 0)
+
+
+def test_scale_of_a_lora_of_peft_is_seen() -> None:
+    peft = pytest.importorskip("peft")
+    adapted = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["conv"]), PureNet())
+    weights = Weights(adapted)
+    assert weights.are_current()
+    adapted.conv.set_scale("default", 0.5)
+    assert not weights.are_current()
+
+
 def test_weight_that_cannot_be_read_is_refused() -> None:
     net = ManyKinds()
     net.register_buffer("sparse", torch.eye(3).to_sparse())

@@ -28,14 +28,14 @@ class ManyKinds(nn.Module):
         self.register_buffer("scale", torch.ones(64, 1, 1))
         self.register_buffer("nothing", torch.empty(0))
         self.offset = torch.zeros(64, 1, 1)
-        self.gain = 1.0
+        self.gain, self.scales = 1.0, {"a": [1.0]}
         with torch.inference_mode():
             self.frozen = nn.Parameter(torch.ones(64, 1, 1), requires_grad=False)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         h = self.norm(self.conv(x)) + t[:, None, None, None].to(x.dtype) / 1000
         h = self.tied(self.wide(h + self.embedding(labels)[:, :, None, None]))
-        h = self.batch_norm(h) * self.scale * self.frozen * self.gain + self.offset
+        h = self.batch_norm(h) * self.scale * self.frozen * (self.gain * self.scales["a"][0]) + self.offset
         answer: Tensor = self.out(h)
         return answer
 
@@ -136,6 +136,8 @@ CHANGES: dict[str, Callable[[Any, Engine], Any]] = {
     "tensor that is no buffer": lambda net, engine: net.offset.add_(1),
     "and another": lambda net, engine: setattr(engine.module, "offset", torch.ones(64, 1, 1)),
     "number": lambda net, engine: setattr(engine.module, "gain", 2.0),
+    "number in a list in a dict": lambda net, engine: net.scales["a"].__setitem__(0, 2.0),
+    "dict of another": lambda net, engine: net.scales.update(a=[2.0]),
     "eps of a norm": lambda net, engine: setattr(engine.module.norm, "eps", 1.0),
     "groups of a norm": lambda net, engine: setattr(engine.module.norm, "num_groups", 1),
     "mode of a norm": lambda net, engine: engine.module.batch_norm.train(),

@@ -20,6 +20,7 @@ from fewstep.run.backends.kept import Kept
 from fewstep.run.backends.parity import BOUNDS, distance
 from fewstep.run.backends.weights import Weights, hooked
 
+RESTLESS: Final = "the network changes its own attributes or buffers when it is called"
 MOST_KINDS: Final = 16  # that have a program at once
 MOST_BYTES: Final = 2**32  # of weights in all of them: each may hold its own copy; two are kept however large
 
@@ -75,6 +76,7 @@ class Network:
         self._threads = 0
         self._told: set[str] = set()
         self._spent = 0.0  # of `making`, until the last change
+        self._restless = False  # the network changes itself, which is no reason to look at it anew in every run
         self._clock = 0
 
     def expect(self, calls: int | None) -> None:
@@ -86,7 +88,7 @@ class Network:
         """Some steps begin: what was made of a network that has changed since is forgotten."""
         if self.otherwise is not None:
             self.otherwise.look()
-        if self.backend is None or self._weights is None:
+        if self.backend is None or self._weights is None or self._restless:
             return
         if not self._weights.are_current(self.backend.copies) or self._threads != torch.get_num_threads():
             if self.auto is not None:
@@ -158,7 +160,7 @@ class Network:
         size = sum(each.numel() for each in self.module.parameters())
         taken = None if self.auto is None else self.auto.by_torch(call, module, answered - started, size)
         if taken is None:
-            ready = self._made_ready(backend, call, module, inputs, expected)
+            ready = self._made_ready(backend, call, module, inputs, expected, called=known is None)
         else:  # torch does
             ready = Ready("torch", None, taken)
         self._keep(kind, ready)
@@ -185,9 +187,10 @@ class Network:
         module: Callable[[], Any],
         inputs: Sequence[Tensor],
         expected: Tensor,
+        called: bool,
     ) -> Ready:
         try:
-            self._check_still(module)
+            self._check_still(module, called)
             program, answer = self._made(backend, call, inputs)
             error = distance(answer, expected, inputs[0])
             if not error <= self.bound and self.kept is not None and self.kept.drop(call):
@@ -235,16 +238,24 @@ class Network:
             program = backend.make(self.module, call, _clones(inputs))
         return program, program(_clones(inputs))
 
-    def _check_still(self, module: Callable[[], Any]) -> None:
-        """UnreadyError for a network that is more than what it answers: what hooks do, or it notes of itself."""
+    def _check_still(self, module: Callable[[], Any], called: bool) -> None:
+        """UnreadyError for a network that is more than what it answers: what hooks do, or it notes of itself.
+
+        `called`: it was, since its weights were looked at.
+        """
+        if self._restless:
+            raise UnreadyError(RESTLESS)
         if hooked(self.module):
             raise UnreadyError("hooks are registered on the network, which torch alone runs")
-        if self._weights is None or self._weights.are_current():
+        if self._weights is None or (called and self._weights.are_current()):
             return
         self._weights = Weights(self.module)  # what a first call makes and keeps is no change
-        module()
+        self._weights.leave_notes(module)
         if not self._weights.are_current():
-            raise UnreadyError("the network changes its own attributes or buffers when it is called")
+            self._restless = True
+            for ready in self._ready.values():
+                ready.backend, ready.program = "torch", None
+            raise UnreadyError(RESTLESS)
 
     def _keep(self, kind: Kind, ready: Ready) -> None:
         ready.calls, ready.last = 1, self._clock
