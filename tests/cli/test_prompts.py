@@ -45,7 +45,8 @@ def test_texts_become_pictures_that_tell_how_to_make_them_again(run: Run, folder
         copy = tmp_path / "again.png"
         assert run(*again[1:], "-o", copy).code == 0
         assert copy.read_bytes() == made.read_bytes() or read_parameters(copy)["model"] == str(folder)
-        assert _pixels(copy) == _pixels(made)
+        apart = np.frombuffer(_pixels(copy), np.uint8).astype(int) - np.frombuffer(_pixels(made), np.uint8)
+        assert np.abs(apart).max() <= (0 if made == out else 1)  # alone, a picture is rounded as a batch of one is
 
 
 def test_the_engine_draws_what_the_command_draws(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import fewstep_kernels
 from fewstep import schedules
 from fewstep.cost import Cost, CostCounter, report
 from fewstep.cost.counter import DEVICE
 from fewstep.cost.loops import SCHEDULERS, count_diffusers, count_engine
 from fewstep.cost.subjects import Subject, cifar10_ddpm, sd_latents
 from fewstep.diffusion.samplers import SAMPLERS, make_plan
+from fewstep.models.net import blocks
 from fewstep.models.net.build import empty_unet
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
@@ -317,12 +317,22 @@ class OpsOfTheHost(TorchDispatchMode):
         return result
 
 
+def residual_on_gpu(residual: Tensor, layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """What a residual block ends in on a GPU."""
+    assert layer.bias is not None
+    return layer_ops.conv2d_residual_on_gpu(x, layer.weight, layer.bias, residual, 1)
+
+
+def pointwise_on_gpu(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return layer_ops.pointwise_on_gpu(x, layer.weight, layer.bias)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @torch.no_grad()
 def test_the_networks_ops_without_memory_are_those_of_a_real_run(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory formats decide about copies, so these must be followed too."""
-    monkeypatch.setattr(fewstep_kernels, "conv2d_residual", layer_ops.conv2d_residual_on_gpu)
-    monkeypatch.setattr(fewstep_kernels, "pointwise", layer_ops.pointwise_on_gpu)
+    monkeypatch.setattr(blocks, "_beside", residual_on_gpu)
+    monkeypatch.setattr(blocks, "_pointwise", pointwise_on_gpu)
     config = UNetConfig(
         in_channels=1,
         out_channels=2,

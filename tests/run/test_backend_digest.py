@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 import subprocess
 import sys
 from collections import OrderedDict
@@ -162,6 +163,7 @@ def test_another_process_finds_the_same_digest() -> None:
     path = ":".join(str(ROOT / each) for each in ("engine", "kernels", "tests"))
     environment = {"PYTHONPATH": path, "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    importlib.import_module("fewstep_kernels.fused.step")  # what others have imported is no part of it
     assert ran.stdout.strip() == digest_of(random_unet(CONFIGS["classes"]))
 
 

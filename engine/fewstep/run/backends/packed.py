@@ -170,10 +170,10 @@ class PackedLinear(nn.Linear):
 def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
     """The layers that may be packed, and the class that does it: none whose code or weight is somebody's own."""
     for part in module.modules():
-        weight = part._parameters.get("weight")
-        if weight is None or weight.numel() < SMALLEST or weight.device.type != "cpu" or is_parametrized(part):
+        if type(part) not in (nn.Linear, nn.Conv2d) or is_parametrized(part):
             continue
-        if weight.dtype not in WORK:
+        weight = part._parameters.get("weight")
+        if weight is None or weight.numel() < SMALLEST or weight.device.type != "cpu" or weight.dtype not in WORK:
             continue
         if type(part) is nn.Linear:
             yield part, PackedLinear

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import re
 import sys
 import sysconfig
 import types
@@ -125,9 +126,11 @@ def _reached(module: str) -> Iterator[str]:
         yield name
         if is_installed(name):
             continue
-        for held in list(vars(sys.modules[name]).values()):
+        for attribute, held in list(vars(sys.modules[name]).items()):
             if isinstance(held, types.ModuleType):
                 other = held.__name__
+                if other.startswith(f"{name}.") and not _names(name, attribute):
+                    continue  # somebody else has imported it, later
             elif isinstance(held, type | types.FunctionType):
                 other = str(held.__module__)
             else:
@@ -135,3 +138,9 @@ def _reached(module: str) -> Iterator[str]:
             if other not in seen and other in sys.modules and not is_installed(other):
                 seen.add(other)
                 waiting.append(other)
+
+
+def _names(package: str, submodule: str) -> bool:
+    """Whether the file of a package speaks of a submodule, which is an attribute of it once anybody imports it."""
+    file = getattr(sys.modules[package], "__file__", None)
+    return file is None or re.search(rf"\b{re.escape(submodule)}\b", Path(file).read_text(errors="replace")) is not None
