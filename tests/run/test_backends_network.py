@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -239,6 +240,27 @@ def test_another_number_of_threads_makes_programs_anew() -> None:
     finally:
         torch.set_num_threads(threads)
     assert len(backend.made) == 2
+
+
+def test_threads_of_other_numbers_take_turns_with_programs_of_their_own() -> None:
+    """What torch has been told counts for the thread that said it, and for those that come later."""
+    engine, backend = copying_engine()
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(torch.get_num_threads).result()
+        try:
+            torch.set_num_threads(threads + 1)
+            assert pool.submit(torch.get_num_threads).result() == threads
+            found = [image for _ in range(3) for image in (images(engine), pool.submit(images, engine).result())]
+            assert len(backend.made) == 2
+            engine.module.get_parameter("conv.weight").data.mul_(2)
+            changed = [images(engine), pool.submit(images, engine).result()]
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.equal(image, found[0]) for image in found)
+    assert torch.equal(*changed)
+    assert not torch.equal(changed[0], found[0])
+    assert (len(backend.made), engine.stats()["backend"]["changes"]) == (4, 1)
 
 
 def test_only_the_faster_is_kept() -> None:

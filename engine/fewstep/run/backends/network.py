@@ -1,5 +1,6 @@
 """An engine's network as a backend executes it: checked against the module, and the module where that is better."""
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,7 +74,8 @@ class Network:
         self.changes = 0  # how often programs were forgotten, since the network was no longer what they are of
         self._ready: dict[Kind, Ready] = {}
         self._weights: Weights | None = None
-        self._threads = 0
+        self._aside: dict[int, dict[Kind, Ready]] = {}  # by torch's threads, where a thread of the caller's has others
+        self._threads = self._thread = 0
         self._told: set[str] = set()
         self._spent = 0.0  # of `making`, until the last change
         self._restless = False  # the network changes itself, which is no reason to look at it anew in every run
@@ -90,12 +92,20 @@ class Network:
             self.otherwise.look()
         if self.backend is None or self._weights is None or self._restless:
             return
-        if not self._weights.are_current(self.backend.copies) or self._threads != torch.get_num_threads():
+        threads, here = torch.get_num_threads(), threading.get_ident()
+        elsewhere, self._thread = here != self._thread, here
+        changed = not self._weights.are_current(self.backend.copies)
+        if not changed and threads != self._threads and elsewhere:
+            # Two threads of the caller's that torch gives different numbers take turns: each finds its programs again.
+            self._aside, self._ready = {self._threads: self._ready}, self._aside.get(threads, {})
+            self._threads = threads
+        elif changed or threads != self._threads:
             if self.auto is not None:
                 held = [(ready.calls, ready.about) for ready in self._ready.values() if ready.program is not None]
                 self.auto.judge(self._clock, held, self.making - self._spent)
             self._spent = self.making
             self._ready.clear()
+            self._aside.clear()
             self._weights = None
             self.backend.forget()
             self.changes += 1
@@ -139,7 +149,7 @@ class Network:
             return self.module(x, t, **dict(zip(names, rest, strict=True)))
 
         if self._weights is None:
-            self._threads = torch.get_num_threads()
+            self._threads, self._thread = torch.get_num_threads(), threading.get_ident()
             try:
                 self._weights = Weights(self.module)
             except UnreadyError as why:
@@ -253,6 +263,7 @@ class Network:
         self._weights.leave_notes(module)
         if not self._weights.are_current():
             self._restless = True
+            self._aside.clear()
             for ready in self._ready.values():
                 ready.backend, ready.program = "torch", None
             raise UnreadyError(RESTLESS)
