@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from fewstep import Engine
 from fewstep.errors import ArgumentError, BackendWarning
 from fewstep.run.backends import network as of_network
+from fewstep.run.backends.backend import UnreadyError
+from fewstep.run.backends.network import Network
 from fewstep.run.backends.parity import distance
 from support.backends import CopiedProgram, Copying, copying_engine, on_backend
-from support.small import PureNet, SmallNet, small_engine
+from support.small import SHAPE, PureNet, SmallNet, small_engine
 
 REQUEST: dict[str, Any] = {"labels": [1, 2], "seeds": 0, "steps": 3}
 
@@ -240,6 +242,19 @@ def test_another_number_of_threads_makes_programs_anew() -> None:
     finally:
         torch.set_num_threads(threads)
     assert len(backend.made) == 2
+
+
+def test_what_torchs_way_takes_to_make_is_counted_where_it_stands_in() -> None:
+    class Never(Copying):
+        def make(self, *_: Any) -> CopiedProgram:
+            raise UnreadyError("never")
+
+    net = PureNet()
+    torchs = Network(net, Copying(), torch.float32, only_if_faster=False)
+    network = Network(net, Never(), torch.float32, only_if_faster=False, otherwise=torchs)
+    with pytest.warns(BackendWarning, match="never"), torch.no_grad():
+        network(torch.randn(1, *SHAPE), torch.ones(1))
+    assert network.making > torchs.making > 0
 
 
 def test_threads_of_other_numbers_take_turns_with_programs_of_their_own() -> None:

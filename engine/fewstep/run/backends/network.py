@@ -188,7 +188,10 @@ class Network:
         if kind in torchs._ready:
             x, t, *rest = inputs
             return torchs(x, t, **dict(zip(names, rest, strict=True)))
-        return torchs._first(torchs.backend, kind, inputs, names, known)
+        made = torchs.making
+        answer = torchs._first(torchs.backend, kind, inputs, names, known)
+        self.making += torchs.making - made
+        return answer
 
     def _made_ready(
         self,
