@@ -29,6 +29,7 @@ from fewstep.bench.machine import describe_machine
 from fewstep.run.backends.bound import BoundProgram
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.openvino import OpenVino, model_shapes
+from fewstep.run.backends.openvino_import import core_of
 from fewstep.run.buffers import Place, StaticBuffers
 from fewstep_kernels import COLUMN
 from fewstep_kernels.host import HostStep
@@ -127,7 +128,7 @@ def main() -> int:
         program = BoundProgram(openvino, backend.compile(network, call), torch.float32, {})
         static = network.clone()
         static.reshape(model_shapes(call))
-        step = openvino.Core().compile_model(with_update(static), "CPU", backend.settings())
+        step = core_of(openvino).compile_model(with_update(static), "CPU", backend.settings())
         runs = {
             "host": on_the_host(program, sample, asked.steps),
             "one program": in_one(step, sample, asked.steps),

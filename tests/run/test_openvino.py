@@ -1,6 +1,8 @@
 """OpenVINO executes a network as torch does: one conversion for all batches, inputs read where they lie."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from fewstep.run.backends.bound import BoundProgram
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.export import UnexportableError
 from fewstep.run.backends.openvino import OpenVino
+from support.tree import ROOT
 
 pytest.importorskip("openvino")
 
@@ -170,3 +173,30 @@ def test_weights_that_changed_are_converted_again() -> None:
     case.backend.forget()
     case.programs.clear()
     assert case.error(inputs_of(1)) < 1e-6
+
+
+INTERRUPTED = """
+import faulthandler, gc, os, signal, time
+from support.small import SmallNet, small_engine
+faulthandler.enable()
+engines = [small_engine(SmallNet(), backend="openvino") for _ in range(3)]
+assert {engine.sample(labels=[1], seeds=0, steps=2) and engine.backend for engine in engines} == {"openvino"}
+del engines[1]  # whose stack the third had found
+gc.collect()
+del engines[1]
+gc.collect()
+seen = []
+signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(0.01)
+print(seen)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_its_handler_after_engines_have_gone() -> None:
+    path = os.pathsep.join(str(ROOT / each) for each in ("engine", "kernels", "tests"))
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stdout) == (0, "[1]\n"), ran.stderr[-2000:]

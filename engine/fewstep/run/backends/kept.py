@@ -14,6 +14,7 @@ from fewstep.errors import reason_of
 from fewstep.run.backends.cache import Cache, Entry, key_of
 from fewstep.run.backends.call import Call
 from fewstep.run.backends.digest import UntoldError, digest_of
+from fewstep.run.backends.openvino_import import core_of
 from fewstep.run.backends.processor import cpu_features, cpu_name
 from fewstep.run.backends.saying import say
 from fewstep.run.backends.sources import own_sources
@@ -132,7 +133,7 @@ class Kept:
 
     def _read(self, openvino: Any, entry: Entry | None) -> Any:
         try:
-            return None if entry is None else openvino.Core().read_model(entry.path / _MODEL)
+            return None if entry is None else core_of(openvino).read_model(entry.path / _MODEL)
         except Exception:  # what it cannot read ends in an error of any class
             if entry is not None:
                 self.cache.remove(entry.key)
@@ -151,7 +152,7 @@ def as_it_is_read(openvino: Any, model: Any) -> Any:
     try:
         with tempfile.TemporaryDirectory(prefix="fewstep-", ignore_cleanup_errors=True) as folder:
             _write(openvino, model, Path(folder))
-            return openvino.Core().read_model(Path(folder) / _MODEL)
+            return core_of(openvino).read_model(Path(folder) / _MODEL)
     except Exception:  # what it cannot read ends in an error of any class
         return model
 

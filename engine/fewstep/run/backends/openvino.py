@@ -15,7 +15,7 @@ from fewstep.run.backends.bound import BoundProgram, Compiled
 from fewstep.run.backends.call import Call, prediction_of
 from fewstep.run.backends.export import ALONE, UnexportableError, exported
 from fewstep.run.backends.kept import Kept, as_it_is_read
-from fewstep.run.backends.openvino_import import openvino_module
+from fewstep.run.backends.openvino_import import core_of, openvino_module
 from fewstep.run.backends.saying import LARGE, say
 from fewstep.run.backends.traced import TRACED, UNPROVEN, doubted, traced
 
@@ -121,7 +121,7 @@ class OpenVino:
             static = model.clone()
             static.reshape(model_shapes(call))
             parts = taken_apart(static) if self.dtype == torch.bfloat16 else Apart(None, (), static)
-            core, precise = openvino_module().Core(), {**self.settings(), "INFERENCE_PRECISION_HINT": "f32"}
+            core, precise = core_of(openvino_module()), {**self.settings(), "INFERENCE_PRECISION_HINT": "f32"}
             first = None if parts.first is None else core.compile_model(parts.first, "CPU", precise)
             return Compiled(first, parts.places, core.compile_model(parts.second, "CPU", self.settings()))
         except Exception as error:

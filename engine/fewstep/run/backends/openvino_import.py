@@ -1,5 +1,6 @@
 """OpenVINO, imported so that it tells nobody of it."""
 
+import functools
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -27,6 +28,17 @@ def openvino_module() -> Any:
         return _imported()
     finally:
         del sys.modules[TELEMETRY]
+
+
+@functools.cache
+def core_of(openvino: Any) -> Any:
+    """The openvino.Core that a process has, for good.
+
+    The CPU's plugin gives the thread that first compiles with a core a stack for signal handlers, and when it is let go
+    it puts back the one before it. Of several cores that would be the stack of one which is gone: the next Ctrl-C then
+    ends the process by SIGSEGV.
+    """
+    return openvino.Core()
 
 
 def _imported() -> Any:
