@@ -46,7 +46,11 @@ def test_texts_become_pictures_that_tell_how_to_make_them_again(run: Run, folder
         assert run(*again[1:], "-o", copy).code == 0
         assert copy.read_bytes() == made.read_bytes() or read_parameters(copy)["model"] == str(folder)
         apart = np.frombuffer(_pixels(copy), np.uint8).astype(int) - np.frombuffer(_pixels(made), np.uint8)
-        assert np.abs(apart).max() <= (0 if made == out else 1)  # alone, a picture is rounded as a batch of one is
+        if made == out:
+            assert not apart.any()
+        else:  # alone, a picture is rounded as a batch of one is
+            assert np.abs(apart).max() <= 1
+            assert np.count_nonzero(apart) < apart.size / 100
 
 
 def test_the_engine_draws_what_the_command_draws(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -162,4 +162,4 @@ def _takes(model: Any, batch: int) -> bool:
 def _reason(error: Exception) -> str:
     """In a line what OpenVINO writes into many."""
     summary = [line.strip("- ") for line in str(error).splitlines() if line.startswith("-- ")]
-    return f"openvino: {'; '.join(summary)[:REASON] if summary else reason_of(error)}"
+    return "; ".join(summary)[:REASON] if summary else reason_of(error)
