@@ -74,9 +74,11 @@ class Pair:
         runner = GraphRunner(capturer, BUDGET)
         defaults = {"sampler": "ddpm", "steps": 4, "clip": 1.0}
         model = Model(module, schedule=schedules.linear(), shape=(3, size, size), defaults=defaults)
+        # One network under both: on a CPU "auto" may give either of them another backend, whose bits are its own.
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "backend": "torch"}
         # The registered ops, as the graph captures.
-        eager = Engine(model, dtype=dtype, device=device, runner=EagerRunner(STEP_OPS))
-        return cls(eager, Engine(model, dtype=dtype, device=device, runner=runner), runner, capturer)
+        eager = Engine(model, runner=EagerRunner(STEP_OPS), **options)
+        return cls(eager, Engine(model, runner=runner, **options), runner, capturer)
 
 
 def sampling_time(engine: Engine, batch: int, steps: int, quick: bool) -> Spread:

@@ -117,7 +117,7 @@ class Unets:
         scheduler = kind(len(betas), trained_betas=betas, clip_sample=False, timestep_spacing="trailing")
         scheduler.set_timesteps(steps, device=self.device)
         start, _ = inputs(network, batch, torch.float32, self.device)
-        engine = Engine(network.model, device=self.device, runner="eager")
+        engine = Engine(network.model, device=self.device, runner="eager", backend="torch")
         ours = engine.sample(
             batch, steps=steps, sampler="ddim", noise=start.contiguous(), **network.asked(batch)
         ).images
@@ -176,7 +176,7 @@ class Unets:
     def runs(self, network: Network, steps: int, batch: int) -> None:
         """A row of the engine by calls and one by graphs, whose bits must be the same."""
         runner = GraphRunner(capturer_for(self.device), BUDGET)
-        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "backend": "torch"}  # both the same network
         engines = {
             "fewstep": Engine(network.model, runner=EagerRunner(STEP_OPS), **options),
             "fewstep, graph": Engine(network.model, runner=runner, **options),
