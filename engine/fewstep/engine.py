@@ -369,6 +369,7 @@ class Engine(Adapting, Warmed):
         self._lock.let_change()
         denoiser, signature = self.open_signature(words, like)
         ways: dict[str, Any] = {"admits": True, "lock": self._lock, "strange": self._planner.strange}
+        ways["narrows"] = not self.batch_invariant
         opened = Session(self._runner, denoiser, self._decoder, signature, **ways)
         if not like:
             self._seen.note(session_key(signature), lambda: {"session": words})

@@ -38,5 +38,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate",),
     "bench": ("bench",),
     "cost": ("cost",),
+    "serve": ("serve",),
     "cli": ("cli",),
 }

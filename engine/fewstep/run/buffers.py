@@ -5,9 +5,9 @@ graph serves every sampler, schedule, seed, guidance scale and label, and a slot
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -177,6 +177,27 @@ class StaticBuffers:
         """Let every slot idle."""
         self.index.fill_(self.signature.steps)
         self.ints[2:] = self.signature.lanes - 1
+
+    def part(self, slots: int, lanes: int) -> "StaticBuffers":
+        """The first slots and lanes: views, but for which lanes the slots have, which `lanes_of` writes."""
+
+        def first(count: int, tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor[:count]
+
+        def second(count: int, tensor: Tensor | None) -> Any:  # of what has its slots behind a step or an age
+            return None if tensor is None else tensor[:, :count]
+
+        ints = self.ints[:, :slots].clone()
+        by_slot = ("table", "index", "row", "step", "seed", "x", "preview", "statistics", "known", "mask", "log_prob")
+        views = {name: first(slots, getattr(self, name)) for name in by_slot}
+        views |= {name: first(lanes, getattr(self, name)) for name in ("t", "x_in", "r")}
+        views |= {name: second(slots, getattr(self, name)) for name in ("history", "noise")}
+        conditioning = {name: rows[:lanes] for name, rows in self.conditioning.items()}
+        return replace(self, ints=ints, cond_lane=ints[2], uncond_lane=ints[3], conditioning=conditioning, **views)
+
+    def lanes_of(self, buffers: "StaticBuffers") -> None:
+        """As a part of other buffers, take over which lanes their slots have; the last one here is scratch."""
+        self.ints[2:] = buffers.ints[2:, : self.ints.shape[1]].clamp(max=len(self.t) - 1)
 
     def fill(self, places: Sequence[Place]) -> None:
         """Give slots and lanes to samples, and write the model input of their next rows.

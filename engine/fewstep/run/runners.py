@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import torch
@@ -15,6 +14,7 @@ from fewstep.run.loop import sample_loop
 from fewstep_kernels import StepOps, eager_step_ops
 
 KEPT: Final = 4  # buffers, of
+SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of the network's batch: few, since each may be made ready
 KEPT_BYTES: Final = 1 << 20  # at most: what is larger has a network beside which its allocation is nothing
 
 
@@ -24,6 +24,10 @@ class Run(Protocol):
     @property
     def buffers(self) -> StaticBuffers:
         """Every slot idle until the caller fills it."""
+        ...
+
+    def narrow(self, slots: int, lanes: int) -> None:
+        """From the next step on nobody has a slot or a lane behind so many; a slot before them that idles has none."""
         ...
 
     def advance(self, steps: int) -> None:
@@ -63,19 +67,40 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class EagerRun:
-    """The loop, called."""
+    """The loop, called; on a CPU over the part of the buffers that somebody has."""
 
-    denoiser: Denoiser
-    decoder: Decoder
-    buffers: StaticBuffers
-    ops: StepOps
-    give_back: Callable[["EagerRun"], None] | None = None
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        decoder: Decoder,
+        buffers: StaticBuffers,
+        ops: StepOps,
+        give_back: Callable[["EagerRun"], None] | None = None,
+    ) -> None:
+        self.denoiser, self.decoder, self.buffers, self.ops, self.give_back = denoiser, decoder, buffers, ops, give_back
+        self._used: StaticBuffers = buffers
+        self._parts: dict[tuple[int, int], StaticBuffers] = {}
+
+    def narrow(self, slots: int, lanes: int) -> None:
+        """Leave out the slots and lanes behind; on a CPU, where a lane costs its share of the network's time."""
+        whole = self.buffers.signature
+        if whole.device.type != "cpu":
+            return
+        lanes = min(next((size for size in SIZES if size >= lanes), whole.lanes), whole.lanes)
+        if (slots, lanes) == (whole.samples, whole.lanes):
+            self._used = self.buffers
+            return
+        part = self._parts.get((slots, lanes))
+        if part is None:
+            part = self._parts[slots, lanes] = self.buffers.part(slots, lanes)
+        part.lanes_of(self.buffers)
+        self._used = part
 
     def advance(self, steps: int) -> None:
         """Call the loop."""
-        sample_loop(self.denoiser, self.buffers, steps, self.ops)
+        if len(self._used.x):
+            sample_loop(self.denoiser, self._used, steps, self.ops)
 
     def decode(self) -> None:
         """Decode, called."""

@@ -39,6 +39,8 @@ class Session:
         steps: the most model calls that a sample takes, where the session does not admit.
         lock: held while the device works; whoever shares the runner or the weights shares it. It knows the session for
             as long as it is open, in which the weights do not change.
+        narrows: leave out slots and lanes that nobody has, where the runner can; else every step has all of them, and a
+            sample's bits do not depend on its company.
         strange: why a plan is not one for the network, "that ..." or "for ..."; None for one that is.
 
     A session is used by one thread at a time; others may use the engine meanwhile. After a step that failed it can only
@@ -56,9 +58,10 @@ class Session:
         watched: bool = False,
         steps: int = 1,
         lock: WeightsLock | None = None,
+        narrows: bool = True,
         strange: Callable[[Plan], str | None] = lambda plan: None,
     ) -> None:
-        self.signature, self.admits = signature, admits
+        self.signature, self.admits, self._narrows = signature, admits, admits and narrows
         self._denoiser, self._strange = denoiser, strange
         self._lock = WeightsLock() if lock is None else lock
         self._decoder = decoder
@@ -156,6 +159,7 @@ class Session:
         for place in places:
             self._places[place.slot] = place
             self._left[place.slot] = place.sample.calls
+        self._narrow()
         return slots
 
     def advance(self, steps: int | None = None) -> list[int]:
@@ -225,6 +229,18 @@ class Session:
                 images = taken(self.buffers, count)
             return self._with_log_prob(images, sorted(self._places))
 
+    def preview(self, slot: int) -> Tensor:
+        """The estimate of x_0 of one sample after its last step, [C, H, W]: a copy.
+
+        Raises:
+            ArgumentError: a slot that nobody has, or a session that was opened without the feature "preview".
+        """
+        slot = self._held(slot)
+        if self.buffers.preview is None:
+            raise ArgumentError("preview", "a session without", "one that was opened with features=['preview', ...]")
+        with self._lock:
+            return self.buffers.preview[slot].clone()
+
     def close(self) -> None:
         """Give back what the session holds of its runner. It can be used no more; to close it again does nothing."""
         if self._usable != "one that is closed":
@@ -271,6 +287,14 @@ class Session:
                 self.buffers.vacate(slot, self.signature.lanes - 1)
         self._free_slots = sorted([*self._free_slots, slot])
         self._free_lanes = sorted({*self._free_lanes, place.cond_lane, place.uncond_lane})
+        self._narrow()
+
+    def _narrow(self) -> None:
+        """Tell the run how far the slots and lanes in use reach; one lane more where a slot before them idles."""
+        if self._narrows:
+            slots = max(self._places, default=-1) + 1
+            lanes = 1 + max((max(each.cond_lane, each.uncond_lane) for each in self._places.values()), default=-1)
+            self._run.narrow(slots, lanes + (len(self._places) < slots))
 
     def _noise(self, samples: Sequence[Sample]) -> list[Tensor | None]:
         """[N + 1, C, H, W] for each sample, where the session has a table of noise: its own, or what its seed draws."""

@@ -47,6 +47,9 @@ class GraphRun:
         """The graph's own."""
         return self.entry.buffers
 
+    def narrow(self, slots: int, lanes: int) -> None:
+        """What a graph computes was fixed when it was captured."""
+
     def advance(self, steps: int) -> None:
         """Replay the graph as often as it takes; call the loop for a part of a graph of several steps."""
         if steps % self.unroll:

@@ -1,0 +1,32 @@
+"""How much a server takes on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a server, all of them settings.
+
+    Attributes:
+        slots: samples that run together on one model, at most.
+        queue: images that wait, over all models, at most; more are refused.
+        queue_bytes: of the pictures and masks that wait.
+        steps: model calls that an image may ask for.
+        images: that one request may ask for.
+        body_bytes: of a request.
+        prompt_characters: of a prompt.
+        pixels: of a picture that is sent.
+        deadline_ms: that may be asked for, at most.
+        drain_seconds: that what was let in has to finish after SIGTERM.
+    """
+
+    slots: int = 16
+    queue: int = 256
+    queue_bytes: int = 256 << 20
+    steps: int = 128
+    images: int = 10
+    body_bytes: int = 32 << 20
+    prompt_characters: int = 32_000
+    pixels: int = 16 << 20
+    deadline_ms: int = 600_000
+    drain_seconds: float = 30.0
