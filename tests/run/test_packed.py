@@ -75,7 +75,11 @@ def test_answer_is_the_modules_and_says_what_is_packed(dtype: torch.dtype) -> No
                 1e-6 if dtype == torch.float32 else 1e-2
             ) * theirs.norm()
     [call] = calls_of(found)
-    assert (call["backend"], call["count"], call["packed"]) == ("torch", 3, 3)
+    assert (call["backend"], call["count"]) == ("torch", 3)
+    if not packed._is_there(dtype):  # a processor for which oneDNN has no bfloat16: the module's own layers
+        assert "packed" not in call
+        return
+    assert call["packed"] == 3
     kinds = {name for name, part in view_of_only(found).named_modules() if isinstance(part, PackedConv2d)}
     assert kinds == {"small", "pixel"}
     assert call["packed_bytes"] == dtype.itemsize * (4 * 128 * 9 + 2 * 128 * 128)
