@@ -16,7 +16,7 @@ from fewstep.checks import flag, integer, only, whole
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import SamplerName
 from fewstep.diffusion.trained import MAX_STEPS
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, PlanWarning
 from fewstep.models.model import FIELDS, Model
 from fewstep.recording import record
 from fewstep.request import manifest
@@ -394,11 +394,20 @@ class Engine(Adapting, Warmed):
         denoiser = self._denoiser(signature.learned_variance)
         return denoiser, prepared_signature(signature, prepare(denoiser, example[0], signature))
 
-    def samples(self, n: int | None = None, **arguments: Any) -> list[Sample]:
-        """What `sample` would run, for a `session` to admit: its arguments, but for `callback` and `output`."""
+    def samples(
+        self, n: int | None = None, *, remarks: list[PlanWarning] | None = None, **arguments: Any
+    ) -> list[Sample]:
+        """What `sample` would run, for a `session` to admit: its arguments, but for `callback` and `output`.
+
+        What there is to warn of is added to `remarks` where that is given, as it is by a server: whoever asked it reads
+        no stderr, and the filters of `warnings` are one for all threads.
+        """
         said = {name: arguments.pop(name) for name in SAID if name in arguments}
         request = self._request(Asked(n, **said, options=arguments))
-        self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
+        if remarks is None:
+            self._planner.warn(request.plans, own_levels=request.own_levels, stacklevel=2)
+        else:
+            remarks += self._planner.remarks(request.plans, own_levels=request.own_levels)
         self._bounds.check_samples(list(map(lanes_of, request.plans)), None, together=True)
         with self._lock:
             return self._tensors(request, range(len(request)))

@@ -26,6 +26,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "bounds",
         "colormaps",
         "engine",
+        "opening",
         "presets",
         "recording",
         "results",

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.cli import options
 from fewstep.cli.machine import check_backend, check_device, dtype_of, set_threads
-from fewstep.cli.opening import open_engine, reads_prompts, takes_picture
 from fewstep.cli.pictures import read_mask, read_picture
 from fewstep.cli.shared import emit, emit_fields, examples, progress
 from fewstep.cli.words import UNLABELLED, Typed, check_kind, load_loras, meant
 from fewstep.diffusion.presets import preset_named
 from fewstep.errors import ArgumentError
+from fewstep.opening import open_engine, reads_prompts, takes_picture
 from fewstep.run.callbacks import counting
 
 if TYPE_CHECKING:

@@ -198,9 +198,14 @@ class Plan:
         return read & leaves
 
     def warn_of_waste(self, stacklevel: int) -> None:
-        """`WastedCallWarning` where a call is for nothing; `stacklevel` as for `warnings.warn`, from the caller."""
+        """Warn of `waste`; `stacklevel` as for `warnings.warn`, from the caller."""
+        if (waste := self.waste()) is not None:
+            warnings.warn(waste, stacklevel=stacklevel + 1)
+
+    def waste(self) -> WastedCallWarning | None:
+        """What there is to say where a call is for nothing."""
         if not self.wasted:
-            return
+            return None
         first = self.wasted[0]
         calls = f"call{'s' * (len(self.wasted) > 1)} {', '.join(str(i + 1) for i in self.wasted)} of {len(self)}"
         message = (
@@ -208,7 +213,7 @@ class Plan:
             f"{self.levels.sigmas[first]:.4g}: there the network's answer has no weight; a run that ends at a higher "
             "level, or has fewer steps, gives as much for less"
         )
-        warnings.warn(message, WastedCallWarning, stacklevel=stacklevel + 1)
+        return WastedCallWarning(message)
 
     @cached_property
     def spread(self) -> float:
@@ -217,16 +222,16 @@ class Plan:
 
         return spread(self)
 
-    def warn_of_overshoot(self, stacklevel: int) -> None:
-        """`OvershootWarning` where the rows look back over steps too long for that; `stacklevel` as above."""
+    def overshoot(self) -> OvershootWarning | None:
+        """What there is to say where the rows look back over steps too long for that."""
         if not self.history or self.spread <= TOO_WIDE:
-            return
+            return None
         message = (
             f"{self.sampler}: {len(self)} calls end in noise, since their steps from sigma "
             f"{self.levels.sigmas[0]:.4g} are too long for the method: it would end {self.spread:.2g} times as wide as "
             "the data; take more steps, or ddim or dpmpp_2m, which do not overshoot"
         )
-        warnings.warn(message, OvershootWarning, stacklevel=stacklevel + 1)
+        return OvershootWarning(message)
 
     @cached_property
     def halves(self) -> Halves:

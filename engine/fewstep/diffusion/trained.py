@@ -71,19 +71,25 @@ class Trained:
         """Whether the model was trained for so many steps of the sampler."""
         return sampler == self.sampler and steps in self.steps
 
-    def warn(self, model: str, plan: Plan, own: Callable[[int], Plan] | None, stacklevel: int) -> None:
-        """Warn with `UntrainedPlanWarning` where the model was not trained for a plan, and once more for its guidance.
+    def remarks(self, model: str, plan: Plan, own: Callable[[int], Plan] | None) -> list[UntrainedPlanWarning]:
+        """What there is to warn of where the model was not trained for a plan, and of its guidance.
 
         Args:
             model: its name.
             plan: what is about to run.
             own: the model's own plan of so many steps; None where the plan surely visits its levels.
-            stacklevel: as for `warnings.warn`, counted from the caller.
         """
+        found = []
         for asked, advice, instead in (self._steps_asked(plan, own), self._guidance_asked(plan)):
             if asked:
                 fact = f"{model or 'this model'} was trained for {self}, and is asked for {asked}: expect worse samples"
-                warnings.warn(UntrainedPlanWarning(fact, advice + TEACHER, instead), stacklevel=stacklevel + 1)
+                found.append(UntrainedPlanWarning(fact, advice + TEACHER, instead))
+        return found
+
+    def warn(self, model: str, plan: Plan, own: Callable[[int], Plan] | None, stacklevel: int) -> None:
+        """Warn of the `remarks`; `stacklevel` is as for `warnings.warn`, counted from the caller."""
+        for remark in self.remarks(model, plan, own):
+            warnings.warn(remark, stacklevel=stacklevel + 1)
 
     def _steps_asked(self, plan: Plan, own: Callable[[int], Plan] | None) -> tuple[str, str, dict[str, str]]:
         """What is asked for in place of the sampler, steps or levels, what to do, and by which arguments."""

@@ -1,5 +1,6 @@
 """Which plans a request runs: the model's own defaults, with what the request says in their place."""
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from fewstep.diffusion.samplers import build_plan, option_names
 from fewstep.diffusion.schedules import Schedule
 from fewstep.diffusion.times import OF_SIGMA
 from fewstep.diffusion.trained import Trained
-from fewstep.errors import ArgumentError
+from fewstep.errors import ArgumentError, PlanWarning
 from fewstep.request.guidance import Guidance
 
 PLANNED = ("steps", "sampler", "guidance_scale", "guidance_rescale", "strength")  # arguments of `Engine.plan`
@@ -184,25 +185,30 @@ class Planner:
         unlike = self.unlike(plan)
         return None if unlike is None else unlike[0]
 
-    def warn(self, plans: Sequence[Plan], *, own_levels: bool, stacklevel: int) -> None:
-        """Warn of plans that a distilled model was not trained for, end in noise, or have calls that change nothing.
+    def remarks(self, plans: Sequence[Plan], *, own_levels: bool) -> list[PlanWarning]:
+        """What to warn of: plans that a distilled model was not trained for, end in noise, or have calls for nothing.
 
         Args:
             plans: what is about to run.
             own_levels: they surely have the noise levels of the model's own plans, so that need not be looked at.
-            stacklevel: as for `warnings.warn`, counted from the caller.
         """
+        found: list[PlanWarning] = []
         for plan in {id(plan): plan for plan in plans}.values():
-            plan.warn_of_waste(stacklevel + 1)
-            plan.warn_of_overshoot(stacklevel + 1)
+            found += [each for each in (plan.waste(), plan.overshoot()) if each is not None]
             preset = PRESETS[plan.preset].trained if plan.preset else None
             if preset is not None:
                 usual = None if own_levels else partial(self.plan, preset=plan.preset)
-                preset.warn(f"a model of {plan.preset}", plan, usual, stacklevel + 1)
+                found += preset.remarks(f"a model of {plan.preset}", plan, usual)
             if self.trained not in (None, preset):
                 # The levels of a preset are not surely those of the model's own plans.
                 surely = own_levels and preset is None
-                self.trained.warn(self.name, plan, None if surely else self.plan, stacklevel + 1)
+                found += self.trained.remarks(self.name, plan, None if surely else self.plan)
+        return found
+
+    def warn(self, plans: Sequence[Plan], *, own_levels: bool, stacklevel: int) -> None:
+        """Warn of the `remarks`; `stacklevel` is as for `warnings.warn`, counted from the caller."""
+        for remark in self.remarks(plans, own_levels=own_levels):
+            warnings.warn(remark, stacklevel=stacklevel + 1)
 
 
 def check_options(

@@ -73,7 +73,7 @@ def takes_picture(model: str, steps: int | None) -> bool:
 def _opener(
     model: str, steps: int | None, size: Mapping[str, int | None], options: Mapping[str, Any], quiet: bool
 ) -> Callable[..., "Engine"]:
-    from fewstep.engine import Engine
+    from fewstep.engine import WAYS, Engine
     from fewstep.models.bundled import model_folder
     from fewstep.pipelines.folder import load_pipeline, text_pipeline
     from fewstep.run.runner_choice import chosen_device
@@ -87,7 +87,7 @@ def _opener(
     device, reading = chosen_device(options.get("device")), ("dtype", "variant", "allow_pickle")
     with _few_words(quiet):
         pipe = load_pipeline(Path(folder), **{name: options[name] for name in reading if name in options})
-    ways = {name: options[name] for name in ("backend", "once") if name in options}
+    ways = {name: options[name] for name in WAYS if name in options}
     return partial(Engine.from_pipeline, pipe.to(device), height=size.get("height"), width=size.get("width"), **ways)
 
 
