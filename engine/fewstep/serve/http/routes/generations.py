@@ -1,44 +1,33 @@
 """POST /v1/images/generations."""
 
-import base64
-import io
-import time
-from typing import Any
+from typing import Any, Final
 
-from fastapi import APIRouter, HTTPException, Request
-from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Request
+from starlette.responses import Response
 
-from fewstep.serve.asks import Ask
-from fewstep.serve.events import Failed, Finished
-from fewstep.serve.http.waiting import Waiting
+from fewstep.serve.http.drawing import drawn, streamed
+from fewstep.serve.http.wire.answers import ImagesAnswer
+from fewstep.serve.http.wire.asks import order
+from fewstep.serve.http.wire.errors import PROBLEMS
+from fewstep.serve.http.wire.fields import Generation, body_of, read
+from fewstep.serve.http.wire.strict_json import read_object
 
 router = APIRouter()
 
-
-class Generation(BaseModel):
-    """What is asked for."""
-
-    model_config = ConfigDict(extra="forbid")
-    model: str
-    n: int = 1
-    labels: list[int] | None = None
-    num_inference_steps: int | None = None
-    seed: int = 0
+PICTURES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "model": ImagesAnswer,
+        "description": "The pictures; or with `stream` events, the last of an image being its `completed`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    **PROBLEMS,
+}
 
 
-@router.post("/v1/images/generations")
-async def generate(body: Generation, request: Request) -> dict[str, Any]:
-    """Pictures."""
-    words = [{} if body.labels is None else {"labels": [body.labels[i % len(body.labels)]]} for i in range(body.n)]
-    asks = [Ask(body.model, body.seed + i, words[i], body.num_inference_steps) for i in range(body.n)]
-    pictures: list[Any] = [None] * body.n
-    with Waiting(request.app.state.batcher, asks) as waiting:
-        async for place, event in waiting.events():
-            if isinstance(event, Failed):
-                raise HTTPException(400 if event.reason == "invalid" else 500, event.message)
-            if isinstance(event, Finished):
-                file = io.BytesIO()
-                Image.fromarray(event.image.squeeze(2) if event.image.shape[2] == 1 else event.image).save(file, "PNG")
-                pictures[place] = {"b64_json": base64.b64encode(file.getvalue()).decode()}
-    return {"created": int(time.time()), "data": pictures}
+@router.post("/v1/images/generations", responses=PICTURES, openapi_extra={"requestBody": body_of(Generation)})
+async def generate(request: Request) -> Response:
+    """Draw pictures."""
+    body = read(Generation, await read_object(request))
+    state = request.app.state
+    wanted = order(state.batcher, state.settings.limits, body)
+    return await (streamed(request, wanted, "image_generation") if body.stream else drawn(request, wanted))
