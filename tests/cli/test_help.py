@@ -15,7 +15,7 @@ from fewstep.cli.page import command_lines, wrapped
 from fewstep.cli.training_options import distill_defaults, train_defaults
 from fewstep.columns import table_lines
 from fewstep.train import DistillConfig, TrainConfig
-from support.cli_case import Run
+from support.cli_case import Run, parse_only
 from support.tree import ROOT
 
 VERBS: dict[str, Any] = dict(getattr(get_command(app), "commands"))  # noqa: B009
@@ -33,9 +33,9 @@ def examples(text: str) -> list[str]:
 
 def parse(line: str) -> None:
     """Read a command line as its verb does."""
-    program, verb, *arguments = shlex.split(line, comments=True)
+    program, *words = shlex.split(line, comments=True)
     assert program == "fewstep"
-    VERBS[verb].make_context(verb, arguments).close()
+    parse_only(words)
 
 
 def long_options(verb: str) -> set[str]:

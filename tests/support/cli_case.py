@@ -1,7 +1,7 @@
 """What the command-line tests stand on: a way to run it, two tiny models, and failures on order."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from typer.main import get_command
 
+from fewstep.cli.app import app
 from fewstep.models.load import save_model
 from fewstep.models.net.config import UNetConfig
 from fewstep.models.net.unet import UNet
@@ -59,6 +61,14 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+
+
+def parse_only(arguments: Sequence[str]) -> None:
+    """Read a command line, without the program's name, as the command would, and do not run it."""
+    group: Any = get_command(app)
+    with group.make_context("fewstep", [], resilient_parsing=True) as context:
+        verb, command, rest = group.resolve_command(context, list(arguments))
+        command.make_context(verb, rest, parent=context).close()
 
 
 def tiny_model(folder: Path, config: UNetConfig, **fields: Any) -> Path:

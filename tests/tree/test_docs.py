@@ -22,6 +22,7 @@ from fewstep.errors import FewstepError
 from fewstep.models import UNet, UNetConfig
 from fewstep.models.load import save_model
 from fewstep.models.spec import ModelSpec
+from support.cli_case import parse_only
 from support.tree import ROOT
 
 NAMES = ("quickstart", "backends", "design", "troubleshooting", "stable-diffusion")
@@ -185,12 +186,6 @@ def stand_in_for_controlnet(folder: Path) -> None:
 
     saved("controlnet", folder / "sd-canny")
     picture().save(folder / "edges.png")
-
-
-def parse_only(arguments: list[str]) -> None:
-    """Read a command line as the command would, without running it."""
-    command = get_command(app).commands[arguments[0]]
-    command.make_context(arguments[0], arguments[1:]).close()
 
 
 def run_line(line: str, parsed: Sequence[str]) -> None:

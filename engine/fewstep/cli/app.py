@@ -11,6 +11,8 @@ import typer
 
 from fewstep.cli.bench import EXAMPLES as BENCH_EXAMPLES
 from fewstep.cli.bench import bench
+from fewstep.cli.bench_serve import EXAMPLES as BENCH_SERVE_EXAMPLES
+from fewstep.cli.bench_serve import bench_serve
 from fewstep.cli.cache import EXAMPLES as CACHE_EXAMPLES
 from fewstep.cli.cache import cache
 from fewstep.cli.convert import EXAMPLES as CONVERT_EXAMPLES
@@ -53,6 +55,7 @@ app.command("generate", cls=Verb, epilog=GENERATE_EXAMPLES)(generate)
 app.command("info", cls=Verb, epilog=INFO_EXAMPLES)(info)
 app.command("convert", cls=Verb, epilog=CONVERT_EXAMPLES)(convert)
 app.command("bench", cls=Verb, epilog=BENCH_EXAMPLES)(bench)
+app.command("bench serve", cls=Verb, epilog=BENCH_SERVE_EXAMPLES)(bench_serve)
 app.command("cache", cls=Verb, epilog=CACHE_EXAMPLES)(cache)
 app.command("train", cls=with_defaults(train_defaults), epilog=TRAIN_EXAMPLES)(train)
 app.command("distill", cls=with_defaults(distill_defaults), epilog=DISTILL_EXAMPLES)(distill)

@@ -36,7 +36,12 @@ class Verb(TyperCommand):
 
 
 class Verbs(TyperGroup):
-    """All of them."""
+    """All of them. A verb of two words, such as "bench serve", goes before the one that its first word is."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that a command line begins with, and what is left of the line."""
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the first page of help."""
