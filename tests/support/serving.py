@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ from fewstep import Classes, Engine, Model, schedules
 from fewstep.serve import Batcher, Family
 from fewstep.serve.family import Member
 from fewstep.serve.http.app import build_app
+from fewstep.serve.http.connection import uvicorn_config
+from fewstep.serve.limits import Limits
 from fewstep.serve.settings import Settings
 
 PATIENCE = 60.0  # seconds that a test waits for what should come at once, on a machine with much else to do
@@ -221,7 +224,7 @@ def running_server(
         batcher = Batcher(families, settings.limits)
     if not batcher.ready:
         batcher.start()
-    with serving(build_app(batcher, settings)) as (host, port):
+    with serving(build_app(batcher, settings), settings.limits) as (host, port):
         try:
             yield Remote(host, port, batcher)
         finally:
@@ -230,15 +233,15 @@ def running_server(
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[tuple[str, int]]:
-    """Any application of ASGI under uvicorn in a thread; host and port."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run, name="uvicorn", daemon=True)
+def serving(app: Any, limits: Limits | None = None) -> Iterator[tuple[str, int]]:
+    """Any application of ASGI under uvicorn in a thread, as `fewstep serve` sets it up; host and port."""
+    server = uvicorn.Server(uvicorn_config(app, limits or Limits()))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn", daemon=True)
     thread.start()
     until(lambda: server.started or not thread.is_alive())
     try:
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
-        yield str(host), int(port)
+        yield "127.0.0.1", listener.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(2.0)

@@ -4,9 +4,8 @@ import re
 import secrets
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER: Final = "x-request-id"
 _SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -19,23 +18,3 @@ def request_id(request: HTTPConnection) -> str:
         given = Headers(scope=request.scope).get(HEADER, "")
         state["request_id"] = given if _SANE.fullmatch(given) else f"req_{secrets.token_hex(12)}"
     return str(state["request_id"])
-
-
-class RequestIds:
-    """A middleware that says the id in the header of every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        name = request_id(HTTPConnection(scope))
-
-        async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = name
-            await send(message)
-
-        await self._app(scope, receive, named)
