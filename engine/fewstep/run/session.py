@@ -11,7 +11,7 @@ from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.trained import MAX_STEPS
 from fewstep.errors import ArgumentError
 from fewstep.run.buffers import Place, Signature
-from fewstep.run.decode import Decoder, Images, taken, taken_alone
+from fewstep.run.decode import Decoder, Images, taken, taken_alone, to_pixels
 from fewstep.run.denoiser import Denoiser
 from fewstep.run.features import Prepared, prepare, schema, unlike
 from fewstep.run.lanes import assign_lanes
@@ -240,6 +240,16 @@ class Session:
             raise ArgumentError("preview", "a session without", "one that was opened with features=['preview', ...]")
         with self._lock:
             return self.buffers.preview[slot].clone()
+
+    def picture(self, slot: int) -> Tensor:
+        """What `preview` says of a sample as pixels, uint8 [H, W, C]: decoded, where the run ends in decoded images.
+
+        Raises:
+            ArgumentError: as `preview` does.
+        """
+        estimate = self.preview(slot)[None]
+        with self._lock, torch.no_grad():
+            return to_pixels(self._decoder(estimate))[0]
 
     def close(self) -> None:
         """Give back what the session holds of its runner. It can be used no more; to close it again does nothing."""

@@ -53,6 +53,7 @@ class Ticket:
         arrived: when, by `time.monotonic`.
         state: where it stands.
         abandoned: nobody waits for it any more: it leaves at the next step.
+        left: called once it is cancelled, on the thread that does so.
     """
 
     ask: Ask
@@ -61,10 +62,15 @@ class Ticket:
     arrived: float = field(default_factory=time.monotonic)
     state: State = "queued"
     abandoned: bool = False
+    left: Callable[["Ticket"], None] | None = None
 
     def cancel(self) -> None:
-        """Leave: at once where it is queued, at the next step where it runs."""
+        """Leave: at once where it is queued, at the next step where it runs. To cancel what has ended does nothing."""
+        if self.abandoned or self.state in ("finished", "failed", "cancelled"):
+            return
         self.abandoned = True
+        if self.left is not None:
+            self.left(self)
 
     def tell(self, event: Event) -> None:
         """Hand an event to the listener."""

@@ -1,41 +1,35 @@
-"""The batcher: one thread owns the device, lets asks in between two steps and takes the steps of all who run."""
+"""The batcher: asks of many people, let in by any thread and run by the one that owns the device."""
 
+import os
 import threading
-import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
-from fewstep.errors import ArgumentError, FewstepError
-from fewstep.run.decode import to_pixels
-from fewstep.run.session import Session
+import torch
+
+from fewstep.errors import ArgumentError, UnusedPartWarning
+from fewstep.models.lora.adapters import Loaded
 from fewstep.serve.asks import Ask, Listener, Ticket
-from fewstep.serve.events import Admitted, Failed, Finished, Progress
-from fewstep.serve.family import Family, Member
+from fewstep.serve.batching.inbox import Call, Inbox
+from fewstep.serve.batching.loop import Loop
+from fewstep.serve.batching.tally import Tally
+from fewstep.serve.family import Family
 from fewstep.serve.limits import Limits
-from fewstep.serve.refusals import RefusedError
 
-FEATURES = ("stochastic", "statistics", "preview")
-
-
-@dataclass(eq=False)
-class _Running:
-    ticket: Ticket
-    sampler: str
-    steps: int
-    started: float
-    done: int = 0
+Answer = TypeVar("Answer")
 
 
 class Batcher:
-    """Runs asks of several families on one device.
+    """Runs asks of several families on one device, each sample by its own plan, side by side where a session can.
+
+    `start` it, `submit` to it from any thread, `drain` and `close` it.
 
     Args:
         families: by served name.
         limits: how much it takes on.
         died: called once, on the device's thread, when the device is lost and nothing more can run.
-
-    `start` it, `submit` to it from any thread, `drain` and `close` it.
     """
 
     def __init__(
@@ -45,22 +39,20 @@ class Batcher:
         *,
         died: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
-        self.families, self.limits, self._died = dict(families), limits or Limits(), died
-        self._wake = threading.Condition()
-        self._queue: list[Ticket] = []
-        self._stopping: str | None = None  # "draining" or "closed"
-        self._sessions: dict[Member, tuple[Session, dict[int, _Running]]] = {}
-        self._thread = threading.Thread(target=self._serve, name="fewstep-device", daemon=True)
-        self._finished = 0
+        self.families, self.limits = dict(families), limits or Limits()
+        self._inbox, self._tally = Inbox(self.limits), Tally()
+        self._loop = Loop(self.families, self.limits, self._inbox, self._tally, died)
+        self._thread = threading.Thread(target=self._loop.run, name="fewstep-device", daemon=True)
 
     @property
     def ready(self) -> bool:
         """Whether asks are let in."""
-        return self._thread.is_alive() and self._stopping is None
+        return self._thread.is_alive() and self._inbox.standing == "open"
 
     def start(self) -> None:
-        """Start the thread that owns the device."""
+        """Start the thread that owns the device, and let asks in."""
         self._thread.start()
+        self._inbox.stand("open", ("starting",))
 
     def submit(self, asks: Sequence[Ask], listener: Listener) -> list[Ticket]:
         """Let some asks in, all or none of them. Any thread may.
@@ -72,121 +64,143 @@ class Batcher:
             RefusedError: nothing was let in, and why.
         """
         for ask in asks:
-            if ask.model not in self.families:
-                raise ArgumentError("model", ask.model, f"one of {', '.join(self.families)}")
-        tickets = [Ticket(ask, listener) for ask in asks]
-        with self._wake:
-            if self._stopping is not None:
-                raise RefusedError("draining", "the server is going down and takes nothing more")
-            if len(self._queue) + len(tickets) > self.limits.queue:
-                raise RefusedError("full", f"{len(self._queue)} images wait, as many as may", retry_after=1.0)
-            self._queue += tickets
-            self._wake.notify_all()
+            self._check(ask.model)
+        tickets = [Ticket(ask, listener, left=self._inbox.cancelled) for ask in asks]
+        seconds = self._inbox.waiting * self._tally.seconds_per_image()
+        self._inbox.put(tickets, retry_after=min(60.0, max(1.0, seconds)))
         return tickets
+
+    def call(self, function: Callable[[], Answer], model: str | None = None) -> "Future[Answer]":
+        """Have the device's thread call a function between two steps. Any thread may ask.
+
+        Args:
+            function: called without arguments; all else waits meanwhile.
+            model: whose weights it changes. It is called when all that runs on them has come to its end, and no session
+                is open; until then nobody new begins on them, and other models go on.
+
+        Raises:
+            ArgumentError: a model that is not served.
+        """
+        if model is not None:
+            self._check(model)
+        call = Call(function, model)
+        self._inbox.call(call)
+        return call.future
+
+    def load_lora(
+        self, model: str, source: str | os.PathLike[str] | Mapping[str, Any], name: str | None = None
+    ) -> "Future[Loaded]":
+        """Make an adapter ready on every member of a family, for asks to name in `Ask.lora`; what it was found to be.
+
+        The future raises what `Engine.load_lora` does, and then none of the members has it.
+        """
+
+        def load() -> Loaded:
+            found: dict[Any, Loaded] = {}
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UnusedPartWarning)  # `Loaded.unused` says it
+                    for engine in self._engines(model):
+                        found[engine] = engine.load_lora(source, name, 0.0)
+            except Exception:
+                for engine, each in found.items():
+                    engine.unload_lora(each.name)
+                raise
+            return found[self.families[model].first]
+
+        return self.call(load, model)
+
+    def unload_lora(self, model: str, name: str) -> "Future[None]":
+        """Take an adapter out of every member of a family; the future raises what `Engine.unload_lora` does."""
+
+        def unload() -> None:
+            for engine in self._engines(model):
+                engine.unload_lora(name)
+
+        return self.call(unload, model)
+
+    def loras(self, model: str) -> "Future[list[str]]":
+        """The adapters that asks of a model may name, in the order in which they were loaded."""
+        self._check(model)
+        return self.call(lambda: list(self.families[model].first.loras))
 
     def drain(self, seconds: float | None = None) -> bool:
         """Let nothing more in, and wait for what was; whether all of it came to its end."""
-        with self._wake:
-            self._stopping = self._stopping or "draining"
-            self._wake.notify_all()
-        self._thread.join(self.limits.drain_seconds if seconds is None else seconds)
-        return not self._thread.is_alive()
+        if not self._inbox.stand("draining", ("open",)):
+            self._inbox.stand("closed", ("starting",))
+        if self._thread.is_alive():
+            self._thread.join(self.limits.drain_seconds if seconds is None else seconds)
+        return not self._thread.is_alive() and self._inbox.standing != "dead"
 
     def close(self) -> None:
         """Stop at the next step; who still waits is told."""
-        with self._wake:
-            self._stopping = "closed"
-            self._wake.notify_all()
+        self._inbox.stand("closed")
         if self._thread.is_alive():
             self._thread.join()
 
     def stats(self) -> dict[str, Any]:
-        """What stands where: for /metrics and the page."""
-        running = {member.name: len(held) for member, (_, held) in list(self._sessions.items())}
+        """What stands where, for /metrics and the page. Any thread may ask; it costs the device's thread nothing.
+
+        Returns:
+            state: "starting", "open", "draining", "closed" or "dead".
+            queued, queued_bytes: images that wait, and bytes of their pictures and masks; both of the limits' bounds.
+            refused: images that were not let in, by `RefusedError.why`.
+            slots: samples that run together on one model, at most.
+            running: samples that run now, by member.
+            groups: of samples that share a session, a list of {member, features (beyond the base tier), lora, queued,
+                running, limit (samples together; lower for a while after memory ran out), slots, lanes (of the open
+                session, 0 without one), seconds (of the device, as fair shares count them)}.
+            finished, finished_by_member: images.
+            failed: tickets, by the reason of `Failed`.
+            steps, rows: steps of sessions, and samples in them summed, by member; occupancy: rows for each step.
+            step_seconds: {member: {lanes in use: {"count", "seconds"}}}, summed.
+            device_seconds: in steps; queue_seconds, run_seconds: summed over finished images.
+            restarts: samples that began again after a fault; faults: by "out_of_memory" or "worker".
+            lora_swaps: changes of the adapters in some weights.
+            listener_errors: listeners that raised.
+            graphs: {member: `Engine.stats`}.
+            memory: {"device_allocated", "device_reserved"} in bytes of the GPU; empty on a CPU.
+        """
+        groups = [
+            {
+                "member": group.member.name,
+                "features": list(group.needs.beyond),
+                "lora": dict(weights.current),
+                "queued": len(group.waiting),
+                "running": len(group.running),
+                "limit": group.limit,
+                "slots": 0 if (bucket := group.bucket) is None else bucket.slots,
+                "lanes": 0 if bucket is None else bucket.lanes,
+                "seconds": group.clock,
+            }
+            for weights, group in self._loop.groups()
+        ]
+        running: dict[str, int] = {}
+        for weights, group in self._loop.groups():
+            running[weights.member.name] = running.get(weights.member.name, 0) + len(group.running)
         return {
-            "queued": len(self._queue),
-            "running": running,
+            "state": self._inbox.standing,
+            "queued": self._inbox.waiting,
+            "queued_bytes": self._inbox.waiting_bytes,
+            "refused": dict(self._inbox.refused),
             "slots": self.limits.slots,
-            "finished": self._finished,
+            "running": running,
+            "groups": groups,
+            **self._tally.read(),
+            "graphs": {weights.member.name: weights.engine.stats() for weights in self._loop.weights.values()},
+            "memory": self._memory(),
         }
 
-    def _serve(self) -> None:
-        while True:
-            with self._wake:
-                while not self._queue and not self._busy() and self._stopping is None:
-                    self._wake.wait(1.0)
-                if self._stopping == "closed" or (self._stopping and not self._queue and not self._busy()):
-                    break
-                waiting, self._queue = self._queue, []
-            kept = [ticket for ticket in waiting if not self._admit(ticket)]
-            with self._wake:
-                self._queue = kept + self._queue
-            for member in list(self._sessions):
-                self._step(member)
-        for _, held in self._sessions.values():
-            for each in held.values():
-                each.ticket.tell(Failed("dead", "the server has stopped"))
-        for ticket in self._queue:
-            ticket.tell(Failed("dead", "the server has stopped"))
+    def _memory(self) -> dict[str, int]:
+        device = next((each.device for each in self._loop.weights if each.device.type == "cuda"), None)
+        if device is None:
+            return {}
+        allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        return {"device_allocated": allocated, "device_reserved": reserved}
 
-    def _busy(self) -> bool:
-        return any(held for _, held in self._sessions.values())
+    def _engines(self, model: str) -> list[Any]:
+        return list({id(member.engine): member.engine for member in self.families[model].members}.values())
 
-    def _admit(self, ticket: Ticket) -> bool:
-        """Whether it has left the queue."""
-        if ticket.abandoned:
-            ticket.state = "cancelled"
-            ticket.tell(Failed("cancelled", "cancelled"))
-            return True
-        family = self.families[ticket.ask.model]
-        member = family.member(ticket.ask.steps)
-        if member not in self._sessions:
-            slots = self.limits.slots
-            features = FEATURES + (("log_prob",) if ticket.ask.trajectory else ())
-            opened = member.engine.session(slots, steps=self.limits.steps, history=4, features=features)
-            self._sessions[member] = opened, {}
-        session, held = self._sessions[member]
-        try:
-            sample, warnings = family.samples(ticket.ask, member, ticket.ask.steps)
-        except FewstepError as error:
-            ticket.state = "failed"
-            ticket.tell(Failed("invalid", str(error), getattr(error, "argument", None)))
-            return True
-        if not session.accepts(sample):
-            return False
-        slot = session.admit(sample)[0]
-        ticket.state = "running"
-        held[slot] = _Running(ticket, sample.plan.sampler, sample.calls, time.monotonic())
-        ticket.tell(Admitted(member.name, sample.plan.sampler, sample.calls, warnings=warnings))
-        return True
-
-    def _step(self, member: Member) -> None:
-        session, held = self._sessions[member]
-        if not held:
-            return
-        done = session.advance(1)
-        for slot, each in list(held.items()):
-            each.done += 1
-            if each.ticket.abandoned:
-                session.cancel(slot)
-                del held[slot]
-                each.ticket.state = "cancelled"
-                each.ticket.tell(Failed("cancelled", "cancelled"))
-                continue
-            preview = None
-            if each.ticket.ask.previews:
-                preview = to_pixels(session.preview(slot)[None])[0].numpy()
-            each.ticket.tell(Progress(each.done, each.steps, preview))
-            if slot in done:
-                self._finish(member, session, held, slot)
-
-    def _finish(self, member: Member, session: Session, held: dict[int, _Running], slot: int) -> None:
-        each, now = held.pop(slot), time.monotonic()
-        images = session.take(slot)
-        each.ticket.state = "finished"
-        self._finished += 1
-        queued, ran = each.started - each.ticket.arrived, now - each.started
-        image = to_pixels(images.values)[0].numpy()
-        seed = each.ticket.ask.seed
-        log_prob = None if images.log_prob is None else images.log_prob[0]
-        each.ticket.tell(Finished(image, member.name, each.sampler, each.steps, seed, queued, ran, log_prob))
+    def _check(self, model: str) -> None:
+        if model not in self.families:
+            raise ArgumentError("model", model, f"one of {', '.join(self.families)}")
