@@ -8,7 +8,7 @@ from fewstep.serve.http.guard import BodyGuard, KeyGuard
 from fewstep.serve.http.jobs import Jobs
 from fewstep.serve.http.logs import Told
 from fewstep.serve.http.metrics import Metrics
-from fewstep.serve.http.routes import generations, health, jobs, metrics, models, page
+from fewstep.serve.http.routes import edits, generations, health, jobs, metrics, models, page, rollouts
 from fewstep.serve.http.wire.answers import now
 from fewstep.serve.http.wire.errors import install_errors
 from fewstep.serve.http.wire.pictures import Desk
@@ -35,8 +35,8 @@ def build_app(batcher: Batcher | None, settings: Settings | None = None, *, hear
     app.state.jobs, app.state.desk = Jobs(), Desk()
     app.state.heartbeat, app.state.created = heartbeat, now()
     install_errors(app)
-    for router in (generations.router, models.router, jobs.router, health.router, metrics.router, page.router):
-        app.include_router(router)
+    for each in (generations, edits, rollouts, models, jobs, health, metrics, page):
+        app.include_router(each.router)
     app.add_middleware(BodyGuard, limits=settings.limits, front=front)  # the last one that is added comes first
     app.add_middleware(KeyGuard, key=settings.api_key)
     app.add_middleware(Told, metrics=counted)

@@ -1,7 +1,6 @@
 """Pictures of an order: all in one answer, or in events as they come."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final, Literal
 
@@ -12,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from fewstep.serve.asks import Ask
 from fewstep.serve.events import Event, Failed, Finished, Progress
 from fewstep.serve.http.jobs import Jobs
+from fewstep.serve.http.logs import unexpected
 from fewstep.serve.http.waiting import GoneError, Waiting
 from fewstep.serve.http.wire import sse
 from fewstep.serve.http.wire.answers import NO_TOKENS, Story, now
@@ -135,7 +135,7 @@ async def _events(
         problem = problem_of(error)
         if problem is None:
             problem = defect(request)
-            logging.getLogger("fewstep.serve").exception("request %s", request_id(request))
+            unexpected(error, request_id(request))
         yield sse.event("error", problem.envelope)
 
 

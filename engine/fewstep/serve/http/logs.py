@@ -63,7 +63,7 @@ class Told:
             try:
                 await self._app(scope, receive, told)
             except Exception as error:
-                _unexpected(error, name)
+                unexpected(error, name)
                 if status[0]:
                     raise BrokenResponseError from None  # half of it is out: the connection is closed
                 await defect(Request(scope)).response()(scope, receive, told)
@@ -108,7 +108,7 @@ def _route(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "none"))
 
 
-def _unexpected(error: Exception, name: str) -> None:
+def unexpected(error: Exception, name: str) -> None:
     """Where it came from and of what kind; what it says only at debug level."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}"

@@ -2,11 +2,11 @@
 
 import secrets
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from fewstep.checks import integer, named, number
 from fewstep.errors import ArgumentError
+from fewstep.request.start import Image, Inpaint
 from fewstep.serve.asks import Ask
 from fewstep.serve.batching.batcher import Batcher
 from fewstep.serve.family import Family
@@ -40,12 +40,15 @@ class Order:
         """ "WxH" of the pictures."""
         return size_of(self.family)
 
+    def from_picture(self, start: Image | Inpaint) -> "Order":
+        """The same, with this start for every image."""
+        return replace(self, asks=[replace(ask, words={**ask.words, "start": start}) for ask in self.asks])
+
 
 def order(
     batcher: Batcher,
     limits: Limits,
     body: Sampling,
-    start: Any = None,
     *,
     trajectory: bool = False,
 ) -> Order:
@@ -55,7 +58,6 @@ def order(
         batcher: who will be asked.
         limits: of the server.
         body: the fields.
-        start: `fewstep.Image` or `Inpaint` for every image.
         trajectory: log-probabilities and states are wanted too.
 
     Raises:
@@ -72,8 +74,6 @@ def order(
     steps, seeds = _steps(body, limits), _seeds(body, count)
     words, unread = conditioned(family.first.model.conditions, body, count)
     passed = {name: value for name in PASSED_ON if (value := getattr(body, name)) is not None}
-    if start is not None:
-        passed["start"] = start
     deadline, previews = None, 0
     if isinstance(body, Picturing):
         previews = (body.partial_images or 0) if body.stream else 0

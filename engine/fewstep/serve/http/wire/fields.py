@@ -140,6 +140,13 @@ class JsonEdit(Editing):
     mask: Picture | None = None
 
 
+class FormEdit(Editing):
+    """POST /v1/images/edits with a form, for its schema: `forms` takes the files out of the fields."""
+
+    image: Annotated[str, Field(json_schema_extra={"format": "binary"})]
+    mask: Annotated[str, Field(json_schema_extra={"format": "binary"})] | None = None
+
+
 class Rollout(Sampling):
     """POST /v1/rollouts.
 
