@@ -96,6 +96,26 @@ def test_an_edit_without_a_mask(client: openai.OpenAI, seven: Any) -> None:
     assert np.abs(near.astype(int) - seven.astype(int)).mean() < 40
 
 
+@pytest.mark.parametrize("listed", [False, True], ids=["image", "image[]"])
+def test_an_edit_keeps_what_is_opaque(client: openai.OpenAI, seven: Any, listed: bool) -> None:
+    alpha = np.full((32, 32), 255, np.uint8)
+    alpha[16:] = 0  # the lower half is generated
+    mask = Image.merge("RGBA", [Image.fromarray(seven)] * 3 + [Image.fromarray(alpha)])
+    image: Any = ("seven.png", png(Image.fromarray(seven)), "image/png")
+    answer = client.images.edit(
+        model="digits",
+        image=[image] if listed else image,
+        mask=("mask.png", png(mask), "image/png"),
+        prompt="1",
+        n=1,
+        extra_body={"seed": 5, "num_inference_steps": 4},
+    )
+    assert answer.data is not None
+    filled = pixels(answer.data[0].b64_json).astype(int)
+    assert np.abs(filled[:16] - seven[:16].astype(int)).max() <= 2
+    assert np.abs(filled[16:] - seven[16:].astype(int)).max() > 50
+
+
 def test_an_edit_streamed(client: openai.OpenAI, seven: Any) -> None:
     image = png(Image.fromarray(seven))
     events = list(client.images.edit(model="digits", image=image, prompt="7", stream=True, partial_images=1))

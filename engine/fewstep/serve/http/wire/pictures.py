@@ -101,16 +101,20 @@ class Opening:
                 allowed = "a picture with an alpha channel: transparent where it is generated, opaque where it is kept"
                 raise ArgumentError(argument, "one without", allowed)
             alpha = pictures.with_alpha(argument, opened).getchannel("A")
-        shades = np.asarray(self._fitted(argument, alpha), dtype=np.float32)
+        shades = np.asarray(self._fitted(argument, alpha, by_nearest=True), dtype=np.float32)
         return torch.from_numpy(1 - shades / pictures.WHITE)[None]
 
-    def _fitted(self, argument: str, picture: "Image") -> "Image":
+    def _fitted(self, argument: str, picture: "Image", *, by_nearest: bool = False) -> "Image":
+        from PIL import Image, ImageOps
+
         _, height, width = self.shape
         if picture.size == (width, height):
             return picture
         if not self.resize:
             found = f"{picture.width}x{picture.height} pixels"
             raise ArgumentError(argument, found, f"{width}x{height}, as the model draws, {SIZES}")
+        if by_nearest:  # what is kept stays kept to the bit
+            return ImageOps.fit(picture, (width, height), Image.Resampling.NEAREST)
         return pictures.fitted(picture, width, height)
 
     def _opened(self, argument: str, file: bytes) -> "Image":
