@@ -20,7 +20,7 @@ from support.tree import ROOT
 
 VERBS: dict[str, Any] = dict(getattr(get_command(app), "commands"))  # noqa: B009
 # They say what they are for by being there.
-IF_GIVEN = {"image", "strength", "mask", "config", "size", "source", "out", "beside", "path", "help", "model"}
+IF_GIVEN = {"image", "strength", "mask", "config", "size", "source", "out", "beside", "path", "help", "model", "models"}
 IF_GIVEN |= {"classifier", "held_out", "teacher"}
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^    .*\n)+)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(rf"^ *(fewstep (?:{'|'.join(VERBS)})\b(?:[^\n\\]|\\\n)*)", re.MULTILINE)

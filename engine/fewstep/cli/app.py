@@ -26,6 +26,8 @@ from fewstep.cli.generate import EXAMPLES as GENERATE_EXAMPLES
 from fewstep.cli.generate import generate
 from fewstep.cli.info import EXAMPLES as INFO_EXAMPLES
 from fewstep.cli.info import info
+from fewstep.cli.serve import EXAMPLES as SERVE_EXAMPLES
+from fewstep.cli.serve import serve
 from fewstep.cli.shared import emit, examples, write_out
 from fewstep.cli.train import EXAMPLES as TRAIN_EXAMPLES
 from fewstep.cli.train import train
@@ -59,6 +61,7 @@ app.command("bench serve", cls=Verb, epilog=BENCH_SERVE_EXAMPLES)(bench_serve)
 app.command("cache", cls=Verb, epilog=CACHE_EXAMPLES)(cache)
 app.command("train", cls=with_defaults(train_defaults), epilog=TRAIN_EXAMPLES)(train)
 app.command("distill", cls=with_defaults(distill_defaults), epilog=DISTILL_EXAMPLES)(distill)
+app.command("serve", cls=Verb, epilog=SERVE_EXAMPLES)(serve)
 app.command("evaluate", cls=Verb, epilog=EVALUATE_EXAMPLES)(evaluate)
 
 

@@ -11,9 +11,9 @@ class Settings:
 
     Attributes:
         limits: how much it takes on.
-        api_key: that every request but /health and the page's files has to bear; None for no key.
+        api_key: that every request but /health, /ready and the page's files has to bear; None for no key.
         page: whether "/" has the page.
-        admin: whether /admin is there.
+        admin: whether /admin is there, which it is only with a key.
         lora_folder: where /admin/lora may read from; None where it may not.
     """
 

@@ -8,7 +8,7 @@ from fewstep.serve.http.guard import BodyGuard, KeyGuard
 from fewstep.serve.http.jobs import Jobs
 from fewstep.serve.http.logs import Told
 from fewstep.serve.http.metrics import Metrics
-from fewstep.serve.http.routes import edits, generations, health, jobs, metrics, models, page, rollouts
+from fewstep.serve.http.routes import admin, edits, generations, health, jobs, metrics, models, page, rollouts
 from fewstep.serve.http.wire.answers import now
 from fewstep.serve.http.wire.errors import install_errors
 from fewstep.serve.http.wire.pictures import Desk
@@ -37,6 +37,8 @@ def build_app(batcher: Batcher | None, settings: Settings | None = None, *, hear
     install_errors(app)
     for each in (generations, edits, rollouts, models, jobs, health, metrics, page):
         app.include_router(each.router)
+    if settings.admin and settings.api_key is not None:
+        app.include_router(admin.router)
     app.add_middleware(BodyGuard, limits=settings.limits, front=front)  # the last one that is added comes first
     app.add_middleware(KeyGuard, key=settings.api_key)
     app.add_middleware(Told, metrics=counted)

@@ -1,6 +1,8 @@
 """Pictures of an order: all in one answer, or in events as they come."""
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from typing import Any, Final, Literal
 
@@ -8,6 +10,7 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from fewstep.errors import ArgumentError
 from fewstep.serve.asks import Ask
 from fewstep.serve.events import Event, Failed, Finished, Progress
 from fewstep.serve.http.jobs import Jobs
@@ -22,6 +25,7 @@ from fewstep.serve.http.wire.pictures import Desk
 from fewstep.serve.http.wire.request_id import request_id
 
 Kind = Literal["image_generation", "image_edit"]
+FACTS: Final = "x-fewstep"  # what JSON has as `fewstep`, beside a file
 PROMPT: Final = 1.0  # seconds that a stream waits for its first news, to answer what is invalid with a status
 
 
@@ -50,9 +54,15 @@ async def finished(request: Request, asks: list[Ask]) -> list[Story]:
 
 
 async def drawn(request: Request, order: Order) -> Response:
-    """All pictures in one answer."""
+    """All pictures in one answer, or the file of the only one where that is what `Accept` asks for."""
+    as_file = wants_file(request.headers.get("accept", ""))
+    if as_file and len(order.asks) != 1:
+        raise ArgumentError("n", len(order.asks), "1 where the header Accept asks for an image: it is the whole answer")
     stories = await finished(request, order.asks)
     data = [await _image(request.app.state.desk, order, story) for story in stories]
+    if as_file:
+        about = {**headers(order), FACTS: json.dumps(data[0]["fewstep"])}
+        return Response(base64.b64decode(data[0]["b64_json"]), 200, about, f"image/{order.encoding.format}")
     answer = {
         "created": now(),
         "data": data,
@@ -62,6 +72,12 @@ async def drawn(request: Request, order: Order) -> Response:
         "usage": NO_TOKENS,
     }
     return JSONResponse(answer, headers=headers(order))
+
+
+def wants_file(accept: str) -> bool:
+    """Whether an `Accept` names images and neither JSON nor everything: then the answer is the file itself."""
+    kinds = [kind.partition(";")[0].strip().lower() for kind in accept.split(",")]
+    return any(kind.startswith("image/") for kind in kinds) and not {"application/json", "*/*"} & {*kinds}
 
 
 async def streamed(request: Request, order: Order, kind: Kind) -> Response:

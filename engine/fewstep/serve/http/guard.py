@@ -20,8 +20,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # What needs no key: whether the server is alive, and the page's own files, which say nothing of anybody.
-KEYLESS: Final = ("/", "/health", "/ready", "/favicon.ico", "/favicon.svg")
-KEYLESS_FOLDERS: Final = ("/page/", "/assets/", "/static/")
+KEYLESS: Final = ("/", "/health", "/ready")
+KEYLESS_FOLDERS: Final = ("/page/",)
 LINGER_SECONDS: Final = 2.0
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]+|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 
 from fewstep.serve.asks import Ticket
 from fewstep.serve.events import Event, Failed, Finished
@@ -82,8 +82,58 @@ class _Stats:
     def collect(self) -> Iterable[Metric]:
         """Called for every scrape."""
         said = self._stats()
-        yield GaugeMetricFamily("fewstep_queue_depth", "Images that wait.", value=float(said.get("queued", 0)))
-        rows = GaugeMetricFamily("fewstep_batch_rows", "Images that share the steps of a model.", labels=["model"])
-        for model, count in said.get("running", {}).items():
-            rows.add_metric([model], float(count))
-        yield rows
+        yield _gauge("queue_depth", "Images that wait.", {(): said.get("queued", 0)})
+        yield _gauge("queue_bytes", "Of the pictures and masks that wait.", {(): said.get("queued_bytes", 0)})
+        running = said.get("running", {})
+        yield _gauge("batch_rows", "Images that share the steps of a model.", _keyed(running), "model")
+        yield _gauge("slots", "Images that may share the steps of a model.", {(): said.get("slots", 0)})
+        yield _counter("steps", "Steps that were taken.", _keyed(said.get("steps", {})), "model")
+        yield _counter("step_rows", "Images in those steps, summed.", _keyed(said.get("rows", {})), "model")
+        yield from _step_seconds(said.get("step_seconds", {}))
+        yield _counter("faults", "Steps that failed.", _keyed(said.get("faults", {})), "reason")
+        yield _counter("restarts", "Images that began again after a fault.", {(): said.get("restarts", 0)})
+        yield _counter("lora_swaps", "Changes of adapters.", {(): said.get("lora_swaps", 0)})
+        memory = {kind.removeprefix("device_"): value for kind, value in said.get("memory", {}).items()}
+        held = [stats["bytes"] for stats in said.get("graphs", {}).values() if "captures" in stats]
+        memory |= {"graphs": sum(held)} if held else {}
+        yield _gauge("gpu_memory_bytes", "Of the device.", _keyed(memory), "kind")
+        yield _gauge("graphs", "Graphs that are held, and what was done with them.", _keyed(_graphs(said)), "state")
+
+
+Values = Mapping[tuple[str, ...], float]
+
+
+def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
+    family = GaugeMetricFamily(f"fewstep_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
+    family = CounterMetricFamily(f"fewstep_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _step_seconds(said: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterable[Metric]:
+    """How long steps took: `_sum` and `_count` by the rows of the network's batch that were in use."""
+    family = SummaryMetricFamily("fewstep_step_seconds", "Of a step.", labels=("model", "bucket"))
+    for model, buckets in said.items():
+        for bucket, seen in buckets.items():
+            family.add_metric((model, str(bucket)), int(seen["count"]), seen["seconds"])
+    yield family
+
+
+def _keyed(values: Mapping[str, float]) -> Values:
+    return {(key,): value for key, value in values.items()}
+
+
+def _graphs(said: Mapping[str, Any]) -> dict[str, float]:
+    """Of all models together; none where steps are taken without graphs."""
+    each = [stats for stats in said.get("graphs", {}).values() if "captures" in stats]
+    if not each:
+        return {}
+    counted = {name: float(sum(stats[name] for stats in each)) for name in ("captures", "hits", "evictions")}
+    return {"held": float(sum(len(stats["graphs"]) for stats in each)), **counted}
