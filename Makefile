@@ -1,10 +1,11 @@
 # With Python 3.11 to 3.13, `make demo` and `make test` do everything; another Python than python3: make demo PYTHON=python3.12
 PYTHON ?= python3
 JOBS ?= 2
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-terrain quick test test-long check bench images fuzz build gpu gpu-kit matrix docs clean
+.PHONY: help demo demo-terrain quick test test-long browser check bench images fuzz build gpu gpu-kit matrix docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
@@ -24,9 +25,14 @@ quick: .venv/installed-dev ## for between two edits, two to three minutes: ruff,
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) -m "not gpu and not long and not slow"
 
-test-long: gpu-kit ## longer proof: tests that build for a while, a new kit, all that `make gpu` does walked on a CPU with it
+test-long: gpu-kit browser ## longer proof: tests that build for a while, a new kit, all that `make gpu` does walked on a CPU with it
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m long
 	$(MAKE) gpu DRY_RUN=1 AGAIN=1
+
+browser: ## the Chromium that opens the page in test-long: where there is none, from apt, as root
+	@for name in $(BROWSERS); do command -v $$name >/dev/null && exit 0; done; \
+	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qy --no-install-recommends chromium; } \
+	|| echo "There is no Chromium: the page's tests in a browser are skipped, or fail where CI=true says that all must run."
 
 check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: Triton's, and where there is nvcc CUDA's, built and imported
 	$(BIN)/ruff check
