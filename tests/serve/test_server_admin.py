@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from fewstep.errors import ArgumentError
 from fewstep.serve.http.routes.admin import in_folder
 from fewstep.serve.settings import Settings
-from support.serving import running_server
+from support.serving import running_server, tiny_engine
 
 KEY = {"x-api-key": "k"}
 
@@ -31,6 +34,33 @@ def test_admin_needs_the_key_and_refuses_paths_that_leave_the_folder(tmp_path: P
         for file in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), "none.safetensors", "a\0b"):
             answer = remote.post("/admin/lora", {"model": "tiny", "file": file}, headers=KEY)
             assert (answer.status, answer.error["param"]) == (400, "file")
+
+
+def test_adapters_come_and_go_while_requests_run(tmp_path: Path) -> None:
+    net = tiny_engine().module
+    weight = dict(net.named_parameters())["conv.weight"]
+    save_file(adapter(weight), tmp_path / "style.safetensors")
+    settings = Settings(api_key="k", admin=True, lora_folder=str(tmp_path))
+    with running_server(settings=settings) as remote:
+        loaded = remote.post("/admin/lora", {"model": "tiny", "file": "style.safetensors"}, headers=KEY)
+        assert (loaded.status, loaded.json) == (200, {"model": "tiny", "name": "style"}), loaded.body
+        assert remote.get("/admin/lora", headers=KEY).json == {"data": [{"model": "tiny", "names": ["style"]}]}
+        again = remote.post("/admin/lora", {"model": "tiny", "file": "style.safetensors"}, headers=KEY)
+        assert again.status == 400
+        gone = remote.call("DELETE", "/admin/lora?model=tiny&name=style", headers=KEY)
+        assert (gone.status, gone.json["deleted"]) == (200, True)
+        assert remote.call("DELETE", "/admin/lora?model=tiny&name=style", headers=KEY).status == 400
+        assert remote.call("DELETE", "/admin/lora?model=other&name=style", headers=KEY).status == 404
+        assert remote.get("/admin/lora", headers=KEY).json == {"data": [{"model": "tiny", "names": []}]}
+
+
+def adapter(weight: Tensor) -> dict[str, Tensor]:
+    """A LoRA of rank 1 of the tiny network's conv, in PEFT's words."""
+    out, into, height, width = weight.shape
+    return {
+        "base_model.model.conv.lora_A.weight": torch.ones(1, into, height, width) / 10,
+        "base_model.model.conv.lora_B.weight": torch.ones(out, 1, 1, 1) / 10,
+    }
 
 
 def test_a_file_is_one_of_the_folder_and_safetensors(tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from fewstep.errors import ArgumentError
+from fewstep.serve import Batcher
 from fewstep.serve.address import Address
+from fewstep.serve.refusals import RefusedError
+from fewstep.serve.server import warm
 from support.served import served
-from support.serving import Answer, Remote, until
+from support.serving import Answer, Remote, digits_family, tiny_family, until
 
 
 def asked(remote: Remote, count: int, **fields: Any) -> tuple[list[Answer], list[threading.Thread]]:
@@ -124,3 +127,16 @@ def test_a_unix_socket_replaces_one_that_nobody_listens_to(tmp_path: Path) -> No
     with pytest.raises(ArgumentError, match="a path for a new socket"):
         Address(uds=str(tmp_path / "a file")).listen()
     assert (tmp_path / "a file").read_text() == "kept"
+
+
+def test_every_model_of_a_family_has_drawn_once_before_it_is_ready() -> None:
+    batcher = Batcher({"digits": digits_family(), "tiny": tiny_family()})
+    batcher.start()
+    warm(batcher)
+    stats = batcher.stats()
+    batcher.close()
+    assert stats["failed"] == {}
+    steps = ("1-step", "2-step", "4-step", "8-step", "teacher")
+    assert stats["finished_by_member"] == {**{f"digits/{name}": 1 for name in steps}, "tiny": 1}
+    with pytest.raises(RefusedError):
+        warm(batcher)

@@ -45,7 +45,7 @@ FILE_NAME = re.compile(r"(?!out/|\.models/)[\w./-]*\w\.(py|md|ipynb|toml|txt)")
 DOTTED = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(\(.*\))?")
 WORD = re.compile(r"([A-Za-z_]\w*)(\(\))?")
 
-EXPENSIVE = ("convert", "bench")  # parsed here, run by tests of their own
+EXPENSIVE = ("convert", "bench", "serve")  # parsed here, run by tests of their own
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -197,6 +197,8 @@ def run_line(line: str, parsed: Sequence[str]) -> None:
     elif command == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(re.findall(r"\[(\w+)\]", line)) <= set(extras), line
+    elif command == "curl":
+        assert "http://127.0.0.1:8000/" in arguments[1], line  # tests/serve/test_server_readme.py runs it
     elif command == "python":
         assert (ROOT / arguments[0]).exists(), line
     else:

@@ -205,17 +205,19 @@ def warm(batcher: Batcher) -> None:
         RefusedError: it is going down already.
     """
     for name, family in batcher.families.items():
-        for steps in family.trained_steps or (family.default_steps,):
+        words = family.first.model.conditions.blank(1)
+        beyond = max(family.trained_steps, default=0) + 1  # what a model that takes any number is asked for
+        for steps in (next(iter(member.steps), beyond) for member in family.members):
             ended = threading.Event()
 
             def heard(ticket: Ticket, event: Event, ended: threading.Event = ended) -> None:
                 if isinstance(event, Failed):
-                    level = logging.DEBUG if event.reason == "invalid" else logging.WARNING
-                    tell("not warm", level, model=ticket.ask.model, steps=ticket.ask.steps, reason=event.reason)
+                    asked = {"model": ticket.ask.model, "steps": ticket.ask.steps}
+                    tell("not warm", logging.WARNING, **asked, reason=event.reason, argument=event.argument)
                 if isinstance(event, Finished | Failed):
                     ended.set()
 
-            batcher.submit([Ask(name, 0, steps=steps)], heard)
+            batcher.submit([Ask(name, 0, words, steps)], heard)
             ended.wait()
 
 
