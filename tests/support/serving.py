@@ -23,7 +23,7 @@ from fewstep.serve.http.connection import uvicorn_config
 from fewstep.serve.limits import Limits
 from fewstep.serve.settings import Settings
 
-PATIENCE = 60.0  # seconds that a test waits for what should come at once, on a machine with much else to do
+PATIENCE = 120.0  # seconds that a test waits for what should come at once, on a machine with much else to do
 
 
 @dataclass(eq=False)
