@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep import ArgumentError, Engine, Image, Inpaint
+from fewstep.run.decode import Images
 from fewstep.run.runners import SIZES
+from fewstep.run.session import Session
 from support.small import SHAPE, picture, small_engine
 
 SLOTS = 5
@@ -116,3 +118,74 @@ def test_a_preview_is_the_estimate_after_the_last_step() -> None:
         pytest.raises(ArgumentError, match=r"preview: got .*features=\['preview', ...\]"),
     ):
         session.preview(session.admit(*engine.samples(labels=[3], seeds=[1], steps=4))[0])
+
+
+def test_a_step_has_the_lanes_of_those_who_are_left() -> None:
+    engine = small_engine(device="cpu", runner="eager", max_batch=8)
+    rows = counted(engine)
+    with engine.session(8) as session:
+        slots = session.admit(*(engine.samples(labels=[i], seeds=[i], steps=8)[0] for i in range(6)))
+        session.advance(1)
+        assert session.compact() == {}
+        for slot in slots[:3]:
+            session.cancel(slot)
+        session.advance(1)
+        assert session.compact() == {3: 0, 4: 1, 5: 2}
+        session.advance(1)
+        assert session.running == (0, 1, 2)
+        session.cancel(1)
+        guided = engine.samples(labels=[4], seeds=[4], steps=8, guidance_scale=2.0)[0]
+        assert session.admit(guided) == [1]  # its second lane lies behind
+        session.cancel(2)
+        assert session.compact() == {}  # the slots are together, and so are the lanes now
+        session.advance(1)
+    assert rows == [6, 8, 3, 3]  # with three holes in front the last lane in use is the sixth, and a scratch lane
+
+
+@pytest.mark.slow
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.booleans()), min_size=2, max_size=12))
+def test_whoever_moves_is_what_it_is_alone(arrivals: list[tuple[int, int, bool]]) -> None:
+    """Each arrival: steps taken before it, its own steps, and whether the first that runs is cancelled then."""
+    engine = small_engine(device="cpu", runner="eager", max_batch=2 * SLOTS)
+    found: dict[int, Images] = {}
+    running: dict[int, int] = {}
+
+    def take(session: Session, steps: int) -> None:
+        nonlocal running
+        for _ in range(steps):
+            moved = session.compact()
+            running = {moved.get(slot, slot): place for slot, place in running.items()}
+            assert set(session.running) == set(running) == set(range(len(running)))
+            for slot in session.advance(1):
+                found[running.pop(slot)] = session.take(slot)
+
+    with engine.session(SLOTS, history=4, features=FEATURES) as session:
+        for place, (before, steps, leaves) in enumerate(arrivals):
+            take(session, before)
+            (sample,) = engine.samples(**wish(place, steps))
+            while not session.accepts(sample):
+                take(session, 1)
+            if leaves and running:
+                slot = min(running)
+                session.cancel(slot)
+                del running[slot]
+            running[session.admit(sample)[0]] = place
+        take(session, session.left)
+        assert not running
+        assert session.why_not(*[engine.samples(labels=[1], steps=1)[0]] * SLOTS) is None  # every slot and lane is free
+    for place, images in found.items():
+        alone = engine.sample(**wish(place, arrivals[place][1]), log_prob=True)
+        assert (images.values - alone.images).norm() <= 1e-5 * alone.images.norm()
+        assert images.log_prob is not None
+        assert alone.log_prob is not None
+        rows = images.log_prob.shape[1]
+        assert torch.allclose(images.log_prob, alone.log_prob[:, :rows], rtol=1e-3, atol=1e-2, equal_nan=True)
+
+
+def test_where_bits_depend_on_nobody_nothing_moves() -> None:
+    engine = small_engine(device="cpu", runner="eager", max_batch=SLOTS, batch_invariant=True)
+    with engine.session(SLOTS, SLOTS + 1) as session:
+        one, _ = session.admit(*(engine.samples(labels=[i], seeds=[i], steps=2)[0] for i in range(2)))
+        session.cancel(one)
+        assert session.compact() == {}

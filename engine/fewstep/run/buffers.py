@@ -7,7 +7,7 @@ graph serves every sampler, schedule, seed, guidance scale and label, and a slot
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +67,12 @@ class Signature:
     def state_dtype(self) -> torch.dtype:
         """That of x."""
         return state_dtype(self.dtype)
+
+
+# The tensors that a sample's state is in, beside the integers: by slot, by slot in their second axis, by lane.
+BY_SLOT: Final = ("table", "row", "step", "x", "preview", "statistics", "known", "mask", "log_prob")
+BEHIND_SLOTS: Final = ("history", "noise")
+BY_LANE: Final = ("t", "x_in", "r")
 
 
 class Place(NamedTuple):
@@ -188,16 +194,33 @@ class StaticBuffers:
             return None if tensor is None else tensor[:, :count]
 
         ints = self.ints[:, :slots].clone()
-        by_slot = ("table", "index", "row", "step", "seed", "x", "preview", "statistics", "known", "mask", "log_prob")
-        views = {name: first(slots, getattr(self, name)) for name in by_slot}
-        views |= {name: first(lanes, getattr(self, name)) for name in ("t", "x_in", "r")}
-        views |= {name: second(slots, getattr(self, name)) for name in ("history", "noise")}
+        views = {name: first(slots, getattr(self, name)) for name in (*BY_SLOT, "index", "seed")}
+        views |= {name: first(lanes, getattr(self, name)) for name in BY_LANE}
+        views |= {name: second(slots, getattr(self, name)) for name in BEHIND_SLOTS}
         conditioning = {name: rows[:lanes] for name, rows in self.conditioning.items()}
         return replace(self, ints=ints, cond_lane=ints[2], uncond_lane=ints[3], conditioning=conditioning, **views)
 
     def lanes_of(self, buffers: "StaticBuffers") -> None:
         """As a part of other buffers, take over which lanes their slots have; the last one here is scratch."""
         self.ints[2:] = buffers.ints[2:, : self.ints.shape[1]].clamp(max=len(self.t) - 1)
+
+    def move(self, before: Place, after: Place) -> None:
+        """Have a sample in another slot, and other lanes, as it stands. Where it was is left as it is."""
+        for name in BY_SLOT:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                tensor[after.slot] = tensor[before.slot]
+        for name in BEHIND_SLOTS:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                tensor[:, after.slot] = tensor[:, before.slot]
+        self.ints[:2, after.slot] = self.ints[:2, before.slot]
+        self.cond_lane[after.slot], self.uncond_lane[after.slot] = after.cond_lane, after.uncond_lane
+        lanes = {before.cond_lane: after.cond_lane, before.uncond_lane: after.uncond_lane}
+        carried = [tensor for tensor in (getattr(self, name) for name in BY_LANE) if tensor is not None]
+        for lane, to in lanes.items():
+            for tensor in (*carried, *self.conditioning.values()):
+                tensor[to] = tensor[lane]
 
     def fill(self, places: Sequence[Place]) -> None:
         """Give slots and lanes to samples, and write the model input of their next rows.

@@ -186,6 +186,35 @@ class Session:
         self._finished += done
         return done
 
+    def compact(self) -> dict[int, int]:
+        """Move samples into the first slots and lanes, where a step then leaves more of them out.
+
+        Nothing else about them changes. It pays after several have left and nobody came.
+
+        Returns:
+            The new slot of each sample that has another now.
+        """
+        self._check_usable()
+        used = sorted(self._places.values(), key=lambda place: (place.slot, place.cond_lane))
+        lanes = sum(place.sample.lanes for place in used)
+        if not self._narrows or self._reach() == (len(used), lanes):
+            return {}
+        slots_left = [slot for slot in range(len(used)) if slot not in self._places]
+        owned = {lane for place in used for lane in (place.cond_lane, place.uncond_lane)}
+        lanes_left = [lane for lane in range(lanes) if lane not in owned]
+        moved = {}
+        for before in used:
+            slot = before.slot if before.slot < len(used) else slots_left.pop(0)
+            ends = dict.fromkeys((before.cond_lane, before.uncond_lane))
+            to = {lane: lane if lane < lanes else lanes_left.pop(0) for lane in ends}
+            after = before._replace(slot=slot, cond_lane=to[before.cond_lane], uncond_lane=to[before.uncond_lane])
+            if after[1:4] != before[1:4]:
+                self._move(before, after)
+            if slot != before.slot:
+                moved[before.slot] = slot
+        self._narrow()
+        return moved
+
     def cancel(self, slot: int) -> None:
         """Take a sample out of the run from the next step on; where the session admits, free its slot and lanes."""
         slot = self._held(slot)
@@ -302,9 +331,31 @@ class Session:
     def _narrow(self) -> None:
         """Tell the run how far the slots and lanes in use reach; one lane more where a slot before them idles."""
         if self._narrows:
-            slots = max(self._places, default=-1) + 1
-            lanes = 1 + max((max(each.cond_lane, each.uncond_lane) for each in self._places.values()), default=-1)
+            slots, lanes = self._reach()
             self._run.narrow(slots, lanes + (len(self._places) < slots))
+
+    def _reach(self) -> tuple[int, int]:
+        """How far the slots and the lanes in use reach."""
+        lanes = 1 + max((max(each.cond_lane, each.uncond_lane) for each in self._places.values()), default=-1)
+        return max(self._places, default=-1) + 1, lanes
+
+    def _move(self, before: Place, after: Place) -> None:
+        """Have a sample elsewhere; where it was is free."""
+        freed = {before.cond_lane, before.uncond_lane} - {after.cond_lane, after.uncond_lane}
+        taken = {after.cond_lane, after.uncond_lane}
+        with self._lock, torch.no_grad():
+            self.buffers.move(before, after)
+            if after.slot != before.slot:
+                self.buffers.vacate(before.slot, self.signature.lanes - 1)
+        self._free_lanes = sorted({*self._free_lanes, *freed} - taken)
+        del self._places[before.slot]
+        self._places[after.slot] = after
+        if after.slot != before.slot:
+            self._free_slots = sorted({*self._free_slots, before.slot} - {after.slot})
+            for held in (self._left, self._stopped):
+                if before.slot in held:
+                    held[after.slot] = held.pop(before.slot)
+            self._finished = [after.slot if slot == before.slot else slot for slot in self._finished]
 
     def _noise(self, samples: Sequence[Sample]) -> list[Tensor | None]:
         """[N + 1, C, H, W] for each sample, where the session has a table of noise: its own, or what its seed draws."""
