@@ -140,6 +140,8 @@ class Group:
         session = self.session
         assert session is not None  # there are samples in it
         began = time.perf_counter()
+        moved = session.compact()
+        self.running = {moved.get(slot, slot): job for slot, job in self.running.items()}
         session.advance(1)
         settle(self.member.engine.device)
         for slot, job in self.running.items():
