@@ -99,8 +99,10 @@ REFUSED = {
     "an animation": ({"output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
     "a link": ({"response_format": "url"}, "response_format", "'b64_json'"),
     "four previews": ({"partial_images": 4, "stream": True}, "partial_images", "less than or equal to 3"),
-    "a deadline of nothing": ({"deadline_ms": 0}, "deadline_ms", "greater than 0"),
+    "a deadline of nothing": ({"deadline_ms": 0}, "deadline_ms", "greater than or equal to 1"),
     "a deadline too far": ({"deadline_ms": 600_001}, "deadline_ms", "600000"),
+    "an adapter that is not there": ({"lora": {"paint": 0.5}}, "lora", "paint"),
+    "an adapter that is infinite": ({"lora": {"paint": 1e300}}, "lora", "less than or equal to 100"),
     "guidance that is none": ({"guidance_scale": -1}, "guidance_scale", "greater than or equal to 0"),
     "rescaling beyond 1": ({"guidance_rescale": 1.5}, "guidance_rescale", "less than or equal to 1"),
 }

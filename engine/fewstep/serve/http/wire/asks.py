@@ -78,7 +78,7 @@ def order(
     if isinstance(body, Picturing):
         previews = (body.partial_images or 0) if body.stream else 0
         if body.deadline_ms is not None:
-            milliseconds = number("deadline_ms", body.deadline_ms, 0, limits.deadline_ms, open_low=True)
+            milliseconds = number("deadline_ms", body.deadline_ms, 1, limits.deadline_ms)
             deadline = arrived + milliseconds / 1000
     lora = tuple(sorted((body.lora or {}).items()))
     asks = [

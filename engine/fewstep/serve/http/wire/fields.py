@@ -85,7 +85,7 @@ class Picturing(Sampling):
         response_format: pictures are sent, and none are kept to be fetched.
     """
 
-    deadline_ms: Annotated[float, Field(gt=0, le=86_400_000)] | None = None
+    deadline_ms: Annotated[float, Field(ge=1, le=86_400_000)] | None = None
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     response_format: Literal["b64_json"] | None = None
