@@ -147,6 +147,21 @@ def test_a_digit_is_the_one_that_the_endpoint_draws(page: Page, server: Remote, 
     assert not seen.errors
 
 
+def test_steps_that_nobody_was_trained_for_are_named_and_a_deadline_says_which_it_chose(page: Page, seen: Seen) -> None:
+    page.locator("#steps").fill("3")
+    expect(page.locator("#steps-hint")).to_have_text("Not trained for 3 steps. Drawn by digits/4-step.")
+    draw(page)
+    done(page, 1)
+    expect(page.locator(".run:first-child .note")).to_contain_text("train")
+    page.locator("#mode label", has_text="Deadline").click()
+    page.locator("#deadline").fill("60000")
+    page.locator("#generate").click()
+    expect(page.locator(".run:first-child h3")).to_contain_text("within 60000 ms")
+    done(page, 1)
+    expect(page.locator(".run:first-child .caption")).to_contain_text("step")
+    assert not seen.errors
+
+
 def test_a_run_is_cancelled(page: Page, server: Remote, knobs: Knobs, seen: Seen) -> None:
     gate = Gate(knobs)
     page.locator("#model").select_option("tiny")
@@ -173,7 +188,7 @@ def test_what_is_wrong_is_said_beside_its_field(page: Page) -> None:
     page.locator("#guidance").fill("-1")
     page.locator("#generate").click()
     wrong = page.locator("[data-param=guidance_scale] .wrong")
-    expect(wrong).to_contain_text("guidance_scale", timeout=PATIENCE_MS)
+    expect(wrong).to_contain_text("Got -1", timeout=PATIENCE_MS)
     assert page.locator("#guidance").get_attribute("aria-describedby") == wrong.get_attribute("id")
     expect(page.locator("#guidance")).to_be_focused()
     expect(page.locator(".run")).to_have_count(0)

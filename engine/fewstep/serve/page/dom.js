@@ -26,6 +26,9 @@ export function duration(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
 }
 
+/** Words with a capital at their front. */
+export const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
+
 /** "1 image", "4 images". */
 export const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 

@@ -1,10 +1,9 @@
 // The form: its controls follow the model, and what stands in them is read as a choice.
-import { byId, count, make } from "./dom.js";
+import { byId, count, make, sentence } from "./dom.js";
 import { facts, member } from "./models.js";
 import { throwSeed } from "./request.js";
 
 const CHIPS = 64; // classes that are shown one by one; more are typed
-const USUAL = [1, 2, 4, 8, 20, 50]; // steps to offer for a model that was trained for none
 
 /** What is wrong with a field, found before anything is sent. */
 export class FieldError extends Error {
@@ -41,8 +40,9 @@ export class Form {
     byId("form").addEventListener("input", (event) => clearError(event.target.closest("[data-param]")));
   }
 
-  /** Offer these models; the one that was chosen stays so. */
+  /** Offer these models; the one that was chosen stays so, and where nothing has changed so does all else. */
   offer({ models, limits }) {
+    if (JSON.stringify([models, limits]) === JSON.stringify([this.models, this.limits])) return;
     const before = byId("model").value;
     this.models = models;
     this.limits = limits;
@@ -69,19 +69,16 @@ export class Form {
     const named = (label) => chip("checkbox", "label", label, model.classNames[label]);
     byId("labels").replaceChildren(...classes.map(named));
     byId("labels").classList.toggle("in-fives", classes.length <= 10);
-    const steps = model.trained.length ? model.trained : USUAL.filter((each) => each <= (this.limits.steps ?? 50));
-    const first = steps.includes(4) ? 4 : steps[0];
-    byId("steps-trained").replaceChildren(
-      ...steps.map((each) => chip("radio", "count", each, String(each), each === first)),
-    );
+    const own = (each) => chip("radio", "count", each, String(each), each === model.steps);
+    byId("steps-trained").replaceChildren(...model.choices.map(own));
     byId("steps").value = "";
     byId("steps").max = this.limits.steps ?? "";
-    const own = model.defaults.sampler ? ` (${model.defaults.sampler})` : "";
+    const sampler = model.defaults.sampler ? ` (${model.defaults.sampler})` : "";
     byId("sampler").replaceChildren(
-      make("option", { value: "", textContent: `The model's own${own}` }),
+      make("option", { value: "", textContent: `The model's own${sampler}` }),
       ...model.samplers.map((each) => make("option", { value: each, textContent: each })),
     );
-    byId("guidance-field").hidden = !model.guided;
+    byId("guidance-field").hidden = !model.guidance;
     this.start.size(model.width, model.height);
     this.tellLabels();
     this.tellSteps();
@@ -108,7 +105,7 @@ export class Form {
       steps,
       deadline,
       sampler: byId("sampler").value || null,
-      guidance: model.guided ? number("guidance") : null,
+      guidance: model.guidance ? number("guidance") : null,
       seed: whole("seed", "Seed", 0, Number.MAX_SAFE_INTEGER) ?? throwSeed(),
       previews: Math.max(0, Math.min(3, (steps ?? 4) - 1)),
       start: await this.start.read(),
@@ -164,13 +161,13 @@ export class Form {
     const most = Number(byId("n").max) || 10;
     const n = Number.parseInt(byId("n").value, 10) || 0;
     if (pressed.length > n && pressed.length <= most) byId("n").value = pressed.length;
-    const many = model.classes > CHIPS ? `A number below ${model.classes}, or several with commas between them. ` : "";
-    byId("labels-hint").textContent = many + this.aboutLabels(model, pressed.length);
+    const typed = byId("labels").hidden ? `${sentence(model.allowed)}, with commas between several. ` : "";
+    byId("labels-hint").textContent = typed + this.aboutLabels(model, pressed.length);
     clearError(byId("labels-field"));
   }
 
   aboutLabels(model, pressed) {
-    if (!pressed) return model.classes ? "None chosen: another for each image." : "A number, or several with commas.";
+    if (!pressed) return model.classes ? "None chosen: another for each image." : "";
     const n = Number.parseInt(byId("n").value, 10) || 1;
     if (pressed > 1) return `In turn over ${count(n, "image")}.`;
     return n === 1 ? "For the image." : `For all ${n} images.`;
@@ -191,8 +188,10 @@ export class Form {
   aboutSteps(model) {
     const pressed = this.radios().find((radio) => radio.checked)?.value;
     const steps = Number.parseInt(byId("steps").value, 10) || Number(pressed);
+    const one = steps ? member(model, steps) : null;
+    byId("guidance-hint").textContent = sentence(one?.guidance ?? model.guidance);
     if (!steps) return "";
-    const who = model.members.length > 1 ? `Drawn by ${member(model, steps)}.` : "";
+    const who = model.members.length > 1 ? `Drawn by ${one.name}.` : "";
     const untrained = model.trained.length && !model.trained.includes(steps);
     return untrained ? `Not trained for ${count(steps, "step")}. ${who}` : who;
   }
@@ -234,15 +233,17 @@ export function showError(param, message) {
   if (field.tagName === "DETAILS") field.open = true;
   clearError(field);
   const id = `error-${field.dataset.param}`;
-  field.append(make("p", { className: "wrong", id, textContent: message, role: "alert" }));
+  const said = message.startsWith(`${param}: `) ? message.slice(param.length + 2) : message; // it stands beside it
+  field.append(make("p", { className: "wrong", id, textContent: sentence(said), role: "alert" }));
   field.classList.add("is-wrong");
   const shown = [...field.querySelectorAll("input, select, textarea, button")].filter((each) => each.offsetParent);
   const control = shown.find((each) => !["radio", "checkbox", "button"].includes(each.type)) ?? shown[0];
   if (control) {
     control.setAttribute("aria-invalid", "true");
     control.setAttribute("aria-describedby", id);
-    control.focus();
+    control.focus({ preventScroll: true });
   }
+  field.scrollIntoView({ block: "nearest" });
   return true;
 }
 

@@ -7,7 +7,7 @@ const KEPT = 60; // answers that the lines show
 const LANES = 64; // that are drawn one by one
 
 export class Live {
-  /** `gone` is told of an error in place of an answer, `here` of the first answer after one. */
+  /** `gone` is told of an error in place of an answer, `here` of an answer and whether there was none before. */
   constructor({ gone, here }) {
     this.gone = gone;
     this.here = here;
@@ -30,16 +30,16 @@ export class Live {
 
   async ask() {
     try {
-      this.show(await read("/live", { signal: AbortSignal.timeout(5000) }));
-      if (this.away) this.here();
+      const said = await read("/live", { signal: AbortSignal.timeout(5000) });
+      this.show(said);
+      this.here(said, this.away);
       this.away = false;
     } catch (error) {
-      if (error.status !== 401) {
-        byId("status").textContent = "no answer";
-        byId("status").dataset.state = "gone";
-      }
       this.away = true;
       this.gone(error);
+      if (error.status === 401) return; // until there is a key
+      byId("status").textContent = "no answer";
+      byId("status").dataset.state = "gone";
     }
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.again(), EVERY);
@@ -65,15 +65,13 @@ export class Live {
     if (finished < (this.sums.at(-1)?.finished ?? 0)) this.sums = []; // another server
     this.sums.push({ finished, queued, ran });
     if (this.sums.length > KEPT) this.sums.shift();
-    const since = (then) => {
-      const images = finished - then.finished;
-      return images ? [queued - then.queued, ran - then.ran].map((sum) => (1000 * sum) / images) : null;
-    };
-    const minute = since(this.sums[0]);
-    const newest = this.sums.length > 1 ? since(this.sums.at(-2)) : null;
-    byId("live-latency").textContent = minute ? duration(minute[0] + minute[1]) : "–";
-    byId("live-tail").textContent = minute ? `${duration(minute[0])} of it queued` : "no images of late";
-    this.line(byId("live-latency-line"), this.latency, newest ? newest[0] + newest[1] : 0);
+    const then = this.sums[0];
+    const images = finished - then.finished;
+    const waited = (1000 * (queued - then.queued)) / images;
+    const total = waited + (1000 * (ran - then.ran)) / images;
+    byId("live-latency").textContent = images ? duration(total) : "–";
+    byId("live-tail").textContent = images ? `mean, ${duration(waited)} queued` : "no images of late";
+    this.line(byId("live-latency-line"), this.latency, images ? total : 0);
   }
 
   lanes(running, slots) {

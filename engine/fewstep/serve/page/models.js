@@ -18,17 +18,20 @@ function model(about, able) {
   const [channels, height, width] = about.image_shape ?? [3, 32, 32];
   return {
     id: about.id,
-    conditions: about.conditions ?? "unconditional",
+    conditions: about.reads_prompts ? "prompts" : (about.conditions ?? "unconditional"),
     classes: about.classes ?? null,
     classNames: about.class_names ?? [],
+    allowed: about.labels_allowed ?? "",
     channels,
     height,
     width,
     trained: about.trained_steps ?? [],
+    choices: about.step_choices ?? [],
+    steps: about.default_steps ?? null,
     members: about.members ?? [],
     defaults: about.defaults ?? {},
-    samplers: about.samplers ?? able.samplers ?? [],
-    guided: about.guidance ?? true,
+    samplers: able.samplers ?? [],
+    guidance: about.guidance ?? "",
     dtype: about.dtype ?? "",
     device: about.device ?? "",
   };
@@ -40,8 +43,9 @@ export const facts = (each) =>
     .filter(Boolean)
     .join(" · ");
 
-/** Which member of a family draws in so many steps, by the names that the server gave. */
+/** Which member of a family draws in so many steps: trained for it, else for the next larger number, else the last. */
 export function member(each, steps) {
-  const fitting = each.members.filter((one) => !one.steps?.length || Math.max(...one.steps) >= steps);
-  return (fitting[0] ?? each.members.at(-1))?.name ?? each.id;
+  const exact = each.members.filter((one) => one.steps.includes(steps));
+  const larger = each.members.filter((one) => !one.steps.length || Math.max(...one.steps) >= steps);
+  return exact[0] ?? larger[0] ?? each.members.at(-1) ?? null;
 }

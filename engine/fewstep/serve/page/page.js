@@ -1,7 +1,7 @@
 // The page: what is pressed becomes a request, and what the server says of it becomes pictures.
 import { ApiError, key, stream } from "./api.js";
 import { askKey, showCode } from "./dialogs.js";
-import { button, byId, count, make } from "./dom.js";
+import { button, byId, count, make, sentence } from "./dom.js";
 import { clearError, FieldError, Form, showError } from "./form.js";
 import { Live } from "./live.js";
 import { capabilities } from "./models.js";
@@ -25,7 +25,8 @@ function notice(message, ...actions) {
   const bar = byId("notice");
   bar.hidden = !message;
   bar.dataset.of = "";
-  bar.replaceChildren(...(message ? [make("p", { textContent: message }), ...actions] : []));
+  bar.replaceChildren(...(message ? [make("p", { textContent: sentence(message) }), ...actions] : []));
+  if (message) bar.scrollIntoView({ block: "nearest" });
 }
 
 function lost(error) {
@@ -38,26 +39,31 @@ function lost(error) {
   byId("notice").dataset.of = "lost";
 }
 
-function back() {
+/** The server has answered; where it was away, or is just starting, what it serves may be new. */
+function back(said, wasAway) {
   if (byId("notice").dataset.of === "lost") notice("");
-  if (!loaded) load();
+  if (said.phase === "ready" && (wasAway || !loaded)) load();
 }
 
 function needKey(error) {
   byId("key-open").hidden = false;
+  notice("This server asks for an API key.");
   const before = key.get();
   if (before) key.set("");
-  askKey(() => {
-    notice("");
-    load();
-    live.again();
-  }, before ? error.message : "");
+  askKey(unlocked, before ? error.message : "");
+}
+
+function unlocked() {
+  notice("");
+  load();
+  live.again();
 }
 
 async function load() {
   try {
-    form.offer(await capabilities());
-    loaded = true;
+    const able = await capabilities();
+    form.offer(able);
+    loaded = able.models.length > 0;
   } catch (error) {
     loaded = false;
     if (error.status === 401) needKey(error);
@@ -143,7 +149,7 @@ byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   generate();
 });
-byId("key-open").addEventListener("click", () => askKey(load));
+byId("key-open").addEventListener("click", () => askKey(unlocked));
 document.addEventListener("keydown", (event) => {
   const shown = document.querySelector("dialog[open]");
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !shown) {

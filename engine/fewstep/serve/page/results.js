@@ -30,7 +30,9 @@ class Tile {
     if (!this.of) return;
     const shown = Math.floor((done / this.of) * this.ticks.children.length);
     [...this.ticks.children].forEach((tick, i) => tick.classList.toggle("is-done", i < shown));
-    if (done) this.element.classList.replace("is-waiting", "is-running");
+    if (!done) return;
+    this.element.classList.replace("is-waiting", "is-running");
+    this.caption.textContent = `step ${done} of ${of}`;
   }
 
   /** A partial image, or the image. */
@@ -55,7 +57,7 @@ class Tile {
     this.open.disabled = false;
     this.open.setAttribute("aria-label", `${what}, seed ${seed}, ${duration(run)}: larger`);
     const facts = [label === null || label === undefined ? null : `label ${label}`, `seed ${seed}`];
-    if (this.fact.chosen_by_deadline) facts.unshift(count(steps, "step"));
+    if (this.run.request.fields.deadline_ms) facts.unshift(count(steps, "step"));
     this.caption.replaceChildren(
       make("b", { textContent: duration(run) }),
       make("span", { textContent: `${duration(queued)} queued` }),
