@@ -176,7 +176,8 @@ class Unets:
     def runs(self, network: Network, steps: int, batch: int) -> None:
         """A row of the engine by calls and one by graphs, whose bits must be the same."""
         runner = GraphRunner(capturer_for(self.device), BUDGET)
-        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "backend": "torch"}  # both the same network
+        # one network under both: on a CPU "auto" may give either another backend
+        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "backend": "torch"}
         engines = {
             "fewstep": Engine(network.model, runner=EagerRunner(STEP_OPS), **options),
             "fewstep, graph": Engine(network.model, runner=runner, **options),
