@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fewstep.cli.serve import named_models
+from fewstep.cli.serve import bounds, named_models
 from fewstep.errors import ArgumentError
+from fewstep.serve.limits import Limits
 from support.cli_case import Run
 
 
@@ -34,6 +35,9 @@ def test_models_have_the_names_they_are_given(tmp_path: Path) -> None:
         (["--slots", "0"], "slots: got 0"),
         (["--queue", "0"], "queue: got 0"),
         (["--drain-timeout", "-1"], "--drain-timeout: got -1.0"),
+        (["--limit", "body_byte=1"], "limit: got 'body_byte=1'; allowed: NAME=VALUE with one of"),
+        (["--limit", "body_bytes=x"], "limit: got 'body_bytes=x'; allowed: body_bytes= with an integer above 0"),
+        (["--limit", "body_seconds=inf"], "allowed: body_seconds= with a number above 0, such as 60"),
         (["--port", "70000"], "port: got 70000"),
         (["--lora-folder", "nowhere"], "--lora-folder: got 'nowhere'; allowed: a path that is there"),
         (["--api-key-file", "nowhere"], "--api-key-file: got 'nowhere'"),
@@ -81,3 +85,9 @@ def test_without_its_packages_it_says_what_to_install(run: Run, monkeypatch: pyt
 
     monkeypatch.setattr(builtins, "__import__", missing)
     assert run("serve").error == "serving needs further packages: pip install 'fewstep[serve]'"
+
+
+def test_bounds_are_those_of_the_settings() -> None:
+    found = bounds(["body_bytes=1000", "body_seconds=0.5", "body_bytes=2000"], Limits())
+    assert found == {"body_bytes": 2000, "body_seconds": 0.5}
+    assert bounds([], Limits()) == {}

@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ from fewstep.serve.http.guard import json_depth, keyless
 from fewstep.serve.http.logs import JsonLines
 from fewstep.serve.limits import Limits
 from fewstep.serve.settings import Settings
-from support.serving import Remote, running_server, until
+from support.serving import Remote, running_server, serving, until
 
 PATH = "/v1/images/generations"
 KEY = "a key with Ümlaut"
@@ -270,3 +271,24 @@ def test_bodies_together_are_bounded() -> None:
         assert (answer.status, answer.error["code"]) == (429, "full")
         assert answer.headers["retry-after"] == "1"
         assert remote.generate(model="tiny", labels=[1]).status == 200
+
+
+def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
+    ended = threading.Event()
+
+    async def pours(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(64):  # MiB, more than the buffers of a connection hold
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.set()
+
+    with serving(pours, Limits(stalled_seconds=0.2)) as (host, port), socket.create_connection((host, port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert ended.wait(60)
+        client.settimeout(30)
+        got = 0
+        with suppress(ConnectionError):
+            while piece := client.recv(1 << 20):
+                got += len(piece)
+        assert got < 64 << 20

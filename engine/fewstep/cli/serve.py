@@ -1,13 +1,15 @@
 """`fewstep serve`: models behind OpenAI's endpoints for images."""
 
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.checks import integer
+from fewstep.checks import integer, named
 from fewstep.cli import options
 from fewstep.cli.machine import check_backend, check_device, dtype_of, set_threads
 from fewstep.cli.shared import emit, examples, say, write_out
@@ -15,6 +17,7 @@ from fewstep.errors import ArgumentError, FewstepError
 
 if TYPE_CHECKING:
     from fewstep.serve.family import Family
+    from fewstep.serve.limits import Limits
 
 EXAMPLES = examples(
     "The digits in the box, on http://127.0.0.1:8000; the page at / tries them out:",
@@ -34,12 +37,12 @@ MAX_SLOTS, MAX_QUEUE, MAX_DRAIN = 256, 100_000, 3600.0
 
 Models = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[MODEL]...", help="Folders, files or digits; NAME=MODEL gives a name. Default: digits."),
+    typer.Argument(metavar="MODEL", help="Folders, files or digits; NAME=MODEL gives a name. Default: digits."),
 ]
 
 
-def _option(text: str, panel: str, **more: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel=panel, **more)
+def _option(text: str, panel: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
 
 def serve(
@@ -53,7 +56,7 @@ def serve(
         Path | None, _option(f"Whose first line is the key. Default: {KEY_VARIABLE}, else no key.", SERVER)
     ] = None,
     page: Annotated[bool, _option("The page at /.", SERVER)] = True,
-    admin: Annotated[bool, _option("/admin, with a key: LoRA adapters come and go.", SERVER)] = False,
+    admin: Annotated[bool, _option("/admin, with a key: LoRA adapters come and go.", SERVER, "--admin")] = False,
     lora_folder: Annotated[Path | None, _option("Where /admin/lora may read. Default: nowhere.", SERVER)] = None,
     warmup: Annotated[
         Path | None,
@@ -63,7 +66,13 @@ def serve(
     slots: Annotated[int, _option("Images that run together on a model.", LIMITS)] = 16,
     queue: Annotated[int, _option("Images that wait, at most; more are told to come again.", LIMITS)] = 256,
     drain_timeout: Annotated[float, _option("Seconds for what was let in, after SIGTERM.", LIMITS)] = 30.0,
-    batch_invariant: Annotated[bool, _option("An image's bits do not depend on what runs beside it.", LIMITS)] = False,
+    limit: Annotated[
+        list[str] | None,
+        _option("As body_bytes=1000000, again for another. Default: none.", LIMITS, metavar="BOUND"),
+    ] = None,
+    batch_invariant: Annotated[
+        bool, _option("An image's bits do not depend on what runs beside it.", LIMITS, "--batch-invariant")
+    ] = False,
     device: options.Device = None,
     dtype: options.Dtype = "float32",
     backend: options.Backend = "auto",
@@ -104,6 +113,7 @@ def serve(
         queue=integer("queue", queue, 1, MAX_QUEUE),
         drain_seconds=drain_timeout,
     )
+    limits = replace(limits, **bounds(limit or [], limits))
     folder = None if lora_folder is None else str(lora_folder)
     settings = Settings(limits, key, page, admin, folder)
     address = Address(host, port, None if uds is None else str(uds))
@@ -153,6 +163,30 @@ def named_models(words: list[str]) -> dict[str, str]:
         if name in found:
             raise ArgumentError("models", word, f"another name than {name}, which {found[name]} has: NAME=MODEL")
         found[name] = model
+    return found
+
+
+def bounds(words: list[str], limits: "Limits") -> dict[str, Any]:
+    """Bounds of a server by name, as they are typed.
+
+    Raises:
+        ArgumentError: another name, or no number above 0.
+    """
+    known = {field.name: getattr(limits, field.name) for field in fields(limits)}
+    found: dict[str, Any] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if name not in known:
+            raise ArgumentError("limit", word, f"NAME=VALUE with one of {named(known, name)}")
+        kind = type(known[name])
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(0)
+        if not 0 < value < math.inf:
+            allowed = "an integer" if kind is int else "a number"
+            raise ArgumentError("limit", word, f"{name}= with {allowed} above 0, such as {known[name]}")
+        found[name] = value
     return found
 
 
