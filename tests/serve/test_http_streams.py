@@ -16,6 +16,7 @@ from fewstep.serve.events import Admitted, Failed, Finished, Progress
 from fewstep.serve.family import Member
 from fewstep.serve.http.app import build_app
 from fewstep.serve.http.waiting import Waiting
+from fewstep.serve.http.wire.answers import Facts, Story
 from fewstep.serve.http.wire.pictures import Encoding
 from fewstep.serve.settings import Settings
 from support.serving import Knobs, Remote, running_server, serving, tiny_engine, tiny_family, until
@@ -113,11 +114,11 @@ def test_who_hangs_up_while_running_is_dropped(remote: Remote, stream: bool) -> 
         assert connection.getresponse().status == 200
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
-    KNOBS.seconds = 0.01
+    KNOBS.seconds = 0.05  # all 100 steps would take 5 s
     KNOBS.open()
     until(lambda: failed(remote).get("cancelled", 0) == before + 1)
     assert len(KNOBS.calls) < 100
-    assert idle(remote)
+    until(lambda: idle(remote))
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["at once", "streamed"])
@@ -232,3 +233,22 @@ def test_a_model_of_two_channels_draws_no_pictures() -> None:
     family = Family("two", [Member("two", tiny_engine(channels=2), ())])
     with running_server(family) as remote:
         assert "2 channels" in remote.generate(labels=[1]).error["message"]
+
+
+def test_what_is_told_of_an_image() -> None:
+    story = Story(1, Ask("tiny", 7, {"labels": ["cat"]}))
+    story.heard(Admitted("tiny/4-step", "ddim", 4, chosen=True, warnings=("it was not trained for that",)))
+    done = Finished(np.zeros((8, 8, 3), np.uint8), "tiny/4-step", "ddim", 4, 7, 0.0012346, 0.5)
+    story.heard(done)
+    assert Facts.model_validate(story.facts(done)).model_dump() == {
+        "index": 1,
+        "seed": 7,
+        "steps": 4,
+        "sampler": "ddim",
+        "model": "tiny/4-step",
+        "label": "cat",
+        "queue_ms": 1.235,
+        "run_ms": 500.0,
+        "chosen_by_deadline": True,
+        "warnings": ["it was not trained for that"],
+    }
