@@ -18,7 +18,7 @@ from fewstep.serve.family import Member
 
 KEPT: Final = 31  # steps of a size whose median counts: a stall, or fifteen, change nothing
 ALIKE: Final = 1.03  # seconds for each lane that differ by less are the same: what a median of 31 still wanders
-PROBED: Final = (1, 2, 4, 8, 16, 32, 64)  # lanes that are measured at the start; the others lie between them
+PROBED: Final = (1, 2, 4, 8, 16, 32, 64)  # lanes that are measured at the start; on torch the others lie between them
 FEATURES: Final = ("stochastic", "statistics", "preview")
 
 
@@ -101,6 +101,8 @@ class Costs:
         for most, counts in _sessions(engine, slots):
             with engine.session(most, steps=steps, history=4, features=FEATURES) as session:
                 for count in counts:
+                    if count not in PROBED and count < slots and engine.backend == "torch":
+                        continue  # there is no program to make ready
                     began = time.perf_counter()
                     samples = [_sample(engine, steps) for _ in range(count)]
                     if not session.accepts(*samples):
@@ -125,8 +127,9 @@ def _sessions(engine: Engine, slots: int) -> list[tuple[int, list[int]]]:
     """The slots of each session to step, and with how many samples; a CPU computes only the lanes in use."""
     if engine.batch_invariant:
         return [(engine.max_batch, [engine.max_batch // 2])]
-    counts = [*(count for count in PROBED if count < slots), slots]
-    return [(slots, counts)] if engine.device.type == "cpu" else [(count, [count]) for count in counts]
+    if engine.device.type == "cpu":
+        return [(slots, [*(count for count in SIZES if count < slots), slots])]
+    return [(count, [count]) for count in (*(count for count in PROBED if count < slots), slots)]
 
 
 def _sample(engine: Engine, steps: int) -> Sample:
