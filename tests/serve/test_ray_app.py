@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -15,14 +16,15 @@ from ray.serve.exceptions import BackPressureError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewstep.errors import ArgumentError
-from fewstep.serve import Batcher, Limits
-from fewstep.serve.http.app import build_app as http_app
+from fewstep.serve import Limits
 from fewstep.serve.ray import Arguments, build_app
+from fewstep.serve.ray.arguments import Opening
 from fewstep.serve.ray.asgi import answered
 from fewstep.serve.ray.everywhere import Whole, together
-from fewstep.serve.ray.ingress import Forwarding
+from fewstep.serve.ray.ingress import Forwarding, Ingress
+from fewstep.serve.ray.replica import Replica
 from fewstep.serve.ray.routing import Route, key_of
-from support.serving import PATIENCE, digits_family
+from support.serving import PATIENCE, Knobs, tiny_family
 
 pytestmark = pytest.mark.slow  # Ray takes a few seconds to import
 
@@ -136,8 +138,9 @@ def test_the_words_of_a_command_line_are_read_as_what_they_are_to_be() -> None:
         ({"model": "digits", "replicas": "3", "max_replicas": "2"}, "at least replicas, 3"),
         ({"model": "a=x,a=y"}, "names that differ"),
         ({"model": "digits", "limits": '{"slot": 4}'}, "limits"),
+        ({"model": "digits", "loras": '{"digit": {"a": "a.safetensors"}}'}, "adapters of digits"),
     ],
-    ids=["no model", "unknown word", "no replica", "fewer at most", "one name twice", "unknown limit"],
+    ids=["no model", "unknown word", "no replica", "fewer at most", "one name twice", "unknown limit", "lora of none"],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, str], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
@@ -253,6 +256,16 @@ def test_health_asks_no_replica() -> None:
     assert asked(forwarding(FakeHandle()), "/health", b"")[0]["status"] == 200
 
 
+def test_who_bears_no_key_reaches_no_replica() -> None:
+    handle = FakeHandle(good())
+    app = Ingress(handle, Limits(), 2, 1.0, "secret").__serve_build_asgi_app__()
+    messages = asked(app, GENERATIONS, b"{}", (b"authorization", b"Bearer wrong"))
+    assert messages[0]["status"] == 401
+    assert error_of(messages)["type"] == "authentication_error"
+    assert handle.keys == []
+    assert asked(app, GENERATIONS, b"{}", (b"authorization", b"Bearer secret"))[0]["status"] == 200
+
+
 def test_the_numbers_of_all_replicas_are_told_apart() -> None:
     page = b'# HELP images_total Images.\n# TYPE images_total counter\nimages_total{model="a"} 3.0\n'
     kind = ((b"content-type", b"text/plain"),)
@@ -269,18 +282,32 @@ def test_a_job_is_cancelled_by_the_replica_that_has_it() -> None:
     assert together("/v1/jobs/a/cancel", answers).body == b"yes"
 
 
-async def _collected(app: ASGIApp, body: bytes) -> list[Message]:
-    return [message async for message in answered(app, scope_of(GENERATIONS), body)]
+def test_a_replica_answers_and_leaves_when_its_device_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the whole application; and once the device is lost it is ill, tells who asks, and its process ends."""
+    knobs, left = Knobs(), threading.Event()
+    monkeypatch.setattr(Opening, "families", lambda opening: {"tiny": tiny_family(knobs=knobs)})
+    monkeypatch.setattr("fewstep.serve.ray.replica.GRACE", 0.0)
+    monkeypatch.setattr("fewstep.serve.ray.replica.os._exit", lambda code: left.set())
+    replica = Replica(Opening({}, {}), Limits(slots=2))
+    body = json.dumps({"model": "tiny", "prompt": "3", "seed": 1}).encode()
 
+    async def collected() -> list[Message]:
+        return [message async for message in replica.answer(scope_of(GENERATIONS), body)]
 
-def test_a_replica_answers_through_the_whole_application() -> None:
-    batcher = Batcher({"digits": digits_family()}, Limits(slots=2))
-    batcher.start()
-    body = json.dumps({"model": "digits", "labels": [3], "num_inference_steps": 1, "prompt": "3"}).encode()
-    messages = asyncio.run(_collected(http_app(batcher), body))
-    batcher.close()
-    assert messages[0]["status"] == 200
-    assert json.loads(b"".join(each.get("body", b"") for each in messages))["data"][0]["b64_json"]
+    async def run() -> None:
+        await replica.check_health()
+        assert set(await replica.routes()) == {"tiny"}
+        start, *rest = await collected()
+        assert start["status"] == 200
+        assert json.loads(b"".join(each.get("body", b"") for each in rest))["data"][0]["b64_json"]
+
+        knobs.error = lambda lanes: RuntimeError("CUDA error: an illegal memory access was encountered")
+        assert (await collected())[0]["status"] == 503  # which the ingress takes to another replica
+        assert await asyncio.to_thread(left.wait, PATIENCE)
+        with pytest.raises(RuntimeError, match="the device is lost"):
+            await replica.check_health()
+
+    asyncio.run(run())
 
 
 def test_leaving_an_answer_early_tells_the_application() -> None:

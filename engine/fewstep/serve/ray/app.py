@@ -1,5 +1,6 @@
 """The application of Ray Serve: an ingress in front of replicas with an engine each."""
 
+import os
 from typing import Any, Final
 
 from ray import serve
@@ -11,12 +12,15 @@ from fewstep.serve.ray.dtypes import dtype_of
 from fewstep.serve.ray.ingress import Ingress
 from fewstep.serve.ray.replica import Replica
 
+KEY: Final = "FEWSTEP_API_KEY"
 ROUTER: Final = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 SPARE_SECONDS: Final = 5.0  # for a replica to close, beside what it has to drain
 
 
 def build_app(args: Arguments) -> Application:
     """The application, for `serve run fewstep.serve.ray:build_app model=digits`, for a config file and `serve.run`.
+
+    Where FEWSTEP_API_KEY is set while the application is built, requests have to bear that key.
 
     Args:
         args: what is served, and how.
@@ -62,8 +66,9 @@ def build_app(args: Arguments) -> Application:
         backpressure_config=backpressure,
         graceful_shutdown_timeout_s=limits.drain_seconds + SPARE_SECONDS,
     )
-    replicas = engine.bind(args.models, args.engine_options, limits)
-    app: Application = ingress.bind(replicas, limits, args.retries, args.retry_after_s)
+    key = os.environ.get(KEY) or None
+    replicas = engine.bind(args.opening, limits, key)
+    app: Application = ingress.bind(replicas, limits, args.retries, args.retry_after_s, key)
     return app
 
 

@@ -1,12 +1,16 @@
 """What `serve run fewstep.serve.ray:build_app` takes, by name."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fewstep.checks import nearest
+from fewstep.serve.family import Family
 from fewstep.serve.limits import Limits
+from fewstep.serve.ray.dtypes import dtype_of
 
 
 def _listed(value: Any) -> Any:
@@ -19,6 +23,34 @@ def _parsed(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What a replica opens, in words that go to another process.
+
+    Attributes:
+        models: served names, and the model of each, as `Family.open` takes it.
+        options: of `Engine.from_pretrained`; a dtype by its name.
+        loras: files of adapters by their names, by served name.
+        warmup: a file of `Engine.manifest`, or none.
+    """
+
+    models: Mapping[str, str]
+    options: Mapping[str, Any]
+    loras: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    warmup: str | None = None
+
+    def families(self) -> dict[str, Family]:
+        """All of it, open and ready."""
+        options = {**self.options, "dtype": dtype_of(self.options.get("dtype"))}
+        opened = {
+            name: Family.open(name, model, loras=self.loras.get(name), **options) for name, model in self.models.items()
+        }
+        if self.warmup is not None:
+            for member in [member for family in opened.values() for member in family.members]:
+                member.engine.warm_up(self.warmup)
+        return opened
+
+
 class Arguments(BaseModel):
     """A cluster's arguments; the words of a command line, such as replicas=2, are read as what they are to be.
 
@@ -27,6 +59,8 @@ class Arguments(BaseModel):
             between. Every node finds the folders at the same place.
         dtype: of the networks, such as "bfloat16"; as their files have it unless given.
         backend, batch_invariant, max_batch, allow_pickle: as for `Engine.from_pretrained`.
+        loras: files of adapters by the names that requests have for them, by served name; on a command line in JSON.
+        warmup: a file of `Engine.manifest`: kinds of requests that a replica is made ready for before it answers.
         limits: of each replica, as of `Limits`; on a command line in JSON.
         replicas: how many engines there are, and the least of them where `max_replicas` says more.
         max_replicas: up to which number of engines the load may raise them; they stay as they are unless given.
@@ -50,6 +84,8 @@ class Arguments(BaseModel):
     batch_invariant: bool = False
     max_batch: int = Field(16, ge=1)
     allow_pickle: bool = False
+    loras: Annotated[dict[str, dict[str, str]], BeforeValidator(_parsed)] = Field(default_factory=dict)
+    warmup: str | None = None
     limits: Annotated[Limits, BeforeValidator(_parsed)] = Field(default_factory=Limits)
     replicas: int = Field(1, ge=1)
     max_replicas: int | None = Field(None, ge=1)
@@ -84,6 +120,9 @@ class Arguments(BaseModel):
         names = list(self.models)
         if len(set(names)) != len(self.model):
             raise ValueError(f"model: got {', '.join(self.model)}; allowed: names that differ")
+        for name in self.loras:
+            if name not in names:
+                raise ValueError(f"loras: got {name}; allowed: adapters of {', '.join(names)}")
         return self
 
     @property
@@ -93,13 +132,18 @@ class Arguments(BaseModel):
         return {name: folder if equals else name for name, equals, folder in split}
 
     @property
+    def opening(self) -> "Opening":
+        """What every replica opens."""
+        return Opening(self.models, self.engine_options, self.loras, self.warmup)
+
+    @property
     def most_replicas(self) -> int:
         """Of engines, ever."""
         return self.max_replicas or self.replicas
 
     @property
     def engine_options(self) -> dict[str, Any]:
-        """Of `Engine.from_pretrained`, as text and numbers."""
+        """Of `Engine.from_pretrained`, in words that go to another process."""
         return {
             "device": "cuda" if self.num_gpus else "cpu",
             "dtype": self.dtype,

@@ -9,7 +9,7 @@ In Python it is `sample_set`.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fewstep.errors import FewstepError
 from fewstep.serve.ray.rows import COLUMNS
@@ -46,7 +46,9 @@ def main(words: Sequence[str] | None = None) -> int:
     workers = Workers(said.actors, said.batch, said.gpus, said.cpus)
     rows = int(said.rows) if said.rows.isdigit() else said.rows
     try:
-        report = sample_set(rows, said.model, said.out, workers=workers, seed=said.seed, engine=engine, progress=_told)
+        report = sample_set(
+            rows, said.model, said.out, workers=workers, seed=said.seed, engine=engine, progress=_telling()
+        )
     except FewstepError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -57,8 +59,17 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if report.wrong else 0
 
 
-def _told(done: int, of: int) -> None:
-    sys.stderr.write(f"{done} of {of} rows\n")
+def _telling() -> Callable[[int, int], None]:
+    """Says each percent once."""
+    said = -1
+
+    def tell(done: int, of: int) -> None:
+        nonlocal said
+        if done * 100 // of > said:
+            said = done * 100 // of
+            sys.stderr.write(f"{done} of {of} rows\n")
+
+    return tell
 
 
 if __name__ == "__main__":

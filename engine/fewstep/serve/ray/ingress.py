@@ -11,6 +11,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from fewstep.serve.http.guard import KeyGuard
 from fewstep.serve.http.wire import sse
 from fewstep.serve.http.wire.errors import ProblemError
 from fewstep.serve.limits import Limits
@@ -38,18 +39,21 @@ class Ingress:
         limits: what a request may be.
         retries: how often a request goes to another replica when its own died before it had answered.
         retry_after_s: what a refusal says.
+        api_key: that a request has to bear before a replica hears of it; None for no key.
     """
 
-    def __init__(self, engine: Any, limits: Limits, retries: int, retry_after_s: float) -> None:
-        self._forwarding = Forwarding(engine, limits, retries, retry_after_s)
+    def __init__(
+        self, engine: Any, limits: Limits, retries: int, retry_after_s: float, api_key: str | None = None
+    ) -> None:
+        self._app = KeyGuard(Forwarding(engine, limits, retries, retry_after_s), api_key)
 
-    def __serve_build_asgi_app__(self) -> "Forwarding":
+    def __serve_build_asgi_app__(self) -> KeyGuard:
         """What Ray asks for once the ingress is constructed."""
-        return self._forwarding
+        return self._app
 
 
 class Forwarding:
-    """The ASGI application of an `Ingress`, whose arguments it has."""
+    """The ASGI application of an `Ingress`, behind the key."""
 
     def __init__(self, engine: Any, limits: Limits, retries: int, retry_after_s: float) -> None:
         self._engine, self._limits, self._retries, self._retry_after = engine, limits, retries, retry_after_s

@@ -1,6 +1,5 @@
 """A replica: models, a batcher and the whole application, in an actor of its own that Ray starts and replaces."""
 
-import asyncio
 import logging
 import os
 import threading
@@ -11,11 +10,10 @@ from ray import serve
 from starlette.types import Message
 
 from fewstep.serve.batching.batcher import Batcher
-from fewstep.serve.family import Family
 from fewstep.serve.http.app import build_app
 from fewstep.serve.limits import Limits
+from fewstep.serve.ray.arguments import Opening
 from fewstep.serve.ray.asgi import answered
-from fewstep.serve.ray.dtypes import dtype_of
 from fewstep.serve.ray.everywhere import Whole
 from fewstep.serve.ray.routing import Route
 from fewstep.serve.settings import Settings
@@ -30,18 +28,17 @@ class Replica:
     """Opens the models; once it is constructed it answers.
 
     Args:
-        models: served names, and the model of each, as `Family.open` takes it.
-        options: of `Engine.from_pretrained`, as text and numbers; a dtype by its name.
+        opening: the models.
         limits: of this replica.
+        api_key: of requests; None for no key.
     """
 
-    def __init__(self, models: Mapping[str, str], options: Mapping[str, Any], limits: Limits) -> None:
-        taken = dict(options) | {"dtype": dtype_of(options.get("dtype"))}
-        families = {name: Family.open(name, model, **taken) for name, model in models.items()}
+    def __init__(self, opening: Opening, limits: Limits, api_key: str | None = None) -> None:
         self._limits, self._dead = limits, ""
-        self._batcher = Batcher(families, limits, died=self._lost)
+        self._batcher = Batcher(opening.families(), limits, died=self._lost)
         self._batcher.start()
-        self._app = build_app(self._batcher, settings_of(limits))
+        # Nobody administers one replica of many: what is done to it would be undone when it is replaced.
+        self._app = build_app(self._batcher, Settings(limits=limits, api_key=api_key, admin=False))
 
     async def answer(self, scope: Mapping[str, Any], body: bytes) -> AsyncIterator[Message]:
         """The application's answer to one request, message by message."""
@@ -68,11 +65,11 @@ class Replica:
         if self._dead or not self._batcher.ready:
             raise RuntimeError(self._dead or "the batcher has stopped")
 
-    async def __del__(self) -> None:
+    def __del__(self) -> None:
         """Called by Ray once the requests that it held have ended, and nothing more comes."""
         if hasattr(self, "_batcher"):
-            await asyncio.to_thread(self._batcher.drain, self._limits.drain_seconds)
-            await asyncio.to_thread(self._batcher.close)
+            self._batcher.drain(self._limits.drain_seconds)
+            self._batcher.close()
 
     def _lost(self, error: BaseException) -> None:
         """Leave the process: what a lost device has left in it is of no use, and a new one starts at once."""
@@ -81,8 +78,3 @@ class Replica:
         leave = threading.Timer(GRACE, os._exit, [LOST])
         leave.daemon = True
         leave.start()
-
-
-def settings_of(limits: Limits) -> Settings:
-    """Of an application in a replica: the key is the environment's, and nobody administers one replica of many."""
-    return Settings(limits=limits, api_key=os.environ.get("FEWSTEP_API_KEY") or None, admin=False)
