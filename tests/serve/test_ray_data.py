@@ -16,7 +16,7 @@ from support.serving import digits_family, until
 
 pytestmark = pytest.mark.long
 
-ROWS = [{"id": f"row-{number:02d}", "label": number % 10, "seed": number, "steps": 100} for number in range(24)]
+ROWS = [{"id": f"row-{number:02d}", "label": number % 10, "seed": number, "steps": 30} for number in range(20)]
 TORCH = {"backend": "torch"}
 WORKERS = Workers(actors=2, batch=4, num_cpus=0.5)
 
@@ -37,19 +37,19 @@ def test_every_row_has_its_image_though_an_actor_is_killed(tmp_path: Path) -> No
             assert not run.done(), run.result()
             started.kill(started.processes("Drawing")[0])
             report = run.result(SECONDS)
-        assert report == SetReport(rows=24, drawn=24, found=0)
+        assert report == SetReport(rows=20, drawn=20, found=0)
         first = pictures(out)
         check(out, first)
 
-        for name in ("row-03.png", "row-20.png"):
+        for name in ("row-03.png", "row-15.png"):
             (out / "images" / name).unlink()
         (out / "manifest.jsonl").unlink()
         told: list[tuple[int, int]] = []
         report = sample_set(
             table, "digits", out, workers=WORKERS, engine=TORCH, progress=lambda *numbers: told.append(numbers)
         )
-        assert report == SetReport(rows=24, drawn=2, found=22)
-        assert (told[0], told[-1]) == ((22, 24), (24, 24))
+        assert report == SetReport(rows=20, drawn=2, found=18)
+        assert (told[0], told[-1]) == ((18, 20), (20, 20))
         assert pictures(out) == first  # to the bit, in smaller company
         check(out, first)
 
@@ -70,9 +70,9 @@ def check(out: Path, found: dict[str, bytes]) -> None:
     assert [line["id"] for line in lines] == [row["id"] for row in ROWS]
     assert {line["file"] for line in lines} == {f"images/{name}" for name in found}
     assert len(found) == len(ROWS)
-    teacher = digits_family().member(100).engine
+    teacher = digits_family().member(30).engine
     labels, seeds = [row["label"] for row in ROWS], [row["seed"] for row in ROWS]
-    own = teacher.sample(labels=labels, seeds=seeds, steps=100, output="uint8").images[:, :, :, 0].numpy()
+    own = teacher.sample(labels=labels, seeds=seeds, steps=30, output="uint8").images[:, :, :, 0].numpy()
     for place, line in enumerate(lines):
         drawn = np.asarray(Image.open(out / line["file"])).astype(int)
         assert np.abs(drawn - own[place]).max() <= 1  # rounding of another batch

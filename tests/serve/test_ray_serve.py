@@ -19,8 +19,9 @@ from support.serving import Answer, Remote, digits_family, until
 
 pytestmark = pytest.mark.long
 
-HELD, QUEUED = 4, 8  # of one replica; in front of both
-LONG = {"num_inference_steps": 100}  # of the teacher: long enough to be interrupted
+HELD, QUEUED = 2, 10  # of one replica; in front of both
+CROWD = 12  # requests at once, of which all but four wait
+LONG = {"num_inference_steps": 30}  # of the teacher: long enough to be interrupted
 
 
 def arguments(replicas: int) -> Arguments:
@@ -28,7 +29,7 @@ def arguments(replicas: int) -> Arguments:
         model=["digits"],
         backend="torch",
         batch_invariant=True,
-        limits=Limits(slots=HELD, drain_seconds=60.0),
+        limits=Limits(slots=HELD, drain_seconds=SECONDS),
         replicas=replicas,
         max_ongoing_requests=HELD,
         max_queued_requests=QUEUED,
@@ -67,10 +68,10 @@ class Service:
         return self.cluster.processes("ServeReplica:default:Engine")
 
     def running(self) -> dict[str, float]:
-        """How many images run on each replica."""
+        """How many images run or wait on each replica."""
         rows: dict[str, float] = {}
         for line in self.remote.get("/metrics").body.decode().splitlines():
-            if line.startswith("fewstep_batch_rows{"):
+            if line.startswith(("fewstep_batch_rows{", "fewstep_queue_depth{")):
                 name = line.partition('replica="')[2].partition('"')[0]
                 rows[name] = rows.get(name, 0.0) + float(line.rpartition(" ")[2])
         return rows
@@ -111,14 +112,14 @@ def test_two_replicas_stand_what_happens_to_them(service: Service) -> None:
     streams_pass_through(service)
     overload_is_refused(service, alone)
     a_killed_replica_costs_nobody_an_image(service, alone)
-    one_that_is_not_needed_drains(service, alone)
+    another_deployment_loses_nothing(service, alone)
 
 
 def images_are_the_engines_own(service: Service) -> dict[int, NDArray[np.uint8]]:
     """The images of the long requests, alone on the service and as the engine draws them."""
-    alone = {seed: pixels(service.asked(seed, **LONG)) for seed in range(4)}
-    teacher = digits_family().member(100).engine
-    own = teacher.sample(labels=list(alone), seeds=list(alone), steps=100, output="uint8").images[:, :, :, 0].numpy()
+    alone = {seed: pixels(service.asked(seed, **LONG)) for seed in range(3)}
+    teacher = digits_family().member(30).engine
+    own = teacher.sample(labels=list(alone), seeds=list(alone), steps=30, output="uint8").images[:, :, :, 0].numpy()
     for seed, image in alone.items():
         assert np.abs(image.astype(int) - own[seed]).max() <= 1  # rounding of another batch
 
@@ -152,23 +153,23 @@ def overload_is_refused(service: Service, alone: dict[int, NDArray[np.uint8]]) -
 
 def a_killed_replica_costs_nobody_an_image(service: Service, alone: dict[int, NDArray[np.uint8]]) -> None:
     victim, survivor = service.replicas()
-    futures = service.together(range(2 * HELD), **LONG)
+    futures = service.together(range(CROWD), **LONG)
     until(lambda: sum(count > 0 for count in service.running().values()) == 2, SECONDS)
     service.cluster.kill(victim)
     answers = [each.result() for each in futures]
-    assert [answer.status for answer in answers] == [200] * len(answers)  # those of the dead one by the other
+    assert [answer.body for answer in answers if answer.status != 200] == []  # those of the dead one by the other
     right(answers, alone)
     assert survivor in service.replicas()
     service.await_replicas(2)
     right([service.asked(0, **LONG)], alone)
 
 
-def one_that_is_not_needed_drains(service: Service, alone: dict[int, NDArray[np.uint8]]) -> None:
-    futures = service.together(range(2 * HELD), **LONG)
+def another_deployment_loses_nothing(service: Service, alone: dict[int, NDArray[np.uint8]]) -> None:
+    futures = service.together(range(CROWD), **LONG)
     until(lambda: sum(count > 0 for count in service.running().values()) == 2, SECONDS)
     serve.run(build_app(arguments(1)))
     answers = [each.result() for each in futures]
-    assert [answer.status for answer in answers] == [200] * len(answers)
+    assert [answer.body for answer in answers if answer.status != 200] == []
     right(answers, alone)
     service.await_replicas(1)
     until(lambda: len(service.replicas()) == 1, SECONDS)

@@ -73,6 +73,17 @@ def cluster(cpus: int = 2) -> Iterator[Cluster]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         try:
+            _start(cpus, folder)
+            yield Cluster(mark)
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(cpus: int, folder: str) -> None:
+    """Ray gives its own processes half a minute to start, which a machine with much else to do may need more of."""
+    for last in (False, False, True):
+        try:
             ray.init(
                 "local",
                 num_cpus=cpus,
@@ -83,10 +94,12 @@ def cluster(cpus: int = 2) -> Iterator[Cluster]:
                 object_store_memory=96 << 20,
                 _temp_dir=folder,
             )
-            yield Cluster(mark)
-        finally:
+        except Exception as error:
             ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+            if last or "timed out" not in str(error):
+                raise
+        else:
+            return
 
 
 def free_port() -> int:

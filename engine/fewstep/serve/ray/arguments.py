@@ -71,7 +71,7 @@ class Arguments(BaseModel):
         num_gpus: of a replica, which runs on a CPU where it is 0.
         num_cpus: of a replica.
         ingresses: how many actors take requests in and look for a replica.
-        ingress_num_cpus: of each of those.
+        ingress_num_cpus: of each of those, which need little.
         retries: how often a request whose replica died before it answered goes to another.
         health_check_period_s, health_check_timeout_s: of the replicas.
     """
@@ -96,7 +96,7 @@ class Arguments(BaseModel):
     num_gpus: float = Field(0, ge=0)
     num_cpus: float = Field(1, gt=0)
     ingresses: int = Field(1, ge=1)
-    ingress_num_cpus: float = Field(0.5, ge=0)
+    ingress_num_cpus: float = Field(0, ge=0)
     retries: int = Field(3, ge=0)
     health_check_period_s: float = Field(5.0, gt=0)
     health_check_timeout_s: float = Field(30.0, gt=0)

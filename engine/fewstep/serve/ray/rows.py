@@ -25,6 +25,7 @@ COLUMNS: Final = ("id", *WORDS)
 NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 TEXT: Final = "fewstep_row"  # of a PNG: the row that it was drawn for, in JSON
 
+HOW: Final = ("device", "backend", "threads", "max_batch", "runner")  # not what is drawn
 END: Final = b"IEND\xaeB`\x82"  # the last bytes of a PNG
 
 
@@ -52,7 +53,7 @@ class Row:
     Attributes:
         id: by which its file is named.
         words: of `Engine.sample`, one value each; a seed is always among them.
-        text: all of it, as it stands in the PNG.
+        text: all of it and what the model is, as it stands in the PNG.
         path: of the PNG.
     """
 
@@ -115,7 +116,8 @@ def rows_of(records: list[dict[str, Any]], job: Job) -> Iterator[Row]:
         name = name_of(record["id"])
         words = {WORDS[column]: value for column, value in record.items() if column in WORDS and value is not None}
         words.setdefault("seeds", seed_of(record["id"], job.seed))
-        said = {"model": job.model, **{word: words[word] for word in sorted(words)}, **dict(sorted(job.engine.items()))}
+        engine = {word: value for word, value in sorted(job.engine.items()) if word not in HOW}
+        said = {"model": job.model, **{word: words[word] for word in sorted(words)}, **engine}
         yield Row(name, words, json.dumps(said), Path(job.images) / f"{name}.png")
 
 

@@ -180,7 +180,7 @@ def _ids(table: Dataset) -> list[str]:
         seen: set[str] = set()
         twice = [name for name in ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
         raise ArgumentError("rows", f"the id {some_of(twice, SHOWN)} more than once", "an id of its own for each row")
-    return ids
+    return sorted(ids, key=lambda name: (len(name), name))  # Ray keeps no order
 
 
 def _found(images: Path, ids: set[str]) -> int:
