@@ -256,13 +256,25 @@ def test_a_mask_is_painted_and_what_is_under_it_drawn_anew(page: Page, seen: See
     assert not seen.errors
 
 
+@pytest.mark.parametrize("edit", [False, True], ids=["generation", "edit"])
 @pytest.mark.parametrize("language", ["curl", "Python"])
-def test_the_code_of_a_request_draws_the_same(page: Page, tmp_path: Path, language: str) -> None:
+def test_the_code_of_a_request_draws_the_same(page: Page, tmp_path: Path, language: str, edit: bool) -> None:
     draw(page, labels=(4,), seed=21)
     done(page, 1)
+    if edit:
+        page.locator(".run:first-child .face").click()
+        page.get_by_role("button", name="Use as start").click()
+        page.locator(".stage").press("Space")
+        page.locator("#generate").click()
+        expect(page.locator(".run:first-child h3")).to_contain_text("inpainting")
+        done(page, 1)
     shown = pixels(page, ".run:first-child img")
     page.locator(".run:first-child header button", has_text="Code").click()
     page.get_by_role("button", name=language, exact=True).click()
+    for link in page.locator("#code a[download]").all():
+        with page.expect_download() as download:
+            link.click()
+        download.value.save_as(tmp_path / download.value.suggested_filename)
     code = page.locator("#code pre").text_content() or ""
     command = ["bash", "-c", code] if language == "curl" else [sys.executable, "-c", code]
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
