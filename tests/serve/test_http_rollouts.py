@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from fewstep.errors import ArgumentError
+from fewstep.serve.http.routes.rollouts import check_states
 from support.serving import Remote, running_server, tiny_engine, tiny_family
 
 
@@ -79,3 +81,9 @@ def test_a_server_that_is_not_invariant_says_so() -> None:
         assert len(told["data"][0]["log_prob"]) == 3
         deterministic = rollout(remote, require_batch_invariant=False, sampler="ddim")
         assert deterministic["data"][0]["log_prob"] == [None, None, None]
+
+
+def test_states_that_are_too_large_are_refused() -> None:
+    check_states(10, 8, (4, 128, 128))
+    with pytest.raises(ArgumentError, match="at most 33,554,432 bytes"):
+        check_states(1, 128, (3, 512, 512))

@@ -2,7 +2,8 @@
 
 import base64
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -18,6 +19,7 @@ from fewstep.serve.http.wire.pictures import Desk
 from fewstep.serve.http.wire.strict_json import read_object
 
 router = APIRouter()
+MAX_STATES: Final = 32 << 20  # bytes of the states of a request, which are kept until its end
 
 
 @router.post(
@@ -37,6 +39,8 @@ async def rollouts(request: Request) -> Response:
     if not invariant and body.require_batch_invariant is not False:
         allowed = "false: this server is not batch invariant, so bits may depend on what else runs"
         raise ArgumentError("require_batch_invariant", "true", allowed)
+    family, steps = wanted.family, wanted.asks[0].steps
+    check_states(len(wanted.asks), family.default_steps if steps is None else steps, family.first.model.shape)
     desk: Desk = state.desk
     stories = await finished(request, wanted.asks)
     data = [await desk(_trajectory, story, body, wanted) for story in stories]
@@ -47,6 +51,14 @@ async def rollouts(request: Request) -> Response:
 def batch_invariant(family: Family) -> bool:
     """Whether all members' bits are independent of company."""
     return all(member.engine.batch_invariant for member in family.members)
+
+
+def check_states(count: int, steps: int, shape: Sequence[int]) -> None:
+    """ArgumentError where the states of so many trajectories of [C, H, W] are too large to be kept."""
+    size = count * (steps + 1) * 4 * math.prod(shape)
+    if size > MAX_STATES:
+        found = f"{count} of {steps} steps, whose states are {size:,} bytes"
+        raise ArgumentError("n", found, f"so few or so short ones that their states are at most {MAX_STATES:,} bytes")
 
 
 def _trajectory(story: Story, body: Rollout, wanted: Order) -> dict[str, Any]:
