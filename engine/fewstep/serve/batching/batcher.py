@@ -148,8 +148,8 @@ class Batcher:
             slots: samples that run together on one model, at most.
             running: samples that run now, by member.
             groups: of samples that share a session, a list of {member, features (beyond the base tier), lora, queued,
-                running, limit (samples together; lower for a while after memory ran out), slots, lanes (of the open
-                session, 0 without one), seconds (of the device, as fair shares count them)}.
+                running, limit (samples together; lower for a while after memory ran out), slots, lanes (that samples of
+                the open session may own; 0 without one), seconds (of the device, as fair shares count them)}.
             finished, finished_by_member: images.
             failed: tickets, by the reason of `Failed`.
             steps, rows: steps of sessions, and samples in them summed, by member; occupancy: rows for each step.
