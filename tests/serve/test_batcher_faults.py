@@ -1,6 +1,7 @@
 """What goes wrong in a step: who is to blame fails alone, and everybody else gets the image that was asked for."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -226,7 +227,9 @@ def test_a_deadline_that_passes_in_the_queue_is_told() -> None:
         knobs.shut()
         runs = batcher.submit(asks(1), ear)
         until(knobs.entered.is_set)
-        waits = batcher.submit([Ask("tiny", 1, {"labels": [1]}, steps=2, deadline=0.0)], ear)
+        soon = time.monotonic() + 0.2
+        waits = batcher.submit([Ask("tiny", 1, {"labels": [1]}, steps=2, deadline=soon)], ear)
+        until(lambda: time.monotonic() > soon)
         knobs.open()
         assert [failed(end) for end in ear.ends(waits)] == ["deadline"]
         assert [failed(end) for end in ear.ends(runs)] == [None]

@@ -54,6 +54,8 @@ class Ticket:
         state: where it stands.
         abandoned: nobody waits for it any more: it leaves at the next step.
         left: called once it is cancelled, on the thread that does so.
+        steps: model calls that it is to have, as things stand; None for the model's own number.
+        chosen: they were chosen by its deadline.
     """
 
     ask: Ask
@@ -63,6 +65,8 @@ class Ticket:
     state: State = "queued"
     abandoned: bool = False
     left: Callable[["Ticket"], None] | None = None
+    steps: int | None = None
+    chosen: bool = False
 
     def cancel(self) -> None:
         """Leave: at once where it is queued, at the next step where it runs. To cancel what has ended does nothing."""

@@ -12,11 +12,14 @@ import torch
 from fewstep.errors import ArgumentError, UnusedPartWarning
 from fewstep.models.lora.adapters import Loaded
 from fewstep.serve.asks import Ask, Listener, Ticket
+from fewstep.serve.batching.costs import Costs
 from fewstep.serve.batching.inbox import Call, Inbox
 from fewstep.serve.batching.loop import Loop
+from fewstep.serve.batching.planning import Planning
 from fewstep.serve.batching.tally import Tally
 from fewstep.serve.family import Family
 from fewstep.serve.limits import Limits
+from fewstep.serve.refusals import RefusedError
 
 Answer = TypeVar("Answer")
 
@@ -29,6 +32,7 @@ class Batcher:
     Args:
         families: by served name.
         limits: how much it takes on.
+        costs: what steps cost, as far as it is known; measured while it runs.
         died: called once, on the device's thread, when the device is lost and nothing more can run.
     """
 
@@ -37,22 +41,36 @@ class Batcher:
         families: Mapping[str, Family],
         limits: Limits | None = None,
         *,
+        costs: Costs | None = None,
         died: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.families, self.limits = dict(families), limits or Limits()
         self._inbox, self._tally = Inbox(self.limits), Tally()
-        self._loop = Loop(self.families, self.limits, self._inbox, self._tally, died)
-        self._thread = threading.Thread(target=self._loop.run, name="fewstep-device", daemon=True)
+        self.costs = Costs() if costs is None else costs
+        self._planning = Planning(self.families, self.limits, self.costs)
+        self._loop = Loop(self.families, self.limits, self._inbox, self._tally, self._planning, died)
+        self._thread: threading.Thread | None = None
 
     @property
     def ready(self) -> bool:
         """Whether asks are let in."""
-        return self._thread.is_alive() and self._inbox.standing == "open"
+        return self._alive and self._inbox.standing == "open"
 
-    def start(self) -> None:
-        """Start the thread that owns the device, and let asks in."""
+    @property
+    def _alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, *, warm: bool = False) -> None:
+        """Start the thread that owns the device, and let asks in.
+
+        Args:
+            warm: only when every model is made ready and its steps are measured. That may take a while; until then asks
+                are refused, with "starting", and `ready` is False.
+        """
+        self._thread = threading.Thread(target=self._loop.run, args=(warm,), name="fewstep-device", daemon=True)
+        if not warm:
+            self._inbox.stand("open", ("starting",))
         self._thread.start()
-        self._inbox.stand("open", ("starting",))
 
     def submit(self, asks: Sequence[Ask], listener: Listener) -> list[Ticket]:
         """Let some asks in, all or none of them. Any thread may.
@@ -65,9 +83,18 @@ class Batcher:
         """
         for ask in asks:
             self._check(ask.model)
-        tickets = [Ticket(ask, listener, left=self._inbox.cancelled) for ask in asks]
+        tickets = [Ticket(ask, listener, left=self._left) for ask in asks]
         seconds = self._inbox.waiting * self._tally.seconds_per_image()
-        self._inbox.put(tickets, retry_after=min(60.0, max(1.0, seconds)))
+        with self._planning.lock:
+            self._check_time(asks)
+            for ticket in tickets:
+                self._planning.let_in(ticket)
+            try:
+                self._inbox.put(tickets, retry_after=min(60.0, max(1.0, seconds)))
+            except RefusedError:
+                for ticket in tickets:
+                    self._planning.ended(ticket)
+                raise
         return tickets
 
     def call(self, function: Callable[[], Answer], model: str | None = None) -> "Future[Answer]":
@@ -128,14 +155,14 @@ class Batcher:
         """Let nothing more in, and wait for what was; whether all of it came to its end."""
         if not self._inbox.stand("draining", ("open",)):
             self._inbox.stand("closed", ("starting",))
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(self.limits.drain_seconds if seconds is None else seconds)
-        return not self._thread.is_alive() and self._inbox.standing != "dead"
+        return not self._alive and self._inbox.standing != "dead"
 
     def close(self) -> None:
         """Stop at the next step; who still waits is told."""
         self._inbox.stand("closed")
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
     def stats(self) -> dict[str, Any]:
@@ -190,6 +217,18 @@ class Batcher:
             "graphs": {weights.member.name: weights.engine.stats() for weights in self._loop.weights.values()},
             "memory": self._memory(),
         }
+
+    def _check_time(self, asks: Sequence[Ask]) -> None:
+        try:
+            self._planning.check(asks)
+        except RefusedError as refused:
+            self._inbox.refused[refused.why] += len(asks)
+            raise
+
+    def _left(self, ticket: Ticket) -> None:
+        if ticket.state == "queued":
+            self._planning.ended(ticket)
+        self._inbox.cancelled(ticket)
 
     def _memory(self) -> dict[str, int]:
         device = next((each.device for each in self._loop.weights if each.device.type == "cuda"), None)

@@ -10,6 +10,7 @@ from fewstep.run.decode import Images
 from fewstep.serve.asks import Ticket
 from fewstep.serve.batching.inbox import Inbox
 from fewstep.serve.batching.job import Job
+from fewstep.serve.batching.planning import Planning
 from fewstep.serve.batching.tally import Tally
 from fewstep.serve.events import Admitted, Event, Failed, Finished, Progress, Reason
 
@@ -23,8 +24,8 @@ class Delivery:
         open: tickets that have not ended, by number.
     """
 
-    def __init__(self, inbox: Inbox, tally: Tally) -> None:
-        self._inbox, self._tally = inbox, tally
+    def __init__(self, inbox: Inbox, tally: Tally, planning: Planning) -> None:
+        self._inbox, self._tally, self._planning = inbox, tally, planning
         self.open: dict[int, Ticket] = {}
 
     def admitted(self, job: Job) -> None:
@@ -33,7 +34,7 @@ class Delivery:
         self._inbox.leave(ticket)
         if ticket.state == "queued":
             ticket.state = "running"
-            said = job.member.name, job.sample.plan.sampler, job.steps, job.chosen, job.warnings
+            said = job.member.name, job.sample.plan.sampler, job.steps, ticket.chosen, job.warnings
             self._tell(ticket, Admitted(*said))
 
     def progress(self, job: Job, preview: Any) -> None:
@@ -55,7 +56,7 @@ class Delivery:
             if images.log_prob is not None:
                 log_prob = job.whole_log_prob(images.log_prob[0])[job.sample.start.index : len(plan)].cpu()
         ticket.state = "finished"
-        self.open.pop(ticket.number, None)
+        self._forget(ticket)
         queued, ran = started - ticket.arrived, now - started
         self._tally.finished[job.member.name] += 1
         self._tally.queue_seconds += queued
@@ -67,10 +68,14 @@ class Delivery:
     def failed(self, ticket: Ticket, reason: Reason, message: str, argument: str | None = None) -> None:
         """There will be no image of a ticket."""
         self._inbox.leave(ticket)
-        self.open.pop(ticket.number, None)
+        self._forget(ticket)
         ticket.state = "cancelled" if reason == "cancelled" else "failed"
         self._tally.failed[reason] += 1
         self._tell(ticket, Failed(reason, message, argument))
+
+    def _forget(self, ticket: Ticket) -> None:
+        self.open.pop(ticket.number, None)
+        self._planning.ended(ticket)
 
     def _tell(self, ticket: Ticket, event: Event) -> None:
         try:

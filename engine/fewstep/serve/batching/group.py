@@ -2,8 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from fewstep.run.session import Session
 from fewstep.serve.batching.buckets import Bucket, bucket_for, buckets_of
 from fewstep.serve.batching.faults import free_memory, settle
 from fewstep.serve.batching.job import Job
-from fewstep.serve.batching.needs import HISTORY, Needs
+from fewstep.serve.batching.needs import BASE, HISTORY, Needs
 from fewstep.serve.family import Member
 from fewstep.serve.limits import Limits
 
@@ -53,6 +53,11 @@ class Group:
     def began(self) -> bool:
         """Whether some of its jobs run, or have run and begin again."""
         return bool(self.running or self._apart or self._again)
+
+    @property
+    def runs_apart(self) -> bool:
+        """Whether those that run begin again after a fault, with nobody beside them."""
+        return self._apart is not None
 
     @property
     def busy(self) -> bool:
@@ -214,15 +219,8 @@ class Group:
 
     def _open(self, bucket: Bucket) -> None:
         example = next(self.jobs()).sample
-        self.session = self.member.engine.session(
-            bucket.slots,
-            bucket.lanes + 1,
-            steps=self.limits.steps,
-            history=HISTORY,
-            features=self.needs.features,
-            output="uint8",
-            like=() if self.usual else example,
-        )
+        words = session_words(bucket, self.limits, self.needs.features)
+        self.session = self.member.engine.session(**words, like=() if self.usual else example)
         self.bucket, self._roomy = bucket, 0
 
     def _move(self, bucket: Bucket) -> None:
@@ -256,3 +254,9 @@ class Group:
         assert session is not None  # it was opened for them
         slots = session.admit(*(sample for _, sample in held))
         self.running = {slot: job for slot, (job, _) in zip(slots, held, strict=True)}
+
+
+def session_words(bucket: Bucket, limits: Limits, features: Sequence[str] = BASE) -> dict[str, Any]:
+    """What a session of a size is opened with, by the arguments of `Engine.session`."""
+    size = {"slots": bucket.slots, "lanes": bucket.lanes + 1, "steps": limits.steps, "history": HISTORY}
+    return {**size, "features": list(features), "output": "uint8"}

@@ -20,9 +20,9 @@ class Job:
         member: which model draws it.
         sample: as it begins; what runs of it is in the session.
         needs: of a session.
-        chosen: its steps were chosen by its deadline.
         warnings: what there is to say of its plan.
-        steps: model calls, of all.
+        build_seconds: that it took to make its sample.
+        urgency: by which its group's queue is sorted, least first.
         started: when it was first admitted; None while it never was.
         done: steps that it has taken since it began, or began again.
         told: steps that its listener has heard of.
@@ -34,8 +34,9 @@ class Job:
     member: Member
     sample: Sample
     needs: Needs
-    chosen: bool = False
     warnings: tuple[str, ...] = ()
+    build_seconds: float = 0.0
+    urgency: float = 0.0
     started: float | None = None
     done: int = 0
     told: int = 0

@@ -10,12 +10,14 @@ from typing import Final
 from fewstep.engine import Engine
 from fewstep.errors import ArgumentError, FewstepError
 from fewstep.serve.asks import Ticket
+from fewstep.serve.batching.buckets import buckets_of
 from fewstep.serve.batching.delivery import Delivery
 from fewstep.serve.batching.faults import SAID, Kind, free_memory, kind_of, settle
-from fewstep.serve.batching.group import Group
+from fewstep.serve.batching.group import Group, session_words
 from fewstep.serve.batching.inbox import Call, Inbox
 from fewstep.serve.batching.job import Job
 from fewstep.serve.batching.needs import needs_of
+from fewstep.serve.batching.planning import Planning
 from fewstep.serve.batching.shares import Shares
 from fewstep.serve.batching.tally import Tally
 from fewstep.serve.batching.weights import Weights
@@ -42,6 +44,7 @@ class Loop:
         limits: of the server.
         inbox: where tickets and calls come from.
         tally: what is counted.
+        planning: of who comes, when.
         died: called once where the device is lost, after everybody was told.
     """
 
@@ -51,10 +54,11 @@ class Loop:
         limits: Limits,
         inbox: Inbox,
         tally: Tally,
+        planning: Planning,
         died: Callable[[BaseException], None],
     ) -> None:
         self.families, self.limits, self.inbox, self.tally, self._died = families, limits, inbox, tally, died
-        self.delivery, self.shares = Delivery(inbox, tally), Shares()
+        self.planning, self.delivery, self.shares = planning, Delivery(inbox, tally, planning), Shares()
         self.weights: dict[Engine, Weights] = {}
         for member in (member for family in families.values() for member in family.members):
             self.weights.setdefault(member.engine, Weights(member, limits))
@@ -63,9 +67,12 @@ class Loop:
         self._deadlines: list[float] = []
         self._looked = time.monotonic()
 
-    def run(self) -> None:
-        """Serve until the end, and tell whoever is left then."""
+    def run(self, warm: bool = False) -> None:
+        """Serve until the end, and tell whoever is left then; `warm`: first make the models ready."""
         try:
+            if warm:
+                self._warm_up()
+            self.inbox.stand("open", ("starting",))
             while self._turn():
                 pass
         except DeviceLostError as error:
@@ -78,6 +85,15 @@ class Loop:
     def groups(self) -> list[tuple[Weights, Group]]:
         """All there are; any thread may ask."""
         return [(weights, group) for weights in self.weights.values() for group in list(weights.groups.values())]
+
+    def _warm_up(self) -> None:
+        """Open a session of every size and measure its steps; graphs are captured."""
+        for weights in self.weights.values():
+            engine = weights.engine
+            if engine.stats()["runner"] == "graph":
+                sizes = buckets_of(engine, self.limits.slots)
+                engine.warm_up([{"session": session_words(bucket, self.limits)} for bucket in sizes])
+            self.planning.costs.calibrate(weights.member, self.limits.slots)
 
     @property
     def _busy(self) -> bool:
@@ -102,8 +118,9 @@ class Loop:
             if weights.is_due and weights.quiet and not weights.held:
                 self._swap(weights)
         ready = [(w, g) for w, g in self.groups() if g.began or (g.waiting and w.admits)]
-        group = self.shares.next(group for _, group in ready)
-        if group is not None:
+        fair = self.shares.next(group for _, group in ready)
+        if fair is not None:
+            group = self.planning.next([each for _, each in ready], fair)
             self._serve(next(weights for weights, each in ready if each is group), group)
         self._close_idle()
         return self._busy or self.inbox.standing != "draining"
@@ -154,14 +171,14 @@ class Loop:
 
     def _place(self, ticket: Ticket) -> None:
         """Into its group, or where it waits for its adapters."""
-        ask, family = ticket.ask, self.families[ticket.ask.model]
+        ask, family, began = ticket.ask, self.families[ticket.ask.model], time.perf_counter()
         try:
-            member = family.member(ask.steps)
+            member = family.member(ticket.steps)
             weights = self.weights[member.engine]
             if ask.lora != weights.current:
                 weights.put_off(ticket)
                 return
-            sample, said = family.samples(ask, member, ask.steps)
+            sample, said = family.samples(ask, member, ticket.steps)
             job = Job(ticket, member, sample, needs_of(sample, trajectory=ask.trajectory), warnings=said)
             if job.steps > self.limits.steps:
                 raise ArgumentError("steps", job.steps, f"at most {self.limits.steps} model calls")
@@ -169,9 +186,10 @@ class Loop:
         except Exception as error:
             self._refuse(ticket, error)
             return
+        job.build_seconds = time.perf_counter() - began
         if not group.busy:
             self.shares.enter(group)
-        group.waiting.append(job)
+        self.planning.enqueue(job, group)
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:
         """A ticket has come to nothing before its first step, by an error that is its own."""
@@ -256,6 +274,7 @@ class Loop:
             return
         self.shares.charge(group, seconds)
         self.tally.step(group.member.name, count, lanes, seconds)
+        self.planning.step(group, lanes, seconds)
         for slot, job in list(group.running.items()):
             self._tell(group, slot, job)
 
@@ -267,6 +286,13 @@ class Loop:
             if job is not None and self._is_gone(job.ticket):
                 group.drop(job)
                 continue
+            if job is not None and (choice := self.planning.choose_again(job)) is not None:
+                group.drop(job)
+                job.ticket.steps = choice.steps
+                self._place(job.ticket)
+                continue
+            if job is not None and not self.planning.may_join(job, group):
+                job = None
             if job is None and (fitted or not group.running):
                 return
             try:
@@ -286,6 +312,7 @@ class Loop:
                 self.delivery.failed(job.ticket, "invalid", why)
                 continue
             weights.count()
+            self.planning.began(job)
             self.delivery.admitted(job)
 
     def _not_admitted(self, group: Group, job: Job | None, error: Exception) -> None:
@@ -317,10 +344,12 @@ class Loop:
             raise DeviceLostError from lost
 
     def _restart(self, group: Group, kind: Kind) -> None:
-        count = len(group.running)
+        jobs = list(group.running.values())
         guilty = group.fault(kind == "out_of_memory")
         if guilty is None:
-            self.tally.restarts += count
+            self.tally.restarts += len(jobs)
+            for job in jobs:
+                self.planning.begins_again(job)
         else:
             self.delivery.failed(guilty.ticket, kind, SAID[kind])
 
@@ -336,6 +365,7 @@ class Loop:
         if self._is_gone(job.ticket):
             group.drop(job)
             return
+        self.planning.stepped(job)
         preview = None
         if job.is_previewed() and job.done > job.told:
             try:
@@ -348,6 +378,7 @@ class Loop:
 
     def _finish(self, group: Group, slot: int, job: Job) -> None:
         """The image of a job that is done; what goes wrong with it is its own."""
+        began = time.perf_counter()
         try:
             try:
                 images = group.take(slot)
@@ -358,6 +389,7 @@ class Loop:
                 images = group.take(slot)
             del group.running[slot]
             self.delivery.finished(job, images)
+            self.planning.image(job, began)
         except DeviceLostError:
             raise
         except Exception as error:
