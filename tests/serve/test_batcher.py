@@ -336,7 +336,7 @@ def test_a_deadline_chooses_the_steps_and_says_so() -> None:
     for lanes in (1, 2, 4, 8):
         costs.observe("tiny", lanes, 10.0)
     with running(tiny_family(), Limits(slots=4), costs=costs) as batcher:
-        roomy = Ask("tiny", 1, {"labels": [1]}, deadline=time.monotonic() + 1000)
+        roomy = Ask("tiny", 1, {"labels": [1]}, deadline=time.monotonic() + 1e6)
         with pytest.raises(RefusedError) as refused:
             batcher.submit([replace(roomy, deadline=time.monotonic() + 1e-3)], ear)
         ends, tickets = [], []

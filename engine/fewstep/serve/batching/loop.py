@@ -135,28 +135,32 @@ class Loop:
             late = True
         return late
 
-    def _is_gone(self, ticket: Ticket) -> bool:
-        """Whether a ticket is to leave, which is told; with a deadline only one that does not run yet."""
+    def _leaves(self, ticket: Ticket) -> bool:
+        """Whether a ticket is to leave; because of a deadline only one that does not run yet."""
         deadline = ticket.ask.deadline
+        return ticket.abandoned or (ticket.state == "queued" and deadline is not None and deadline <= time.monotonic())
+
+    def _dismiss(self, ticket: Ticket) -> None:
+        """Tell a ticket that leaves why, when it is out of all queues and slots."""
         if ticket.abandoned:
             self.delivery.failed(ticket, "cancelled", "cancelled")
-            return True
-        if ticket.state == "queued" and deadline is not None and deadline <= time.monotonic():
+        else:
             self.delivery.failed(ticket, "deadline", "its deadline passed before it could begin", "deadline_ms")
-            return True
-        return False
 
     def _sweep(self) -> None:
         """Whoever was cancelled, or whose deadline has passed while it waited, leaves."""
-        self._arrived = deque([ticket for ticket in self._arrived if not self._is_gone(ticket)])
+        leaving = [ticket for ticket in self._arrived if self._leaves(ticket)]
+        self._arrived = deque([ticket for ticket in self._arrived if ticket not in leaving])
         for weights in self.weights.values():
-            for ticket in list(weights.tickets()):
-                if self._is_gone(ticket):
-                    weights.forget(ticket)
+            for ticket in [ticket for ticket in weights.tickets() if self._leaves(ticket)]:
+                weights.forget(ticket)
+                leaving.append(ticket)
         for _, group in self.groups():
-            for job in list(group.jobs()):
-                if self._is_gone(job.ticket):
-                    group.drop(job)
+            for job in [job for job in group.jobs() if self._leaves(job.ticket)]:
+                group.drop(job)
+                leaving.append(job.ticket)
+        for ticket in leaving:
+            self._dismiss(ticket)
 
     def _place_arrived(self) -> None:
         """Make the samples of those that have come; while others run only for a while."""
@@ -164,13 +168,15 @@ class Loop:
         runs = any(not weights.quiet for weights in self.weights.values())
         while self._arrived:
             ticket = self._arrived.popleft()
-            if not self._is_gone(ticket):
-                self._place(ticket)
+            self._place(ticket)
             if runs and time.monotonic() >= until:
                 break
 
     def _place(self, ticket: Ticket) -> None:
         """Into its group, or where it waits for its adapters."""
+        if self._leaves(ticket):
+            self._dismiss(ticket)
+            return
         ask, family, began = ticket.ask, self.families[ticket.ask.model], time.perf_counter()
         try:
             member = family.member(ticket.steps)
@@ -255,8 +261,7 @@ class Loop:
                 self.delivery.failed(ticket, "invalid", str(error), "lora")
             return
         for ticket in tickets:
-            if not self._is_gone(ticket):
-                self._place(ticket)
+            self._place(ticket)
 
     # A step
 
@@ -283,8 +288,9 @@ class Loop:
         fitted = False
         while True:
             job = group.next_job(weights.admits)
-            if job is not None and self._is_gone(job.ticket):
+            if job is not None and self._leaves(job.ticket):
                 group.drop(job)
+                self._dismiss(job.ticket)
                 continue
             if job is not None and (choice := self.planning.choose_again(job)) is not None:
                 group.drop(job)
@@ -362,8 +368,9 @@ class Loop:
 
     def _tell(self, group: Group, slot: int, job: Job) -> None:
         """What a step has come to for one of its jobs."""
-        if self._is_gone(job.ticket):
+        if job.ticket.abandoned:
             group.drop(job)
+            self._dismiss(job.ticket)
             return
         self.planning.stepped(job)
         preview = None
