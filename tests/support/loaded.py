@@ -46,7 +46,7 @@ class Manners:
         if self.break_every and number % self.break_every == 0:
             return base64.b64encode(b"no picture").decode()
         file = io.BytesIO()
-        Image.new("L", self.size, (seed + number * self.forgetful) % 256).save(file, "PNG")
+        Image.new("L", self.size, (seed + 40 * number * self.forgetful) % 256).save(file, "PNG")
         return base64.b64encode(file.getvalue()).decode()
 
 

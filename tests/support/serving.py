@@ -208,6 +208,7 @@ def running_server(
     *,
     batcher: Batcher | None = None,
     drain: float = PATIENCE,
+    send_buffer: int | None = None,
 ) -> Iterator[Remote]:
     """A uvicorn in a thread, on a free port of 127.0.0.1.
 
@@ -216,6 +217,7 @@ def running_server(
         settings: of the application; its limits are the batcher's.
         batcher: one of the caller's own, started or not, instead of families. It is closed at the end all the same.
         drain: seconds that what runs has at the end.
+        send_buffer: bytes that a connection holds of what nobody has read, where that is not left to the system.
     """
     settings = settings or Settings()
     if batcher is None:
@@ -224,7 +226,7 @@ def running_server(
         batcher = Batcher(families, settings.limits)
     if not batcher.ready:
         batcher.start()
-    with serving(build_app(batcher, settings), settings.limits) as (host, port):
+    with serving(build_app(batcher, settings), settings.limits, send_buffer) as (host, port):
         try:
             yield Remote(host, port, batcher)
         finally:
@@ -233,10 +235,15 @@ def running_server(
 
 
 @contextmanager
-def serving(app: Any, limits: Limits | None = None) -> Iterator[tuple[str, int]]:
-    """Any application of ASGI under uvicorn in a thread, as `fewstep serve` sets it up; host and port."""
+def serving(app: Any, limits: Limits | None = None, send_buffer: int | None = None) -> Iterator[tuple[str, int]]:
+    """Any application of ASGI under uvicorn in a thread, as `fewstep serve` sets it up; host and port.
+
+    For `send_buffer` see `running_server`.
+    """
     server = uvicorn.Server(uvicorn_config(app, limits or Limits()))
     listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # which its connections inherit
     thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn", daemon=True)
     thread.start()
     until(lambda: server.started or not thread.is_alive())
