@@ -25,7 +25,7 @@ def test_a_load_is_a_page_and_two_files(run: Run, tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     for said in ("20 requests 2 at a time, steps 1, 2", "each drawn twice and the same", "refused 3, failed 0"):
         assert said in ran.out
-    assert "rows that ran together: 4.0, 50 % of 8 slots" in ran.out
+    assert "rows of a step: 4.0, 50 % of 8 slots" in ran.out
     saved = json.loads((tmp_path / "load/serve.json").read_text())
     assert saved["summary"]["sent"] == 20
     with Image.open(tmp_path / "load/serve.png") as image:

@@ -108,6 +108,7 @@ def test_a_closed_loop(stub: Stub) -> None:
     assert summary["server_run_ms"]["p50"] == [2.5, 2.5, 2.5]
     assert summary["occupancy"] | {"looks": 0} == {
         "looks": 0,
+        "steps": 20,
         "rows_mean": 4.0,
         "rows_most": 4,
         "queue_most": 5,

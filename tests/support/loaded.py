@@ -12,7 +12,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
-METRICS = 'fewstep_batch_rows{model="a"} 3.0\nfewstep_batch_rows{model="b"} 1.0\nfewstep_queue_depth 5.0\n'
+METRICS = """fewstep_batch_rows{model="a"} 3.0
+fewstep_batch_rows{model="b"} 1.0
+fewstep_queue_depth 5.0
+"""
 
 
 @dataclass
@@ -65,7 +68,9 @@ def polite(manners: Manners) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(METRICS, media_type="text/plain")
+        steps = len(manners.bodies)
+        counted = f"fewstep_steps_total {steps}\nfewstep_step_rows_total {4 * steps}\n"
+        return Response(METRICS + counted, media_type="text/plain")
 
     @app.post("/v1/images/generations")
     async def generations(request: Request) -> Response:

@@ -42,8 +42,8 @@ def server_process(**told: Any) -> Iterator[Other]:
     """A server, within the context.
 
     Args:
-        told: "seconds" that a step takes longer, "limits" as fields of `Limits`, "size" of the pictures, "send_buffer" as
-            `running_server` takes it; or "digits".
+        told: "seconds" that a step takes longer, "limits" as fields of `Limits`, "size" of the pictures, "send_buffer"
+            as `running_server` takes it; or "digits".
     """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "support.server_process", json.dumps(told)]

@@ -62,8 +62,8 @@ def _occupancy(found: Mapping[str, Any]) -> list[str]:
         return []
     share = "" if found["share"] is None else f", {100 * found['share']:.0f} % of {found['slots']} slots"
     return [
-        f"rows that ran together: {found['rows_mean']:.1f}{share}, at most {found['rows_most']}; "
-        f"waiting: at most {found['queue_most']} ({found['looks']} looks)"
+        f"rows of a step: {found['rows_mean']:.1f}{share}, over {found['steps']} steps; "
+        f"most waiting: {found['queue_most']} ({found['looks']} looks)"
     ]
 
 
