@@ -28,7 +28,7 @@ TOKENIZER = {
 CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"}
 
 
-def write(folder: Path, size: int = 28) -> None:
+def write(folder: Path, size: int = 32) -> None:
     """tokenizer/, prompts.jsonl and edits.jsonl, with pictures of size x size."""
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer/tokenizer.json").write_text(json.dumps(TOKENIZER))

@@ -1,4 +1,4 @@
-"""docs/serving.md and docs/deploy.md are true: lines of curl and Python run against a server, files of others are read."""
+"""docs/serving.md and docs/deploy.md are true: curl and Python run against a server, files of others are read."""
 
 import configparser
 import json
@@ -34,8 +34,8 @@ def server() -> Iterator[Remote]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    Image.radial_gradient("L").resize((28, 28)).save(folder / "photo.png")
-    Image.new("LA", (28, 28), (0, 0)).save(folder / "mask.png")
+    Image.radial_gradient("L").resize((32, 32)).save(folder / "photo.png")
+    Image.new("LA", (32, 32), (0, 0)).save(folder / "mask.png")
     return folder
 
 
@@ -48,7 +48,7 @@ def test_lines_of_curl_give_pictures(line: str, server: Remote, pictures: Path) 
     written = pictures / words[-1]
     if written.suffix == ".png":
         with Image.open(written) as image:
-            assert image.size == (28, 28)
+            assert image.size == (32, 32)
     elif written.suffix == ".json":
         assert json.loads(written.read_text())["data"]
     else:
