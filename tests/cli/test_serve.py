@@ -1,6 +1,7 @@
 """`fewstep serve`: what it refuses before it opens a model, and what it opens."""
 
 import builtins
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,18 @@ def test_bounds_are_those_of_the_settings() -> None:
     found = bounds(["body_bytes=1000", "body_seconds=0.5", "body_bytes=2000"], Limits())
     assert found == {"body_bytes": 2000, "body_seconds": 0.5}
     assert bounds([], Limits()) == {}
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_opened_ends_it_in_a_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{")
+    for arguments, said in (
+        (["no/such/folder"], "no/such/folder"),
+        (["digits", "--warmup", tmp_path / "manifest.json"], "manifest.json"),
+    ):
+        ran = run("serve", *arguments, "--port", 0, "--backend", "torch")
+        *log, last = ran.err.splitlines()
+        assert (ran.code, ran.out) == (2, "")
+        assert last.startswith("error: ")
+        assert said in last
+        assert [json.loads(line)["event"] for line in log][:1] == ["listening"]

@@ -129,6 +129,7 @@ class _Life:
 
     def leave(self) -> None:
         """End the process where a thread of it still opens a model, which nothing can interrupt."""
+        self._opening.join(0 if self._failure is None else STOPPING_SECONDS)
         if self._opening.is_alive():
             _flush()
             os._exit(self._code)
