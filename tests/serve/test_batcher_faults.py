@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from fewstep.serve import Ask, Limits
-from fewstep.serve.batching.faults import kind_of
+from fewstep.serve.batching.faults import kind_of, let_go
 from fewstep.serve.batching.group import RECOVERS
 from fewstep.serve.events import Admitted, Event, Finished, Progress
 from fewstep.serve.refusals import RefusedError
@@ -256,3 +257,18 @@ def test_closing_tells_who_waits() -> None:
         knobs.open()
         closing.join()
         assert [failed(end) for end in ear.ends(tickets)] == ["dead"] * 3
+
+
+def test_an_error_keeps_nothing_of_the_step_it_came_from() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def step() -> None:
+        activations = torch.zeros(4)
+        held.append(weakref.ref(activations))
+        raise MemoryError
+
+    with pytest.raises(MemoryError) as caught:
+        step()
+    assert held[0]() is not None
+    let_go(caught.value)
+    assert held[0]() is None

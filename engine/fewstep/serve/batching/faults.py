@@ -1,12 +1,14 @@
 """What an exception out of a step means: too little memory, one bad sample, or a device that is lost."""
 
 import re
+import traceback
 from typing import Final, Literal
 
 import torch
 
 from fewstep.errors import is_out_of_memory
 
+DEEPEST: Final = 8  # exceptions behind an exception
 Kind = Literal["out_of_memory", "worker", "dead"]
 
 # Torch's accelerator errors have a class since 2.8 only, and cuBLAS reports both of its kinds as RuntimeErrors.
@@ -34,6 +36,16 @@ def kind_of(error: BaseException) -> Kind:
     plain = _ACCELERATOR is RuntimeError
     lost = isinstance(error, RuntimeError) and _LOST.search(said) is not None
     return "dead" if lost or (not plain and isinstance(error, _ACCELERATOR)) else "worker"
+
+
+def let_go(error: BaseException) -> None:
+    """Have an exception, and those behind it, hold the tensors of the frames it came through no longer."""
+    behind: BaseException | None = error
+    for _ in range(DEEPEST):
+        if behind is None:
+            return
+        traceback.clear_frames(behind.__traceback__)
+        behind = behind.__cause__ or behind.__context__
 
 
 def settle(device: torch.device) -> None:

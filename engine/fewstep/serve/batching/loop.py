@@ -12,7 +12,7 @@ from fewstep.errors import ArgumentError, FewstepError
 from fewstep.serve.asks import Ticket
 from fewstep.serve.batching.buckets import buckets_of
 from fewstep.serve.batching.delivery import Delivery
-from fewstep.serve.batching.faults import SAID, Kind, free_memory, kind_of, settle
+from fewstep.serve.batching.faults import SAID, Kind, free_memory, kind_of, let_go, settle
 from fewstep.serve.batching.group import Group, session_words
 from fewstep.serve.batching.inbox import Call, Inbox
 from fewstep.serve.batching.job import Job
@@ -326,6 +326,7 @@ class Loop:
         memory = isinstance(error, ArgumentError) and error.argument == "slots"
         kind: Kind = "out_of_memory" if memory else self._kind(error)
         _log.warning("no slot on %s: %s", group.member.name, kind, exc_info=error)
+        let_go(error)
         self.tally.faults[kind] += 1
         if group.session is None and group.running:  # they were being moved
             self._restart(group, kind)
@@ -343,6 +344,7 @@ class Loop:
         kind = self._kind(error)
         self.tally.faults[kind] += 1
         _log.warning("a step of %s failed: %s", group.member.name, kind, exc_info=error)
+        let_go(error)  # else an out-of-memory error would keep what filled the memory
         self._restart(group, kind)
         try:
             settle(group.member.engine.device)
@@ -392,6 +394,7 @@ class Loop:
             except Exception as error:
                 if self._kind(error) != "out_of_memory":
                     raise
+                let_go(error)
                 free_memory(group.member.engine.device)
                 images = group.take(slot)
             del group.running[slot]
