@@ -16,7 +16,7 @@ from fewstep.serve.http.wire.errors import defect
 from fewstep.serve.http.wire.request_id import HEADER, request_id
 
 LOGGER: Final = logging.getLogger("fewstep.serve")
-QUIET: Final = ("/health", "/ready", "/metrics")  # asked every few seconds by machines
+QUIET: Final = ("/health", "/ready", "/metrics", "/live")  # asked every few seconds by machines
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
