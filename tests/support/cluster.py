@@ -71,6 +71,8 @@ def cluster(cpus: int = 2) -> Iterator[Cluster]:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(SECONDS))
+        patch.setenv("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", str(SECONDS))
         patch.delenv("RAY_ADDRESS", raising=False)
         try:
             _start(cpus, folder)

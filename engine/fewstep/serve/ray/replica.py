@@ -16,6 +16,7 @@ from fewstep.serve.ray.arguments import Opening
 from fewstep.serve.ray.asgi import answered
 from fewstep.serve.ray.everywhere import Whole
 from fewstep.serve.ray.routing import Route
+from fewstep.serve.server import warm
 from fewstep.serve.settings import Settings
 
 LOST: Final = 70  # the exit status of a process that has lost its device
@@ -25,7 +26,7 @@ _log = logging.getLogger("fewstep.serve")
 
 
 class Replica:
-    """Opens the models; once it is constructed it answers.
+    """Opens the models and draws an image with each; once it is constructed Ray sends it requests.
 
     Args:
         opening: the models.
@@ -37,6 +38,7 @@ class Replica:
         self._limits, self._dead = limits, ""
         self._batcher = Batcher(opening.families(), limits, died=self._lost)
         self._batcher.start()
+        warm(self._batcher)
         # Nobody administers one replica of many: what is done to it would be undone when it is replaced.
         self._app = build_app(self._batcher, Settings(limits=limits, api_key=api_key, admin=False))
 
