@@ -84,7 +84,7 @@ class InFlight:
 
     def start(self, done: Done) -> None:
         limits = Limits(slots=self.slots, queue=1_000_000)
-        self._batcher = batcher_of(self.family, limits, self.costs)
+        self._batcher = Batcher({NAME: self.family}, limits, costs=self.costs)
         self._done = done
         self._batcher.start()
 
@@ -112,11 +112,6 @@ class InFlight:
     def rows(self) -> tuple[int, int]:
         stats = self._batcher.stats()
         return sum(stats["steps"].values()), sum(stats["rows"].values())
-
-
-def batcher_of(family: Family, limits: Limits, costs: Costs) -> Batcher:
-    """A batcher that begins with what its models cost already measured."""
-    return Batcher({NAME: family}, limits)
 
 
 class Batches:

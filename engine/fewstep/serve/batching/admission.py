@@ -14,6 +14,7 @@ from fewstep.serve.limits import Limits
 from fewstep.serve.refusals import RefusedError
 
 SAFETY: Final = 1.25  # times a predicted time, for what a step costs more than its median
+HELD: Final = 1.1  # the same of those that were let in before: less, or nobody may come beside a tight one
 RESERVE: Final = 2.0  # more of it for each part of the device that those who come meanwhile take
 TOGETHER: Final = 4  # samples that share a step, where nobody knows how many will
 PATIENCE: Final = 2.0  # seconds after which an ask without a deadline is due, in the order of the queue
@@ -220,7 +221,7 @@ class Admission:
         """Whether it is in time, and nobody late because of it."""
         needed, _ = self._until(load, others)
         own = load.due is None or now + margin * needed <= load.due
-        return own and self._spares(load, others, now, min(margin, SAFETY))
+        return own and self._spares(load, others, now, HELD)
 
     def _spares(self, load: Load, others: Sequence[Load], now: float, margin: float) -> bool:
         """Whether nobody else is late because of it, who without it is not."""
