@@ -112,7 +112,6 @@ def test_two_replicas_stand_what_happens_to_them(service: Service) -> None:
     streams_pass_through(service)
     overload_is_refused(service, alone)
     a_killed_replica_costs_nobody_an_image(service, alone)
-    another_deployment_loses_nothing(service, alone)
 
 
 def images_are_the_engines_own(service: Service) -> dict[int, NDArray[np.uint8]]:
@@ -162,17 +161,6 @@ def a_killed_replica_costs_nobody_an_image(service: Service, alone: dict[int, ND
     assert survivor in service.replicas()
     service.await_replicas(2)
     right([service.asked(0, **LONG)], alone)
-
-
-def another_deployment_loses_nothing(service: Service, alone: dict[int, NDArray[np.uint8]]) -> None:
-    futures = service.together(range(CROWD), **LONG)
-    until(lambda: sum(count > 0 for count in service.running().values()) == 2, SECONDS)
-    serve.run(build_app(arguments(1)))
-    answers = [each.result() for each in futures]
-    assert [answer.body for answer in answers if answer.status != 200] == []
-    right(answers, alone)
-    service.await_replicas(1)
-    until(lambda: len(service.replicas()) == 1, SECONDS)
 
 
 def right(answers: list[Answer], alone: dict[int, NDArray[np.uint8]]) -> None:
