@@ -87,6 +87,15 @@ def test_with_the_key_one_gets_in(locked: Remote, name: str) -> None:
     assert locked.post(PATH, {"model": "tiny", "labels": [1]}, headers={name: value}).status == 200
 
 
+def test_another_sites_page_has_no_work_done_without_a_key(remote: Remote, locked: Remote) -> None:
+    body, key = {"model": "tiny", "labels": [1]}, {"x-api-key": KEY.encode().decode("latin-1")}
+    refused = remote.post(PATH, body, headers={"Sec-Fetch-Site": "cross-site"})
+    assert (refused.status, refused.error["code"]) == (403, "cross_site")
+    assert remote.post(PATH, body, headers={"Sec-Fetch-Site": "same-origin"}).status == 200
+    assert remote.get("/health", headers={"Sec-Fetch-Site": "cross-site"}).status == 200
+    assert locked.post(PATH, body, headers={"Sec-Fetch-Site": "cross-site", **key}).status == 200
+
+
 def test_whether_it_is_alive_needs_no_key(locked: Remote) -> None:
     assert locked.get("/health").json == {"status": "alive"}
     assert locked.get("/ready").json == {"status": "ready"}

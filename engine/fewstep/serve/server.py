@@ -150,7 +150,8 @@ class _Life:
                 if self._stopping:
                     return
                 self._batcher = batcher
-                batcher.start()
+                batcher.start(warm=True)
+            batcher.call(lambda: None).result()  # made when the models are ready and their steps measured
             warm(batcher)
             self._front.open(batcher)
             if not self._stopping:

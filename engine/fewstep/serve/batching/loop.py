@@ -21,7 +21,7 @@ from fewstep.serve.batching.planning import Planning
 from fewstep.serve.batching.shares import Shares
 from fewstep.serve.batching.tally import Tally
 from fewstep.serve.batching.weights import Weights
-from fewstep.serve.family import Family
+from fewstep.serve.family import Family, Member
 from fewstep.serve.limits import Limits
 from fewstep.serve.refusals import RefusedError
 
@@ -87,13 +87,20 @@ class Loop:
         return [(weights, group) for weights in self.weights.values() for group in list(weights.groups.values())]
 
     def _warm_up(self) -> None:
-        """Open a session of every size and measure its steps; graphs are captured."""
+        """Open a session of every size and measure its steps; graphs are captured. Who fails is left cold."""
         for weights in self.weights.values():
-            engine = weights.engine
-            if engine.stats()["runner"] == "graph":
-                sizes = buckets_of(engine, self.limits.slots)
-                engine.warm_up([{"session": session_words(bucket, self.limits)} for bucket in sizes])
-            self.planning.costs.calibrate(weights.member, self.limits.slots)
+            if self.inbox.standing != "starting":
+                return
+            try:
+                self._warm(weights.member)
+            except Exception as error:
+                _log.warning("%s is not warm: %s", weights.member.name, self._kind(error), exc_info=error)
+
+    def _warm(self, member: Member) -> None:
+        if member.engine.stats()["runner"] == "graph":
+            sizes = buckets_of(member.engine, self.limits.slots)
+            member.engine.warm_up([{"session": session_words(bucket, self.limits)} for bucket in sizes])
+        self.planning.costs.calibrate(member, self.limits.slots)
 
     @property
     def _busy(self) -> bool:

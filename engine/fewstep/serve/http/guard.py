@@ -29,6 +29,9 @@ _TOKEN: Final = re.compile(rb'"(?:[^"\\]+|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 class KeyGuard:
     """Refuses who does not bear the key, as `Authorization: Bearer` or `x-api-key`.
 
+    Without a key everybody on this machine may ask, but not the page of another site in somebody's browser, which says
+    in `Sec-Fetch-Site` that it is one.
+
     Args:
         app: what follows.
         key: the key; None lets everybody in.
@@ -38,7 +41,11 @@ class KeyGuard:
         self._app, self._key = app, None if key is None else _digest(key.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401, or hand on."""
+        """Answer 401 or 403, or hand on."""
+        if scope["type"] == "http" and self._key is None and _is_of_another_site(scope):
+            message = "another site's page may not ask a server without a key"
+            await answer(send, 403, message, "cross_site", {"connection": "close"})
+            return
         if scope["type"] != "http" or self._key is None or keyless(scope["path"]) or self._bears(scope):
             await self._app(scope, receive, send)
             return
@@ -52,6 +59,10 @@ class KeyGuard:
         offered += [other] if (other := header(scope, b"x-api-key")) is not None else []
         assert self._key is not None
         return any([hmac.compare_digest(_digest(each), self._key) for each in offered])  # noqa: C419 # compares them all
+
+
+def _is_of_another_site(scope: Scope) -> bool:
+    return scope["method"] not in ("GET", "HEAD", "OPTIONS") and header(scope, b"sec-fetch-site") == b"cross-site"
 
 
 class BodyGuard:
