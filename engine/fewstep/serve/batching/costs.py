@@ -87,7 +87,7 @@ class Costs:
         """Seconds of a step by member and size, as far as measured."""
         return {member: dict(sorted(known.items())) for member, known in list(self._steps.items())}
 
-    def calibrate(self, member: Member, slots: int, repeats: int = 3) -> None:
+    def calibrate(self, member: Member, slots: int, repeats: int = 3, *, quick: bool = False) -> None:
         """Measure a model, and make ready what the first request would wait for.
 
         On the thread that owns the device. A session of each size that the batcher opens is stepped a few times.
@@ -96,11 +96,12 @@ class Costs:
             member: who.
             slots: samples that are going to run together, at most.
             repeats: steps of each size that count, behind one that does not.
+            quick: the smallest and the largest size alone; a compiled backend makes the others ready when they come.
         """
         engine, steps = member.engine, repeats + 1
         for most, counts in _sessions(engine, slots):
             with engine.session(most, steps=steps, history=4, features=FEATURES) as session:
-                for count in counts:
+                for count in sorted({counts[0], counts[-1]}) if quick else counts:
                     if count not in PROBED and count < slots and engine.backend == "torch":
                         continue  # there is no program to make ready
                     began = time.perf_counter()

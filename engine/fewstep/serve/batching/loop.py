@@ -87,7 +87,7 @@ class Loop:
         return [(weights, group) for weights in self.weights.values() for group in list(weights.groups.values())]
 
     def _warm_up(self) -> None:
-        """Open a session of every size and measure its steps; graphs are captured. Who fails is left cold."""
+        """Measure every model, so that deadlines can be judged, and capture graphs. Who fails is left cold."""
         for weights in self.weights.values():
             if self.inbox.standing != "starting":
                 return
@@ -100,7 +100,7 @@ class Loop:
         if member.engine.stats()["runner"] == "graph":
             sizes = buckets_of(member.engine, self.limits.slots)
             member.engine.warm_up([{"session": session_words(bucket, self.limits)} for bucket in sizes])
-        self.planning.costs.calibrate(member, self.limits.slots)
+        self.planning.costs.calibrate(member, self.limits.slots, quick=True)
 
     @property
     def _busy(self) -> bool:
