@@ -34,6 +34,7 @@ def student(steps: int, knobs: Knobs) -> Member:
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_at_four_fifths_of_the_load_deadlines_hold() -> None:
     knobs, costs = Knobs(), Costs()
     family = Family("it", [student(steps, knobs) for steps in STEPS])

@@ -49,6 +49,7 @@ def overloaded(seconds: float, deadline_ms: int, queue: int) -> tuple[Report, li
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_ten_times_the_capacity_for_a_minute() -> None:
     """A full queue is two seconds of work, the deadline is ten: whoever is let in is served in time."""
     report, sizes = overloaded(60.0, 10_000, 20)
@@ -65,6 +66,7 @@ def test_ten_times_the_capacity_for_a_minute() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_a_queue_that_is_longer_than_the_deadline_refuses_who_would_be_late() -> None:
     """A full queue would be twenty seconds of work, and the deadline is three."""
     report, _ = overloaded(15.0, 3000, 200)

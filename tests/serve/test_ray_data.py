@@ -14,7 +14,7 @@ from fewstep.serve.ray.data import SetReport, Workers, main, sample_set
 from support.cluster import SECONDS, cluster
 from support.serving import digits_family, until
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 ROWS = [{"id": f"row-{number:02d}", "label": number % 10, "seed": number, "steps": 30} for number in range(12)]
 TORCH = {"backend": "torch"}

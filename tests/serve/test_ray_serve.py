@@ -17,7 +17,7 @@ from fewstep.serve.ray import Arguments, build_app
 from support.cluster import SECONDS, Cluster, cluster, free_port
 from support.serving import Answer, Remote, digits_family, until
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 HELD, QUEUED = 2, 10  # of one replica; in front of both
 CROWD = 12  # requests at once, of which all but four wait
