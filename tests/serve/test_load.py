@@ -12,6 +12,7 @@ from PIL import Image
 
 from fewstep.errors import ArgumentError, FewstepError
 from fewstep.serve.load import Traffic, run
+from fewstep.serve.load.hosting import hosted
 from fewstep.serve.load.metrics import sums
 from fewstep.serve.load.plot import picture
 from fewstep.serve.load.remote import Target
@@ -231,3 +232,21 @@ def test_percentiles_have_the_spread_of_five_parts() -> None:
 
 def test_metrics_are_summed_over_their_labels() -> None:
     assert sums(METRICS) == {"fewstep_batch_rows": 4.0, "fewstep_queue_depth": 5.0}
+
+
+@pytest.mark.long
+def test_a_server_of_our_own_is_started_and_stopped() -> None:
+    with hosted("digits") as url:
+        report = run(Target(url), Traffic(requests=24, concurrency=4, steps=(1, 2, 4)))
+    summary = report.summary()
+    assert summary["served"] == 24
+    assert set(summary["steps_given"]) == {"1", "2", "4"}
+    assert summary["occupancy"]["rows_mean"] >= 1
+    with pytest.raises(FewstepError, match="/v1/models"):
+        run(Target(url), Traffic(requests=1))
+
+
+@pytest.mark.long
+def test_a_server_that_does_not_start_says_why() -> None:
+    with pytest.raises(FewstepError, match="no-such-model"), hosted("no-such-model"):
+        pass

@@ -49,7 +49,8 @@ def picture(report: Report) -> bytes:
     over_time.set_ylim(bottom=0)
     over_time.set_xlabel("seconds from the start, when a request was to be sent", color=INK, fontsize=9)
     over_time.set_ylabel("ms to its end", color=INK, fontsize=9)
-    over_time.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
+    above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 8}  # where no request is
+    over_time.legend(frameon=False, fontsize=8, labelcolor=INK, **above)
     shares.set_ylim(0, 1.02)
     shares.set_xlabel("ms", color=INK, fontsize=9)
     shares.set_ylabel("share that took so long at most", color=INK, fontsize=9)
