@@ -78,4 +78,4 @@ def test_at_four_fifths_of_the_load_deadlines_hold() -> None:
     assert all(event.chosen for event in given.values())
     assert set(steps) <= set(STEPS)
     assert len(steps) > 1
-    assert len(inside) >= 0.5 * len(tickets)  # a machine with much else to do stalls; benchmarks/in_flight.py judges it
+    assert len(inside) >= 0.99 * len(tickets)

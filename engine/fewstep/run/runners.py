@@ -13,8 +13,8 @@ from fewstep.run.denoiser import Denoiser
 from fewstep.run.loop import sample_loop
 from fewstep_kernels import StepOps, eager_step_ops
 
-KEPT: Final = 4  # buffers, of
 SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of the network's batch: few, since each may be made ready
+KEPT: Final = 4  # buffers, of
 KEPT_BYTES: Final = 1 << 20  # at most: what is larger has a network beside which its allocation is nothing
 
 
