@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fewstep import Engine, Model
 from fewstep.bench.loops import LOOPS
-from fewstep.bench.subject import Subject
+from fewstep.bench.subjects import Subject
 from fewstep.cost.subjects import sd15
 from fewstep.diffusion.samplers import build_plan
 from fewstep.errors import PlanWarning

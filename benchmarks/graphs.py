@@ -20,7 +20,7 @@ from measure import Report, Spread, capturer_for, describe, put_kernels_in_place
 from torch import nn
 
 from fewstep import Engine, Model, schedules
-from fewstep.bench.subject import PRESETS, random_unet
+from fewstep.bench.subjects import PRESETS, random_unet
 from fewstep.run.graphs import Capturer, Graph, GraphRunner
 from fewstep.run.runners import EagerRunner
 from fewstep_kernels import STEP_OPS

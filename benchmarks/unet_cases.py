@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import Model, schedules
-from fewstep.bench.subject import PRESETS, diffusers_state
+from fewstep.bench.subjects import PRESETS, diffusers_state
 from fewstep.cost.subjects import sd15, sdxl
 from fewstep.models.layouts import diffusers, diffusers_condition
 from fewstep.models.layouts.keys import Keys

@@ -22,7 +22,7 @@ from fewstep.bench.parity import check, relative
 from fewstep.bench.parity import differences as differences_of
 from fewstep.bench.report import Row, measured_row
 from fewstep.bench.run import _order
-from fewstep.bench.subject import random_unet
+from fewstep.bench.subjects import random_unet
 from fewstep.cli import main
 from fewstep.errors import ArgumentError
 from fewstep_kernels import COLUMN
@@ -50,7 +50,7 @@ def subject(prediction: str = "eps", schedule: schedules.Schedule | None = None)
     unet, _ = random_unet(TINY)
     chosen = schedules.linear() if schedule is None else schedule
     engine = Engine(Model(unet, schedule=chosen, shape=(3, 8, 8), prediction=prediction), device="cpu")
-    return Subject(engine, "tiny", {"config": TINY}, lacks_diffusers="not asked for")
+    return Subject(engine, "tiny", {"name": "cifar10-ddpm"}, lacks_diffusers="not asked for")
 
 
 def differences(measured: Subject, case: Case) -> dict[str, float]:

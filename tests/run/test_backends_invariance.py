@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fewstep import Engine, Model, schedules
-from fewstep.bench.subject import PRESETS
+from fewstep.bench.subjects import PRESETS
 from fewstep.models.layouts import diffusers
 from fewstep.models.net.build import build_unet
 from support.unet_case import SMALL, random_unet

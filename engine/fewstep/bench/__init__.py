@@ -9,7 +9,7 @@ from fewstep.bench.machine import describe_machine
 from fewstep.bench.parity import TOLERANCE, ParityError
 from fewstep.bench.report import Report, Row
 from fewstep.bench.run import Settings, run
-from fewstep.bench.subject import PRESETS, Subject, model_subject, preset_subject
+from fewstep.bench.subjects import PRESETS, Subject, model_subject, preset_subject
 
 __all__ = [
     "PRESETS",

@@ -8,12 +8,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from fewstep.bench.contenders import DIFFUSERS, ENGINE
 from fewstep.bench.lineup import Entrant, Lineup
-from fewstep.bench.subject import Subject
+from fewstep.bench.subjects import open_subject
 
 SECONDS = 300
 SCRIPTS = {
@@ -38,7 +37,7 @@ def cold_starts(lineup: Lineup, batch: int) -> list[ColdStart]:
     """The cold start of each engine that takes part and of diffusers, in float32, one after the other."""
     import torch
 
-    task = {"batch": batch, "threads": torch.get_num_threads(), **lineup.exact.source}
+    task = {"batch": batch, "threads": torch.get_num_threads(), "source": dict(lineup.exact.source)}
     return [
         _start(entrant, task)
         for entrant in lineup.entrants
@@ -90,32 +89,16 @@ def report(import_seconds: float, once: Any) -> None:
 
 def engine_once(task: Mapping[str, Any]) -> Any:
     """The engine's sampler for a task, its network in memory."""
-    from fewstep.bench.subject import random_unet
-    from fewstep.diffusion import schedules
-    from fewstep.engine import Engine
-    from fewstep.models.model import Model
+    import torch
 
-    if "config" in task:
-        config = task["config"]
-        unet, _ = random_unet(config)
-        shape = (config["in_channels"], config["sample_size"], config["sample_size"])
-        engine = Engine(Model(unet, schedule=schedules.linear(), shape=shape), device="cpu", backend=task["backend"])
-    else:
-        engine = Engine.from_pretrained(task["model"], device="cpu", backend=task["backend"])
-    subject = Subject(engine, "", task)
-    return lambda n: engine.sample(n, labels=subject.labels(n), steps=1, seeds=0)
+    subject = open_subject(**task["source"]).on(task["backend"], torch.float32)
+    return lambda n: subject.engine.sample(n, steps=1, seeds=0, **subject.asked(n))
 
 
 def diffusers_once(task: Mapping[str, Any]) -> Any:
     """diffusers' sampler for a task, its network in memory."""
     diffusers: Any = import_module("diffusers")
-    if "config" in task:
-        unet_2d = diffusers.UNet2DModel(**task["config"])
-    else:
-        inner = Path(task["model"]) / "unet"
-        unet_2d = diffusers.UNet2DModel.from_pretrained(
-            inner if inner.is_dir() else task["model"], local_files_only=True
-        )
-    pipeline = diffusers.DDIMPipeline(unet_2d.eval(), diffusers.DDIMScheduler(timestep_spacing="trailing"))
+    unet_2d = open_subject(**task["source"]).theirs
+    pipeline = diffusers.DDIMPipeline(unet_2d, diffusers.DDIMScheduler(timestep_spacing="trailing"))
     pipeline.set_progress_bar_config(disable=True)
     return lambda n: pipeline(batch_size=n, num_inference_steps=1, output_type="pt")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.bench.loops import LOOPS, Draw, told
-from fewstep.bench.subject import Subject
+from fewstep.bench.subjects import Subject
 from fewstep.diffusion.plan import Plan
 from fewstep.diffusion.samplers import build_plan
 from fewstep.models.layouts.diffusers_scheduler import PREDICTION_TYPES
@@ -71,8 +71,8 @@ def plan_of(subject: Subject, case: Case) -> Plan:
 
 def engine_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
     """Engine.sample with noise by seed, as its users call it."""
-    plan, labels = plan_of(subject, case), subject.labels(case.batch)
-    return lambda seed: subject.engine.sample(case.batch, plan=plan, labels=labels, seeds=seed).images
+    plan, asked = plan_of(subject, case), subject.asked(case.batch)
+    return lambda seed: subject.engine.sample(case.batch, plan=plan, seeds=seed, **asked).images
 
 
 def eager_run(subject: Subject, case: Case) -> Callable[[int], Tensor]:
@@ -123,7 +123,7 @@ def diffusers_pipeline(subject: Subject, sampler: str) -> Any:
     diffusers: Any = import_module("diffusers")
     schedule, name = subject.engine.model.schedule, sampler.upper()
     pipeline = getattr(diffusers, f"{name}Pipeline")(
-        subject.unet_2d,
+        subject.theirs,
         getattr(diffusers, f"{name}Scheduler")(
             num_train_timesteps=len(schedule),
             trained_betas=schedule.betas.tolist(),

@@ -18,7 +18,7 @@ from fewstep.bench.contenders import (
     engine_run,
     lacks_diffusers,
 )
-from fewstep.bench.subject import Subject
+from fewstep.bench.subjects import Subject
 from fewstep.checks import named
 from fewstep.errors import ArgumentError, BackendWarning
 from fewstep.run.backends import BACKENDS

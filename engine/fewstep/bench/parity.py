@@ -19,7 +19,7 @@ from fewstep.bench.contenders import (
     plan_of,
 )
 from fewstep.bench.lineup import Lineup
-from fewstep.bench.subject import Subject
+from fewstep.bench.subjects import Subject
 from fewstep.errors import FewstepError
 from fewstep.run.backends.parity import BOUNDS
 from fewstep_kernels import STREAM_INITIAL, STREAM_STEP, normal
@@ -117,10 +117,10 @@ class Reference:
 
 
 def _engine(subject: Subject, case: Case, reference: Reference, measure: Measure) -> float:
-    labels, plan = subject.labels(case.batch), plan_of(subject, case)
+    asked, plan = subject.asked(case.batch), plan_of(subject, case)
     generator = torch.Generator(subject.engine.device).manual_seed(SEED)
-    given = subject.engine.sample(case.batch, plan=plan, labels=labels, noise=generator, seeds=SEED).images
-    own = subject.engine.sample(case.batch, plan=plan, labels=labels, seeds=SEED).images
+    given = subject.engine.sample(case.batch, plan=plan, noise=generator, seeds=SEED, **asked).images
+    own = subject.engine.sample(case.batch, plan=plan, seeds=SEED, **asked).images
     both = measure(given, reference.drawn), measure(own, reference.seeded)
     return float(torch.tensor(both).max())  # Python's max would pass over a NaN
 

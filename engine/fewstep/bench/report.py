@@ -13,7 +13,7 @@ import numpy as np
 from fewstep.bench.clock import Timing
 from fewstep.bench.cold import ColdStart
 from fewstep.bench.contenders import ENGINE, Case, Contender
-from fewstep.bench.subject import Subject
+from fewstep.bench.subjects import Subject
 from fewstep.files import AtomicFiles
 from fewstep.models.net.unet import count_parameters
 

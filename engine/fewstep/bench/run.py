@@ -27,7 +27,7 @@ from fewstep.bench.lineup import Lineup, lineup
 from fewstep.bench.loops import SAMPLERS_OF, check_sampler
 from fewstep.bench.machine import describe_machine
 from fewstep.bench.report import Report, Row, measured_row, missing_row
-from fewstep.bench.subject import Subject
+from fewstep.bench.subjects import Subject
 from fewstep.errors import PlanWarning
 
 Advance = Callable[[int, int], None]  # (done, total)
@@ -101,7 +101,7 @@ def _take_turns(
     running = [entrant for entrant in known.entrants if not entrant.lacks]
     # An engine's own calls are counted by `timed_loop`: a program answers them, or its module.
     on_torch = [entrant.subject for entrant in running if entrant.contender.backend == "torch"]
-    networks = {id(module): module for each in on_torch for module in (each.module, each.unet_2d) if module is not None}
+    networks = {id(module): module for each in on_torch for module in (each.module, each.theirs) if module is not None}
     engines = {id(entrant.subject.engine): entrant.subject.engine for entrant in running}
     with Stopwatch(list(networks.values()), clock_of(known.exact.engine.device)) as watch, ExitStack() as timed:
         for engine in engines.values():

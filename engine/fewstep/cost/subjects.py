@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.bench.subject import PRESETS as NETWORKS
+from fewstep.bench.subjects import PRESETS as NETWORKS
 from fewstep.cost.counter import DEVICE
 from fewstep.diffusion import schedules
 from fewstep.diffusion.schedules import Schedule
