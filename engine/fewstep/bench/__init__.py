@@ -1,17 +1,18 @@
 """The benchmark: the engine beside the loops people write, on the same weights and noise, parity first.
 
-A run is a `Subject` (one network) times cases (sampler, steps, batch) times contenders. First every case is checked:
-the contenders' images must agree. Then the contenders take turns, in a new order each round, so that whatever else the
-machine does falls on all of them alike.
+A race is a `Subject` (one network) times cases (sampler, steps, batch) times contenders. First every case is checked:
+the contenders' images must be those of the eager reference, a plan interpreted in plain torch. Then the contenders take
+turns, in a new order each round, so that whatever else the machine does falls on all of them alike.
 """
 
 from fewstep.bench.machine import describe_machine
 from fewstep.bench.parity import TOLERANCE, ParityError
-from fewstep.bench.report import Report, Row
-from fewstep.bench.run import Settings, run
-from fewstep.bench.subjects import PRESETS, Subject, model_subject, preset_subject
+from fewstep.bench.race import Settings, run
+from fewstep.bench.results import Report, Row
+from fewstep.bench.subjects import NETWORKS, PRESETS, Subject, model_subject, open_subject, preset_subject
 
 __all__ = [
+    "NETWORKS",
     "PRESETS",
     "TOLERANCE",
     "ParityError",
@@ -21,6 +22,7 @@ __all__ = [
     "Subject",
     "describe_machine",
     "model_subject",
+    "open_subject",
     "preset_subject",
     "run",
 ]

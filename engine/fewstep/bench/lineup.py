@@ -1,68 +1,33 @@
 """Who takes part: the engine on each backend and the others, in each dtype, or the reason why one does not."""
 
-import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from os import environ
 
+import torch
+
 from fewstep.bench.contenders import (
     BARE,
+    COMPILE,
     DIFFUSERS,
     DTYPES,
     EAGER,
     ENGINE,
-    Case,
+    KINDS,
+    RACERS,
     Contender,
-    engine_run,
-    lacks_diffusers,
+    Racer,
 )
 from fewstep.bench.subjects import Subject
 from fewstep.checks import named
-from fewstep.errors import ArgumentError, BackendWarning
+from fewstep.errors import ArgumentError
 from fewstep.run.backends import BACKENDS
 from fewstep.run.backends.names import ENVIRONMENT
 
 NOT_ASKED = "not asked for"
-
-
-@dataclass
-class Entrant:
-    """A contender and what it runs.
-
-    Attributes:
-        contender: who it is.
-        subject: the network in its dtype, the engine on its backend.
-        lacks: why it takes no part; "" if it does.
-        ready: seconds that the first image at a batch size took beyond those after it, by batch size.
-    """
-
-    contender: Contender
-    subject: Subject
-    lacks: str = ""
-    ready: dict[int, float] = field(default_factory=dict)
-
-    def absent(self, case: Case) -> str:
-        """Why it takes no part in a case; "" if it does."""
-        return self.lacks or (lacks_diffusers(self.subject, case) if self.contender.kind == DIFFUSERS else "")
-
-    def make_ready(self, case: Case) -> None:
-        """Make an engine ready for a batch size, once, and see who runs its network; absent if it is another."""
-        if self.lacks or self.contender.kind != ENGINE or case.batch in self.ready:
-            return
-        run, seconds = engine_run(self.subject, case), []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", BackendWarning)  # its row says the same
-            for seed in range(2):
-                started = time.perf_counter()
-                run(seed)
-                seconds.append(time.perf_counter() - started)
-        self.ready[case.batch] = max(0.0, seconds[0] - seconds[1])
-        stats = self.subject.engine.stats()["backend"]
-        if stats["name"] != self.contender.backend:
-            reasons = [str(call["why"]) for call in stats["calls"] if "why" in call]
-            self.lacks = reasons[-1] if reasons else f"{stats['name']} runs the network in its place"
+BESIDE = (DIFFUSERS, COMPILE, BARE)  # who is raced beside the engine and the reference unless said
+OTHERS = tuple(kind for kind in KINDS if kind not in (ENGINE, EAGER))
 
 
 @dataclass(frozen=True)
@@ -70,11 +35,11 @@ class Lineup:
     """All who might take part, in the order of a table, and the network in float32 that their images are judged by."""
 
     exact: Subject
-    entrants: Sequence[Entrant]
+    racers: Sequence[Racer]
 
-    def __getitem__(self, contender: Contender) -> Entrant:
+    def __getitem__(self, contender: Contender) -> Racer:
         """That of a contender."""
-        return next(entrant for entrant in self.entrants if entrant.contender == contender)
+        return next(racer for racer in self.racers if racer.contender == contender)
 
 
 def default_backends(device: str) -> tuple[str, ...]:
@@ -85,33 +50,41 @@ def default_backends(device: str) -> tuple[str, ...]:
     return ("torch", "openvino") if device == "cpu" and find_spec("openvino") else ("torch",)
 
 
-def lineup(subject: Subject, backends: Sequence[str] | None = None, dtypes: Sequence[str] = ("float32",)) -> Lineup:
-    """The engine on each backend, and the others, each in every dtype.
+def lineup(
+    subject: Subject,
+    backends: Sequence[str] | None = None,
+    dtypes: Sequence[str] = ("float32",),
+    beside: Sequence[str] = BESIDE,
+) -> Lineup:
+    """The engine on each backend, the eager reference, and the baselines, each in every dtype.
 
     Args:
         subject: the network.
         backends: names in `BACKENDS` that are measured; `default_backends` unless given.
         dtypes: "float32", "bfloat16" or both.
+        beside: the baselines, names in `OTHERS`.
 
     Raises:
-        ArgumentError: another backend or dtype.
+        ArgumentError: another backend, dtype or baseline.
     """
     asked = default_backends(subject.engine.device.type) if backends is None else backends
-    for name in asked:
-        if name not in BACKENDS:
-            raise ArgumentError("backends", name, named(tuple(BACKENDS), name))
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise ArgumentError("dtype", dtype, " or ".join(DTYPES))
+    _check("backends", asked, tuple(BACKENDS))
+    _check("dtype", dtypes, tuple(DTYPES))
+    _check("beside", beside, OTHERS)
     plain = {dtype: subject.on("torch", DTYPES[dtype]) for dtype in dict.fromkeys(dtypes)}
-    entrants = [
-        _engine(Contender(ENGINE, backend, dtype), plain[dtype], asked) for backend in BACKENDS for dtype in plain
-    ]
-    others = [Contender(kind, dtype=dtype) for kind in (EAGER, DIFFUSERS, BARE) for dtype in plain]
-    return Lineup(subject, [*entrants, *(Entrant(each, plain[each.dtype]) for each in others)])
+    racers = [_engine(Contender(ENGINE, backend, dtype), plain[dtype], asked) for backend in BACKENDS for dtype in plain]
+    for kind in (EAGER, *OTHERS):
+        racers += [_other(Contender(kind, dtype=dtype), plain[dtype], beside) for dtype in plain]
+    return Lineup(subject, racers)
 
 
-def _engine(contender: Contender, plain: Subject, asked: Sequence[str]) -> Entrant:
+def _check(argument: str, names: Sequence[str], allowed: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in allowed:
+            raise ArgumentError(argument, name, named(allowed, name))
+
+
+def _engine(contender: Contender, plain: Subject, asked: Sequence[str]) -> Racer:
     backend, device = contender.backend, plain.engine.device.type
     why = ""
     if backend not in asked:
@@ -121,5 +94,19 @@ def _engine(contender: Contender, plain: Subject, asked: Sequence[str]) -> Entra
     elif backend == "openvino" and find_spec("openvino") is None:
         why = "not installed: pip install 'fewstep[cpu]'"
     if why or backend == "torch":
-        return Entrant(contender, plain, why)
-    return Entrant(contender, plain.on(backend, plain.engine.dtype))
+        return RACERS[ENGINE](contender, plain, why)
+    return RACERS[ENGINE](contender, plain.on(backend, plain.engine.dtype))
+
+
+def _other(contender: Contender, plain: Subject, beside: Sequence[str]) -> Racer:
+    kind = contender.kind
+    if kind != EAGER and kind not in beside:
+        return RACERS[EAGER](contender, plain, NOT_ASKED)
+    if kind not in RACERS:
+        return RACERS[EAGER](contender, plain, "not built yet")
+    return RACERS[kind](contender, plain)
+
+
+def device_of(known: Lineup) -> torch.device:
+    """Where the race runs."""
+    return known.exact.engine.device

@@ -1,16 +1,19 @@
-"""The eager reference: the sampling loops that papers and notebooks have, in plain torch.
+"""The sampling loops that papers and notebooks have, in plain torch: an independent check of the reference.
 
 Coefficients come from alphas_cumprod (or sigma) inside the loop, each step on its own, as people write it. Nothing here
 is shared with the engine but the network and the schedule's numbers; that is what makes it a reference.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fewstep.bench.subjects import Subject
 from fewstep.diffusion.schedules import Schedule
 from fewstep.errors import ArgumentError
+from fewstep.models.model import Model
 
 Network = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, H, W], t [B]) -> prediction
 Draw = Callable[[], Tensor]  # the next standard normals [B, C, H, W]: the start's, then those of each noisy step
@@ -75,25 +78,35 @@ def consistency(network: Network, schedule: Schedule, steps: int, prediction: st
     return x
 
 
-SAMPLERS_OF: dict[str, dict[str, Loop]] = {"vp": {"ddim": ddim, "ddpm": ddpm}, "ve": {"consistency": consistency}}
-PREDICTED = {"vp": ("eps", "x_0", "v"), "ve": ("consistency",)}  # what their networks may predict
-LOOPS = {name: loop for of_kind in SAMPLERS_OF.values() for name, loop in of_kind.items()}
+@dataclass(frozen=True)
+class WrittenLoop:
+    """A loop, and the networks that it is written for."""
+
+    loop: Loop
+    kind: str  # of the schedule
+    predictions: tuple[str, ...]
+
+    def takes(self, model: Model) -> bool:
+        """Whether the model's network and schedule are of these."""
+        return model.schedule.kind == self.kind and model.prediction in self.predictions
 
 
-def check_sampler(sampler: str, schedule: Schedule, prediction: str) -> None:
-    """ArgumentError for a sampler that has no reference here, on this kind of schedule; and for another network."""
-    known = SAMPLERS_OF.get(schedule.kind, {})
-    expected = PREDICTED.get(schedule.kind, ())
-    if known and prediction not in expected:
-        found = f"a network that predicts {prediction} on a schedule of kind {schedule.kind}"
-        raise ArgumentError("model", found, f"{' or '.join(expected)} there: others have no reference yet")
-    if not known:
-        kinds = " or ".join(SAMPLERS_OF)
-        raise ArgumentError(
-            "model", f"a schedule of kind {schedule.kind}", f"kind {kinds}: others have no reference yet"
-        )
-    if sampler not in known:
-        raise ArgumentError("sampler", sampler, " or ".join(known) + ", which have a reference on this schedule")
+LOOPS = {
+    "ddim": WrittenLoop(ddim, "vp", ("eps", "x_0", "v")),
+    "ddpm": WrittenLoop(ddpm, "vp", ("eps", "x_0", "v")),
+    "consistency": WrittenLoop(consistency, "ve", ("consistency",)),
+}
+
+
+def loop_images(written: WrittenLoop, subject: Subject, steps: int, batch: int, draw: Draw) -> Tensor:
+    """[B, C, H, W] of a subject's network on given noise; a learned variance is left aside, as fixed_small does."""
+    inputs, channels = subject.inputs(batch), subject.engine.model.shape[0]
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        answer: Tensor = subject.module(x, t, **inputs)
+        return answer[:, :channels]
+
+    return written.loop(network, subject.engine.model.schedule, steps, subject.engine.model.prediction, draw)
 
 
 def trailing(count: int, steps: int) -> list[int]:

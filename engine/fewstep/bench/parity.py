@@ -1,28 +1,23 @@
-"""Parity: before anything is timed, the contenders' images must agree."""
+"""Parity: before anything is timed, a contender's images must be those of the eager reference in float32."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fewstep.bench.contenders import (
-    DIFFUSERS,
-    EAGER,
-    ENGINE,
-    Case,
-    Contender,
-    diffusers_pipeline,
-    eager_images,
-    normals,
-    plan_of,
-)
+from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, Absent, Case, Contender, Racer
+from fewstep.bench.contenders.case import in_turn, normals, plan_of, seeded
+from fewstep.bench.contenders.contender import CHANNELS_LAST
+from fewstep.bench.contenders.engine import EngineRacer
+from fewstep.bench.contenders.plain import reference_images
 from fewstep.bench.lineup import Lineup
+from fewstep.bench.loops import LOOPS, loop_images
 from fewstep.bench.subjects import Subject
 from fewstep.errors import FewstepError
 from fewstep.run.backends.parity import BOUNDS
-from fewstep_kernels import STREAM_INITIAL, STREAM_STEP, normal
 
 Measure = Callable[[Tensor, Tensor], float]
 
@@ -31,51 +26,73 @@ TOLERANCE = 1e-4  # of the largest value, in float32
 TOLERANCES = {"float32": TOLERANCE, "bfloat16": BOUNDS[torch.bfloat16]}
 MEASURES = {"float32": "of the largest value", "bfloat16": "over all values"}
 SEED = 1
+DRAWN_IN_OWN_DTYPE = (DIFFUSERS, CHANNELS_LAST)  # whose loops draw their noise in the dtype of their network
 
 
 class ParityError(FewstepError):
-    """Contenders that should agree do not, so no speed may be printed."""
+    """Images that should agree do not, so no speed may be printed."""
 
 
-def differences(lineup: Lineup, case: Case) -> dict[Contender, float]:
-    """How far each contender's images are from those of the eager loop in float32.
+@dataclass(frozen=True)
+class Agreement:
+    """How far a contender's images are from those of the reference in float32.
 
-    In float32 that is `relative`, in bfloat16 `over_all`. An engine is compared twice, and the larger number counts: on
-    torch's noise, given to all contenders by the same generator, and on its own by seed, given to the reference.
+    Attributes:
+        difference: what is judged: in float32 `relative`, in bfloat16 `over_all`.
+        allowed: the most that it may be.
+        max_abs: the largest difference of a value.
+        psnr: 10 log10(range^2 / mean squared difference) in dB, the range being that of the reference; inf for equal.
+        bitwise: whether the same request gave the same bits twice, which is promised of an engine; None where it is not.
     """
-    found, reference = {}, Reference(lineup.exact, case)
-    for entrant in lineup.entrants:
-        entrant.make_ready(case)
-        contender, subject = entrant.contender, entrant.subject
-        if entrant.absent(case):
-            continue
-        if contender.kind == ENGINE:
-            found[contender] = _engine(subject, case, reference, relative if contender.exact else over_all)
-        elif contender.kind == EAGER and not contender.exact:
-            found[contender] = over_all(eager_images(subject, case, normals(subject, case, SEED)), reference.drawn)
-        elif contender.kind == DIFFUSERS:
-            images = _unclamped(subject, case)
-            if contender.exact:
-                found[contender] = relative(images, reference.drawn)
-            else:
-                found[contender] = over_all(images, reference.drawn_in(subject.engine.dtype))
-    return found
+
+    difference: float
+    allowed: float
+    max_abs: float
+    psnr: float
+    bitwise: bool | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it may be timed: a NaN is within no tolerance."""
+        return self.difference <= self.allowed and self.bitwise is not False
+
+    def wrong(self, contender: Contender, case: Case) -> str:
+        """What is said where it does not hold."""
+        if self.bitwise is False:
+            return f"{contender.name} gives other bits for the same request at {case}; no speed is printed"
+        return (
+            f"{contender.name} and the eager reference differ by {self.difference:.1e} {MEASURES[contender.dtype]} "
+            f"(allowed: {self.allowed:.0e}) at {case}; no speed is printed"
+        )
 
 
-def check(lineup: Lineup, case: Case, tolerances: Mapping[str, float] = TOLERANCES) -> dict[Contender, float]:
-    """`differences`, all within the tolerance of their dtype.
+def check(
+    lineup: Lineup, case: Case, tolerances: Mapping[str, float] = TOLERANCES
+) -> dict[Contender, Agreement]:
+    """Each contender that takes part, beside the reference: on torch's noise, and an engine on its own as well.
+
+    A baseline that does not agree is in the answer, and must not be timed.
 
     Raises:
-        ParityError: naming the contender, the case and the difference.
+        ParityError: an engine does not agree, or the reference and a loop that people write do not; naming the case and
+            the difference.
     """
-    found = differences(lineup, case)
-    for contender, difference in found.items():
-        allowed = tolerances[contender.dtype]
-        if not difference <= allowed:
-            raise ParityError(
-                f"{contender.name} and the eager reference differ by {difference:.1e} {MEASURES[contender.dtype]} "
-                f"(allowed: {allowed:.0e}) at {case}; no speed is printed"
-            )
+    reference = Reference(lineup.exact, case)
+    _check_loop(reference, tolerances["float32"])
+    found = {}
+    for racer in lineup.racers:
+        racer.prepare(case)
+        contender = racer.contender
+        if racer.absent(case) or contender.kind == BARE or (contender.kind == EAGER and contender.exact):
+            continue
+        try:
+            agreement = _agreement(racer, case, reference, tolerances[contender.dtype])
+        except Absent as why:
+            racer.lacks = str(why)
+            continue
+        if contender.ours and not agreement.holds:
+            raise ParityError(agreement.wrong(contender, case))
+        found[contender] = agreement
     return found
 
 
@@ -92,9 +109,17 @@ def over_all(images: Tensor, reference: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
+def psnr(images: Tensor, reference: Tensor) -> float:
+    """10 log10((max b - min b)^2 / mean (a - b)^2) in dB."""
+    a, b = images.double().cpu(), reference.double().cpu()
+    error = float((a - b).square().mean())
+    extent = float(b.max() - b.min())
+    return math.inf if error == 0 else 10 * math.log10(extent**2 / error) if extent > 0 and error > 0 else math.nan
+
+
 @dataclass(frozen=True)
 class Reference:
-    """The images of the eager loop in float32."""
+    """The images of the eager reference in float32."""
 
     subject: Subject
     case: Case
@@ -107,43 +132,45 @@ class Reference:
     def drawn_in(self, dtype: torch.dtype) -> Tensor:
         """On torch's noise in a dtype, as diffusers draws it for a network in that."""
         draw = normals(self.subject, self.case, SEED, dtype)
-        return eager_images(self.subject, self.case, lambda: draw().float())
+        return reference_images(self.subject, self.case, in_turn(lambda: draw().float()))
 
     @cached_property
     def seeded(self) -> Tensor:
         """On the engine's noise."""
-        draws = _philox(self.subject, self.case)
-        return eager_images(self.subject, self.case, lambda: next(draws))
+        return reference_images(self.subject, self.case, seeded(self.subject, self.case, SEED))
 
 
-def _engine(subject: Subject, case: Case, reference: Reference, measure: Measure) -> float:
-    asked, plan = subject.asked(case.batch), plan_of(subject, case)
-    generator = torch.Generator(subject.engine.device).manual_seed(SEED)
-    given = subject.engine.sample(case.batch, plan=plan, noise=generator, seeds=SEED, **asked).images
-    own = subject.engine.sample(case.batch, plan=plan, seeds=SEED, **asked).images
-    both = measure(given, reference.drawn), measure(own, reference.seeded)
-    return float(torch.tensor(both).max())  # Python's max would pass over a NaN
+def _check_loop(reference: Reference, allowed: float) -> None:
+    """The reference beside the loop that papers print, where there is one for the sampler, the schedule and the network."""
+    subject, case = reference.subject, reference.case
+    loop = LOOPS.get(case.sampler)
+    if loop is None or not loop.takes(subject.engine.model):
+        return
+    images = loop_images(loop, subject, case.steps, case.batch, normals(subject, case, SEED))
+    difference = relative(images, reference.drawn)
+    if not difference <= allowed:
+        raise ParityError(
+            f"the eager reference and the loop of {case.sampler} as papers print it differ by {difference:.1e} "
+            f"{MEASURES['float32']} (allowed: {allowed:.0e}) at {case}; no speed is printed"
+        )
 
 
-def _philox(subject: Subject, case: Case) -> Iterator[Tensor]:
-    """The engine's own noise, in the order in which the reference draws."""
-    seed = torch.arange(SEED, SEED + case.batch, device=subject.engine.device)
-    yield normal(seed, torch.zeros_like(seed), STREAM_INITIAL, list(subject.engine.model.shape))
-    for row in range(case.steps):
-        yield normal(seed, torch.full_like(seed, row), STREAM_STEP, list(subject.engine.model.shape))
+def _agreement(racer: Racer, case: Case, reference: Reference, allowed: float) -> Agreement:
+    contender = racer.contender
+    measure: Measure = relative if contender.exact else over_all
+    images = racer.images(case, SEED)
+    own = contender.kind in DRAWN_IN_OWN_DTYPE and not contender.exact
+    exact = reference.drawn_in(racer.subject.engine.dtype) if own else reference.drawn
+    pairs = [(images, exact)]
+    bitwise = None
+    if isinstance(racer, EngineRacer):
+        seeded_images = racer.own_images(case, SEED)
+        bitwise = torch.equal(seeded_images, racer.own_images(case, SEED))
+        pairs.append((seeded_images, reference.seeded))
+    # Python's max would pass over a NaN
+    difference = float(torch.tensor([measure(a, b) for a, b in pairs]).max())
+    max_abs = float(torch.tensor([float((a.cpu() - b.cpu()).abs().max()) for a, b in pairs]).max())
+    return Agreement(difference, allowed, max_abs, min(psnr(a, b) for a, b in pairs), bitwise)
 
 
-def _unclamped(subject: Subject, case: Case) -> Tensor:
-    """What diffusers' scheduler returned last: the pipeline's images are clamped, which would hide differences."""
-    pipeline = diffusers_pipeline(subject, case.sampler)
-    step, kept = pipeline.scheduler.step, []
-
-    def keep(*arguments: object, **named: object) -> object:
-        kept.append(step(*arguments, **named))
-        return kept[-1]
-
-    pipeline.scheduler.step = keep
-    generator = torch.Generator(subject.engine.device).manual_seed(SEED)
-    pipeline(batch_size=case.batch, generator=generator, num_inference_steps=case.steps, output_type="pt")
-    last: Tensor = kept[-1].prev_sample
-    return last
+__all__ = ["TOLERANCE", "TOLERANCES", "Agreement", "ParityError", "check", "over_all", "plan_of", "psnr", "relative"]

@@ -4,8 +4,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE, Case, Contender
-from fewstep.bench.report import MEASURED, Report, Row
+from fewstep.bench.contenders import BARE, COMPILE, DIFFUSERS, EAGER, ENGINE, Case, Contender
+from fewstep.bench.results import MEASURED, Report, Row
 from fewstep.errors import FewstepError
 
 INK, FAINT = "#3b3f46", "#d9dce1"
@@ -16,8 +16,10 @@ COLORS = {  # by kind and backend
     (EAGER, "torch"): "#2563a8",
     (DIFFUSERS, "torch"): "#7c5ba6",
     (BARE, "torch"): "#9aa0a8",
+    (COMPILE, "torch"): "#0f766e",
 }
-LABELS = {ENGINE: "fewstep engine", EAGER: "eager loop", DIFFUSERS: "diffusers", BARE: "U-Net calls alone"}
+OTHER = "#5b616b"
+LABELS = {ENGINE: "fewstep engine", EAGER: "eager", DIFFUSERS: "diffusers", BARE: "U-Net calls alone"}
 
 
 def picture(report: Report) -> bytes:
@@ -48,8 +50,8 @@ def picture(report: Report) -> bytes:
     grid[0][0].legend(handles, names, frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
     machine = report.machine
     figure.suptitle(
-        f"{report.model['title']}\n{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"{report.model['dtype']}; median of {report.settings['repeats']}, bars from the least to the 90th percentile",
+        f"{next(iter(report.models.values()))['title']}\n{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, "
+        f"{', '.join(dict.fromkeys(each.dtype for each in report.contenders))}; median of {report.settings['repeats']}, bars from the least to the 90th percentile",
         x=0.01,
         ha="left",
         fontsize=9,
@@ -123,11 +125,11 @@ def _measured(report: Report, cases: Sequence[Case]) -> list[Contender]:
 
 
 def _color(contender: Contender) -> str:
-    return COLORS[contender.kind, contender.backend]
+    return COLORS.get((contender.kind, contender.backend), OTHER)
 
 
 def _label(contender: Contender) -> str:
-    return contender.name.replace(contender.kind, LABELS[contender.kind], 1)
+    return contender.name.replace(contender.kind, LABELS.get(contender.kind, contender.kind), 1)
 
 
 def _bare_axes(axes: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.bench.loops import LOOPS
+from fewstep.bench.lineup import BESIDE, OTHERS
 from fewstep.checks import integer
 from fewstep.cli import options
 from fewstep.cli.bench_view import page
@@ -38,7 +38,7 @@ def bench(
     steps: Annotated[str, typer.Option(help="Model calls a sample.")] = "1,2,4,8",
     batch: Annotated[str, typer.Option(help="Samples at once.")] = "1,4",
     sampler: Annotated[
-        str | None, typer.Option(help=f"{options.one_of(LOOPS)}. Default: those that suit the model.")
+        str | None, typer.Option(help="Any that `fewstep info --samplers` lists, or several. Default: what suits the model.")
     ] = None,
     backends: Annotated[
         str | None,
@@ -48,6 +48,9 @@ def bench(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Of the networks: float32, bfloat16 or both.")] = "float32",
+    beside: Annotated[
+        str, typer.Option(help=f"The baselines: {options.one_of(OTHERS)}, or several.")
+    ] = ",".join(BESIDE),
     repeats: Annotated[int, typer.Option(help="Rounds that count, after one that does not.")] = 7,
     cold: Annotated[
         bool, typer.Option("--cold/--no-cold", help="Also cold start and peak memory, in new processes.")
@@ -68,7 +71,7 @@ def bench(
     All get the same weights and noise and take turns. Nothing is timed before their images agree.
     """
     from fewstep.bench import Settings, run
-    from fewstep.bench.report import FILES
+    from fewstep.bench.results import FILES
     from fewstep.files import check_writable
 
     if out is not None:
@@ -80,6 +83,7 @@ def bench(
         samplers=None if sampler is None else _names(sampler),
         backends=None if backends is None else _names(backends),
         dtypes=_names(dtype),
+        beside=_names(beside),
         repeats=integer("repeats", repeats, 1, MAX_REPEATS),
         cold=cold,
     )

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewstep.cli.page import titled_table, width, wrapped
 from fewstep.cli.shared import plain
 
 if TYPE_CHECKING:
     from fewstep.bench import Report, Row
-    from fewstep.bench.contenders import Case
+    from fewstep.bench.contenders import Case, Contender
 
 Table = list[tuple[str, ...]]  # lines of cells, the headings first
 
@@ -35,11 +35,12 @@ def page(report: "Report", paths: Sequence[Path]) -> str:
 
 
 def _head(report: "Report") -> list[str]:
-    machine, model, settings = report.machine, report.model, report.settings
+    machine, settings = report.machine, report.settings
+    model = next(iter(report.models.values()))
     shape = "x".join(str(extent) for extent in model["shape"])  # type: ignore[attr-defined]
     return [
         f"{plain(model['title'])}",
-        f"{model['parameters'] / 1e6:.1f} M parameters, {shape}, {model['dtype']}, {model['prediction']} prediction",  # type: ignore[operator]
+        f"{model['parameters'] / 1e6:.1f} M parameters, {shape}, {', '.join(_dtypes(report))}, {model['prediction']} prediction",  # type: ignore[operator]
         f"{plain(machine['cpu'])} ({machine['instructions']}), {machine['cores']} cores, {machine['threads']} threads, "
         f"device {plain(machine['device'])}, load {machine['load']} before the run",
         f"fewstep {machine['fewstep']}, torch {machine['torch']}, diffusers {machine['diffusers']}, "
@@ -62,7 +63,7 @@ def _parity(report: "Report") -> str:
         for dtype in _dtypes(report)
     ]
     differences = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-    return f"at most {differences} from the images of the eager loop in float32 (allowed: {', '.join(allowed)})"
+    return f"at most {differences} from the images of the eager reference in float32 (allowed: {', '.join(allowed)})"
 
 
 def _dtypes(report: "Report") -> list[str]:
@@ -75,11 +76,12 @@ def _times(report: "Report") -> Table:
     engine = report.engine
     diffusers = Contender(DIFFUSERS, dtype=engine.dtype)
     ratios = [f"{engine.name} / eager", f"{engine.name} / diffusers"]
-    lines: Table = [("sampler", "batch", "steps", *(each.name for each in report.contenders), *ratios)]
+    shown_contenders = _measured(report)
+    lines: Table = [("sampler", "batch", "steps", *(each.name for each in shown_contenders), *ratios)]
     for case in report.cases:
         ratio, other = report.row(case, engine).ratio, report.row(case, diffusers).ratio
         shown = (_number(ratio, ".3f"), _number(ratio / other if ratio and other else None, ".3f"))
-        lines.append((*_case(case), *(_time(report.row(case, each)) for each in report.contenders), *shown))
+        lines.append((*_case(case), *(_time(report.row(case, each)) for each in shown_contenders), *shown))
     return lines
 
 
@@ -108,7 +110,7 @@ def _backends(report: "Report") -> Table:
 def _outside(report: "Report") -> Table:
     from fewstep.bench.contenders import BARE
 
-    others = [each for each in report.contenders if each.kind != BARE]
+    others = [each for each in _measured(report) if each.kind != BARE]
     names = [each.name for each in others]
     lines: Table = [("sampler", "batch", "steps", "engine's loop", "target", "", "set-up, us a request", *names)]
     for case in report.cases:
@@ -125,18 +127,26 @@ def _outside(report: "Report") -> Table:
 def _cold(report: "Report") -> Table:
     lines: Table = [("contender", "import, s", "first image, s", "memory, MB")]
     for start in report.cold:
-        memory = None if start.peak_bytes is None else start.peak_bytes / 1e6
-        seconds = (_number(value, ".2f") for value in (start.import_seconds, start.first_image_seconds))
-        lines.append((start.contender, *seconds, _number(memory, ".0f")))
+        peak: Any = start["peak_bytes"]
+        memory = None if peak is None else peak / 1e6
+        seconds = (_number(value, ".2f") for value in (start["import_seconds"], start["first_image_seconds"]))
+        lines.append((str(start["contender"]), *seconds, _number(memory, ".0f")))
     return lines
+
+
+def _measured(report: "Report") -> "list[Contender]":
+    from fewstep.bench.results import MEASURED
+
+    names = {row.contender for row in report.rows if row.status == MEASURED}
+    return [each for each in report.contenders if each.name in names]
 
 
 def _missing(report: "Report") -> dict[str, str]:
     """Why a contender is absent, where it is."""
-    from fewstep.bench.report import MEASURED
+    from fewstep.bench.results import MEASURED
 
     absent = {row.contender: row.status for row in report.rows if row.status != MEASURED}
-    return absent | {row.contender: row.status for row in report.cold if row.status != MEASURED}
+    return absent | {str(row["contender"]): str(row["status"]) for row in report.cold if row["status"] != MEASURED}
 
 
 def _case(case: "Case") -> tuple[str, str, str]:

@@ -1,0 +1,199 @@
+"""A race: parity of every case of one network, then rounds in which all contenders of a case take turns."""
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from fewstep.bench import parity
+from fewstep.bench.clock import Stopwatch, Timing, clock_of, timed_loop
+from fewstep.bench.contenders import EAGER, ENGINE, Case, Contender, Racer, plan_of
+from fewstep.bench.lineup import BESIDE, Lineup, device_of, lineup
+from fewstep.bench.machine import describe_machine
+from fewstep.bench.parity import Agreement, ParityError
+from fewstep.bench.results import MEASURED, Reading, Report, rows_of
+from fewstep.bench.subjects import Subject
+from fewstep.errors import PlanWarning
+from fewstep.models.net.unet import count_parameters
+
+Advance = Callable[[int, int], None]  # (done, total)
+Runs = dict[Contender, Callable[[int], object]]  # one run, by seed
+WARM_UP = 1  # rounds that are not counted; parity has run everything before them already
+LEAST = 3  # rounds that count, however long they take
+SETTLED = 0.01  # seconds: for 6 ms after their work torch's threads wait busily, on cores that OpenVINO's then lack
+USUAL = {"vp": ("ddim", "ddpm"), "ve": ("consistency",)}  # samplers that are measured unless said, by kind of schedule
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how often."""
+
+    steps: Sequence[int] = (1, 2, 4, 8)
+    batches: Sequence[int] = (1, 4)
+    samplers: Sequence[str] | None = None  # None: those that suit the model
+    repeats: int = 7  # rounds that count
+    seconds: float = float("inf")  # a case: no further round after so long, but LEAST of them
+    tolerances: Mapping[str, float] = field(default_factory=lambda: parity.TOLERANCES)  # of each dtype
+    backends: Sequence[str] | None = None  # of the engine; None: torch, and OpenVINO on a CPU where it is installed
+    dtypes: Sequence[str] = ("float32",)  # that networks compute in: float32, bfloat16 or both
+    beside: Sequence[str] = BESIDE  # the baselines
+    cold: bool = True  # also cold start and peak memory, in processes of their own
+
+
+def cases_of(subject: Subject, settings: Settings) -> list[Case]:
+    """Every sampler, batch size and number of steps.
+
+    Raises:
+        ArgumentError: a sampler or a number of steps that this network cannot be run with.
+    """
+    model = subject.engine.model
+    usual = USUAL.get(model.schedule.kind, ()) if model.prediction in ("eps", "x_0", "v", "consistency") else ()
+    samplers = list(settings.samplers or usual or [model.defaults["sampler"]])
+    cases = [
+        Case(sampler, steps, batch) for sampler in samplers for batch in settings.batches for steps in settings.steps
+    ]
+    for case in cases:
+        plan_of(subject, case)
+    return cases
+
+
+def race(name: str, subject: Subject, settings: Settings, advance: Advance | None = None) -> list[Reading]:
+    """The readings of one run, in this process.
+
+    Raises:
+        ParityError: an engine's images are not the reference's; then nothing has been timed.
+        ArgumentError: a sampler, a number of steps, a backend or a baseline that cannot be run.
+    """
+    cases = cases_of(subject, settings)
+    known = lineup(subject, settings.backends, settings.dtypes, settings.beside)
+    rounds = settings.repeats + WARM_UP
+    ticks = iter(range(1, len(cases) * (1 + rounds) + 1))
+
+    def tick() -> None:
+        if advance is not None:
+            advance(next(ticks), len(cases) * (1 + rounds))
+
+    agreed: dict[Case, dict[Contender, Agreement]] = {}
+    with warnings.catch_warnings():
+        # Nobody looks at the pictures, and a call takes as long at a noise level that a student was not trained for.
+        warnings.simplefilter("ignore", PlanWarning)
+        for case in cases:
+            agreed[case] = parity.check(known, case, settings.tolerances)
+            tick()
+        timings = take_turns(known, cases, agreed, settings, tick)
+    return [
+        reading_of(name, racer, case, timings[case], agreed[case].get(racer.contender))
+        for case in cases
+        for racer in known.racers
+    ]
+
+
+def run(subject: Subject, settings: Settings, advance: Advance | None = None) -> Report:
+    """One race as a report.
+
+    Raises:
+        ParityError, ArgumentError: as `race`.
+    """
+    from fewstep.bench.cold import cold_starts
+
+    machine = describe_machine(subject.engine.device)  # first, for the load before the run
+    name = subject.engine.model.name or "model"
+    readings = race(name, subject, settings, advance)
+    contenders = list(dict.fromkeys(each.contender for each in readings))
+    taking_part = [each for each in contenders if any(r.status == MEASURED for r in readings if r.contender == each)]
+    starts = cold_starts(subject, taking_part, max(settings.batches)) if settings.cold else []
+    about = {"repeats": settings.repeats, "tolerances": dict(settings.tolerances), "runs": 1}
+    return Report(
+        machine, about, {name: describe_model(subject)}, contenders, rows_of([readings]), [asdict(each) for each in starts]
+    )
+
+
+def describe_model(subject: Subject) -> dict[str, object]:
+    """What is measured, in words and numbers."""
+    engine = subject.engine
+    return {
+        "title": subject.title,
+        "weights": subject.weights,
+        "parameters": count_parameters(engine.module),
+        "shape": list(engine.model.shape),
+        "prediction": engine.model.prediction,
+        "schedule": engine.model.schedule.name,
+    }
+
+
+def take_turns(
+    known: Lineup,
+    cases: Sequence[Case],
+    agreed: Mapping[Case, Mapping[Contender, Agreement]],
+    settings: Settings,
+    tick: Callable[[], None],
+) -> dict[Case, dict[Contender, list[Timing]]]:
+    """The counted timings of every contender of every case, in the order of the rounds.
+
+    Each round goes through the cases, and each case through its contenders, in a new order; a case whose seconds are
+    over takes no part in further rounds.
+    """
+    runs = {case: _runs(known, case, agreed[case]) for case in cases}
+    timings: dict[Case, dict[Contender, list[Timing]]] = {case: {each: [] for each in runs[case]} for case in cases}
+    spent = dict.fromkeys(cases, 0.0)
+    order = random.Random(0)
+    with ExitStack() as stack:
+        watch = _watched(known, stack)
+        for turn in range(settings.repeats + WARM_UP):
+            for case in order.sample(cases, len(cases)):
+                if turn < WARM_UP + LEAST or spent[case] < settings.seconds:
+                    started = time.perf_counter()
+                    for contender in order.sample(list(runs[case]), len(runs[case])):
+                        time.sleep(SETTLED)
+                        timing = watch.time(partial(runs[case][contender], turn))
+                        if turn >= WARM_UP:
+                            timings[case][contender].append(timing)
+                    spent[case] += time.perf_counter() - started
+                tick()
+    return timings
+
+
+def _watched(known: Lineup, stack: ExitStack) -> Stopwatch:
+    """A clock on the networks of all who run; an engine's own calls are counted by `timed_loop`, whoever answers them."""
+    running = [racer for racer in known.racers if not racer.lacks]
+    networks = {id(module): module for racer in running for module in racer.networks}
+    engines = {id(racer.subject.engine): racer.subject.engine for racer in running if racer.contender.kind == ENGINE}
+    watch = stack.enter_context(Stopwatch(list(networks.values()), clock_of(device_of(known))))
+    for engine in engines.values():
+        stack.enter_context(timed_loop(engine, watch))
+    return watch
+
+
+def _runs(known: Lineup, case: Case, agreed: Mapping[Contender, Agreement]) -> Runs:
+    """Who may be timed: who takes part, and whose images are right."""
+    return {
+        racer.contender: racer.run(case)
+        for racer in known.racers
+        if not racer.absent(case) and (racer.contender not in agreed or agreed[racer.contender].holds)
+    }
+
+
+def reading_of(
+    model: str,
+    racer: Racer,
+    case: Case,
+    timings: Mapping[Contender, Sequence[Timing]],
+    agreement: Agreement | None,
+) -> Reading:
+    """Of a contender in a case: its timings, or why it has none."""
+    contender, judged = racer.contender, {} if agreement is None else asdict(agreement)
+    if contender in timings:
+        reference = timings[Contender(EAGER, dtype=contender.dtype)]
+        figures: dict[str, Any] = {"ready_seconds": racer.ready.get(case.batch), **racer.figures()}
+        return Reading(model, case, contender, MEASURED, timings[contender], reference, judged, figures)
+    why = racer.absent(case)
+    if not why and agreement is not None:
+        why = f"wrong: {agreement.wrong(contender, case)}"
+    return Reading(model, case, contender, why, agreement=judged)
+
+
+__all__ = ["ParityError", "Settings", "cases_of", "race", "run", "take_turns"]
