@@ -173,7 +173,7 @@ class ByHand:
             self.ready[batch] = self.compiled(batch)
         model = self.case.model
         draw = partial(self.case.noise, batch)
-        return LOOPS[self.case.sampler](self.ready[batch], model.schedule, self.case.steps, model.prediction, draw)
+        return LOOPS[self.case.sampler].loop(self.ready[batch], model.schedule, self.case.steps, model.prediction, draw)
 
     def compiled(self, batch: int) -> Callable[[Tensor, Tensor], Tensor]:
         """A call of the network: its answer holds until the next."""

@@ -71,7 +71,9 @@ def bench(tree: Path, options: Sequence[str]) -> dict[Case, Row]:
         raise Refused(f"no speed is printed: fewstep bench {' '.join(options)} failed in {tree}\n{done.stderr.strip()}")
     report = json.loads(done.stdout)
     rows = (row for row in report["rows"] if row["contender"] == "engine")
-    return {(report["model"]["name"], row["sampler"], row["batch"], row["steps"]): row for row in rows}
+    # a tree of format 1 names its model once
+    named = report.get("model", {}).get("name")
+    return {(row.get("model", named), row["sampler"], row["batch"], row["steps"]): row for row in rows}
 
 
 def take_turns(

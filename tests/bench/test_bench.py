@@ -19,9 +19,8 @@ from fewstep.bench.cold import cold_starts
 from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE, KINDS, Case, Contender
 from fewstep.bench.lineup import lineup
 from fewstep.bench.parity import check, relative
-from fewstep.bench.parity import differences as differences_of
-from fewstep.bench.report import Row, measured_row
-from fewstep.bench.run import _order
+from fewstep.bench.race import take_turns
+from fewstep.bench.results import MEASURED, Reading, Report, Row, row_of
 from fewstep.bench.subjects import random_unet
 from fewstep.cli import main
 from fewstep.errors import ArgumentError

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fewstep.bench.contenders import DIFFUSERS, ENGINE, RACERS, Case, Contender
 from fewstep.bench.subjects import Subject, open_subject

@@ -72,7 +72,9 @@ def lineup(
     _check("dtype", dtypes, tuple(DTYPES))
     _check("beside", beside, OTHERS)
     plain = {dtype: subject.on("torch", DTYPES[dtype]) for dtype in dict.fromkeys(dtypes)}
-    racers = [_engine(Contender(ENGINE, backend, dtype), plain[dtype], asked) for backend in BACKENDS for dtype in plain]
+    racers = [
+        _engine(Contender(ENGINE, backend, dtype), plain[dtype], asked) for backend in BACKENDS for dtype in plain
+    ]
     for kind in (EAGER, *OTHERS):
         racers += [_other(Contender(kind, dtype=dtype), plain[dtype], beside) for dtype in plain]
     return Lineup(subject, racers)

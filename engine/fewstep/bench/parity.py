@@ -42,7 +42,7 @@ class Agreement:
         allowed: the most that it may be.
         max_abs: the largest difference of a value.
         psnr: 10 log10(range^2 / mean squared difference) in dB, the range being that of the reference; inf for equal.
-        bitwise: whether the same request gave the same bits twice, which is promised of an engine; None where it is not.
+        bitwise: whether the same request gave the same bits twice, which an engine promises; None for others.
     """
 
     difference: float
@@ -66,9 +66,7 @@ class Agreement:
         )
 
 
-def check(
-    lineup: Lineup, case: Case, tolerances: Mapping[str, float] = TOLERANCES
-) -> dict[Contender, Agreement]:
+def check(lineup: Lineup, case: Case, tolerances: Mapping[str, float] = TOLERANCES) -> dict[Contender, Agreement]:
     """Each contender that takes part, beside the reference: on torch's noise, and an engine on its own as well.
 
     A baseline that does not agree is in the answer, and must not be timed.
@@ -141,7 +139,7 @@ class Reference:
 
 
 def _check_loop(reference: Reference, allowed: float) -> None:
-    """The reference beside the loop that papers print, where there is one for the sampler, the schedule and the network."""
+    """The reference beside the loop that papers print, where there is one for this sampler and network."""
     subject, case = reference.subject, reference.case
     loop = LOOPS.get(case.sampler)
     if loop is None or not loop.takes(subject.engine.model):

@@ -49,9 +49,11 @@ def picture(report: Report) -> bytes:
     handles, names = grid[0][0].get_legend_handles_labels()
     grid[0][0].legend(handles, names, frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
     machine = report.machine
+    dtypes = ", ".join(dict.fromkeys(each.dtype for each in report.contenders))
     figure.suptitle(
-        f"{next(iter(report.models.values()))['title']}\n{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"{', '.join(dict.fromkeys(each.dtype for each in report.contenders))}; median of {report.settings['repeats']}, bars from the least to the 90th percentile",
+        f"{next(iter(report.models.values()))['title']}\n{machine['cpu']}, {machine['threads']} threads, "
+        f"torch {machine['torch']}, {dtypes}; median of {report.settings['repeats']}, "
+        "bars from the least to the 90th percentile",
         x=0.01,
         ha="left",
         fontsize=9,

@@ -108,7 +108,12 @@ def run(subject: Subject, settings: Settings, advance: Advance | None = None) ->
     starts = cold_starts(subject, taking_part, max(settings.batches)) if settings.cold else []
     about = {"repeats": settings.repeats, "tolerances": dict(settings.tolerances), "runs": 1}
     return Report(
-        machine, about, {name: describe_model(subject)}, contenders, rows_of([readings]), [asdict(each) for each in starts]
+        machine,
+        about,
+        {name: describe_model(subject)},
+        contenders,
+        rows_of([readings]),
+        [asdict(each) for each in starts],
     )
 
 
@@ -158,7 +163,7 @@ def take_turns(
 
 
 def _watched(known: Lineup, stack: ExitStack) -> Stopwatch:
-    """A clock on the networks of all who run; an engine's own calls are counted by `timed_loop`, whoever answers them."""
+    """A clock on the networks of all who run; `timed_loop` counts the calls of an engine, whoever answers them."""
     running = [racer for racer in known.racers if not racer.lacks]
     networks = {id(module): module for racer in running for module in racer.networks}
     engines = {id(racer.subject.engine): racer.subject.engine for racer in running if racer.contender.kind == ENGINE}

@@ -55,7 +55,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender in one case, over all runs. Times of a run are of the whole batch, in ms; shares in microseconds."""
+    """One contender in one case, over all runs. Times are of a whole batch, in ms; shares of a step in microseconds."""
 
     model: str
     sampler: str
@@ -129,7 +129,9 @@ def row_of(readings: Sequence[Reading]) -> Row:
         "status": wrong or (MEASURED if measured else first.status),
     }
     for each in readings:
-        columns |= {name: value for name, value in (dict(each.agreement) | dict(each.figures)).items() if name in COLUMNS}
+        columns |= {
+            name: value for name, value in (dict(each.agreement) | dict(each.figures)).items() if name in COLUMNS
+        }
     if wrong or not measured:
         return Row(**columns)
     return Row(**columns | _times(first.case, measured))

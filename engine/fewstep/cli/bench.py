@@ -38,7 +38,8 @@ def bench(
     steps: Annotated[str, typer.Option(help="Model calls a sample.")] = "1,2,4,8",
     batch: Annotated[str, typer.Option(help="Samples at once.")] = "1,4",
     sampler: Annotated[
-        str | None, typer.Option(help="Any that `fewstep info --samplers` lists, or several. Default: what suits the model.")
+        str | None,
+        typer.Option(help="Any that `fewstep info --samplers` lists, or several. Default: what suits the model."),
     ] = None,
     backends: Annotated[
         str | None,
@@ -48,9 +49,9 @@ def bench(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Of the networks: float32, bfloat16 or both.")] = "float32",
-    beside: Annotated[
-        str, typer.Option(help=f"The baselines: {options.one_of(OTHERS)}, or several.")
-    ] = ",".join(BESIDE),
+    beside: Annotated[str, typer.Option(help=f"The baselines: {options.one_of(OTHERS)}, or several.")] = ",".join(
+        BESIDE
+    ),
     repeats: Annotated[int, typer.Option(help="Rounds that count, after one that does not.")] = 7,
     cold: Annotated[
         bool, typer.Option("--cold/--no-cold", help="Also cold start and peak memory, in new processes.")

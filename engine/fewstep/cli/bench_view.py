@@ -40,7 +40,8 @@ def _head(report: "Report") -> list[str]:
     shape = "x".join(str(extent) for extent in model["shape"])  # type: ignore[attr-defined]
     return [
         f"{plain(model['title'])}",
-        f"{model['parameters'] / 1e6:.1f} M parameters, {shape}, {', '.join(_dtypes(report))}, {model['prediction']} prediction",  # type: ignore[operator]
+        f"{model['parameters'] / 1e6:.1f} M parameters, {shape}, {', '.join(_dtypes(report))}, "  # type: ignore[operator]
+        f"{model['prediction']} prediction",
         f"{plain(machine['cpu'])} ({machine['instructions']}), {machine['cores']} cores, {machine['threads']} threads, "
         f"device {plain(machine['device'])}, load {machine['load']} before the run",
         f"fewstep {machine['fewstep']}, torch {machine['torch']}, diffusers {machine['diffusers']}, "
@@ -129,7 +130,8 @@ def _cold(report: "Report") -> Table:
     for start in report.cold:
         peak: Any = start["peak_bytes"]
         memory = None if peak is None else peak / 1e6
-        seconds = (_number(value, ".2f") for value in (start["import_seconds"], start["first_image_seconds"]))
+        told: Any = (start["import_seconds"], start["first_image_seconds"])
+        seconds = (_number(value, ".2f") for value in told)
         lines.append((str(start["contender"]), *seconds, _number(memory, ".0f")))
     return lines
 

@@ -50,7 +50,7 @@ def in_turn(draw: Callable[[], Tensor]) -> Noise:
 
 
 def stacked(plan: Plan, draw: Callable[[], Tensor]) -> Tensor:
-    """The same draws as `Engine.sample` takes them, [N + 1, B, C, ...]: the start's, then each row's, 0 where none is."""
+    """The same draws as `Engine.sample` takes them, [N + 1, B, C, ...]: the start's, then those of each noisy row."""
     noise = [draw()]
     noise += [draw() if s != 0 else torch.zeros_like(noise[0]) for s in plan.column("s").tolist()]
     return torch.stack(noise)

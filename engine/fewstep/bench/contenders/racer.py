@@ -32,7 +32,7 @@ class Racer(ABC):
 
     @abstractmethod
     def images(self, case: Case, seed: int) -> Tensor:
-        """[B, C, ...] from torch's noise of a seed (`case.normals`), not clamped, for the comparison with the reference.
+        """[B, C, ...] from torch's noise of a seed (`case.normals`), not clamped, to compare with the reference.
 
         Raises:
             Absent: it cannot.
