@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -36,7 +36,7 @@ class Knobs:
         nan_label: a class whose lanes answer NaN.
         gate: a call waits until it is set. `shut` shuts it and `open` opens it.
         entered: set when a call has come to the gate.
-        calls: the shapes of x so far.
+        calls: the shapes of x so far, as many as it holds.
     """
 
     seconds: float = 0.0
@@ -44,7 +44,7 @@ class Knobs:
     nan_label: int | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
-    calls: list[tuple[int, ...]] = field(default_factory=list)
+    calls: MutableSequence[tuple[int, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
