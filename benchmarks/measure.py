@@ -6,10 +6,13 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import itertools
 import json
 import math
 import os
 import pkgutil
+import random
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +31,8 @@ from fewstep.run.graphs import Capturer, CudaCapturer
 from fewstep_kernels import reference
 from fewstep_kernels.operands import by_arguments
 
+RAW = "seconds"  # the column of all times of a row, which a CSV is spared
+NUMBERS = re.compile(r"\[[-+.\de,\s]+\]")  # a list of numbers, which a JSON has in one line
 NOT_RUN = 77  # the exit code of a script that could not run here
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
@@ -97,20 +102,49 @@ def captured(call: Callable[[], object], calls: int) -> torch.cuda.CUDAGraph:
 
 
 def in_turn(
-    works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, seconds: float = math.inf
+    works: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    seconds: float = math.inf,
+    before: Callable[[], object] = nothing,
 ) -> dict[str, list[float]]:
     """The times of each in seconds: in every round each runs once, so that what the clocks do falls on all of them.
 
-    Ends early, but not before 7 rounds, once `seconds` are over.
+    The order is another one in each round. `before` goes ahead of every run and is not counted. Ends early, but not
+    before 7 rounds, once `seconds` are over.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
-    end = time.perf_counter() + seconds
+    end, order, shuffled = time.perf_counter() + seconds, list(works), random.Random(0)
     for turn in range(rounds):
         if turn >= 7 and time.perf_counter() > end:
             break
-        for name, work in works.items():
-            times[name].append(_one(work, device))
+        shuffled.shuffle(order)
+        for name in order:
+            before()
+            times[name].append(_one(works[name], device))
     return times
+
+
+def flusher(device: torch.device) -> Callable[[], object]:
+    """What leaves nothing of a tensor in the last-level cache: it writes twice as much as that holds, 128 MB at least.
+
+    On a GPU that takes longer than the host needs to enqueue what follows, which so begins at once.
+    """
+    values = max(2 * cache_bytes(device), 2**27) // 4
+    buffer, turn = torch.empty(values, device=device), itertools.count()
+    return lambda: buffer.fill_(float(next(turn) % 1000))
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Of the last-level cache: a GPU's L2, or what Linux says of this CPU's; 32 MiB where it does not."""
+    if device.type == "cuda":
+        return int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0))
+    try:
+        sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    except OSError:
+        sizes = []
+    units = {"K": 2**10, "M": 2**20}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=2**25)
 
 
 def _one(work: Callable[[], object], device: torch.device) -> float:
@@ -123,7 +157,8 @@ def _one(work: Callable[[], object], device: torch.device) -> float:
     work()
     stop.record()
     stop.synchronize()
-    return 1e-3 * start.elapsed_time(stop)
+    milliseconds: float = start.elapsed_time(stop)
+    return 1e-3 * milliseconds
 
 
 def synchronize(device: torch.device) -> None:
@@ -134,7 +169,7 @@ def synchronize(device: torch.device) -> None:
 
 def copy_bandwidth(device: torch.device, dry_run: bool) -> Spread:
     """Bytes per second of a large copy, read and written ones counted; random data, several times the cache."""
-    count = 2**18 if dry_run else 2**29
+    count = 2**18 if dry_run else 2**29 if device.type == "cuda" else max(2**26, cache_bytes(device))
     source = torch.randn(count, device=device)
     target = torch.full_like(source, float("nan"))
     found = timed(lambda: target.copy_(source), device, seconds=0.3, quick=dry_run)
@@ -144,16 +179,16 @@ def copy_bandwidth(device: torch.device, dry_run: bool) -> Spread:
     return Spread(moved / found.median, moved / found.high, moved / found.low, found.repeats)
 
 
-def matmul_rate(device: torch.device, dry_run: bool) -> Spread:
-    """Operations per second of a square bfloat16 product on random data."""
-    n = 128 if dry_run else 8192
-    a, b = torch.randn(2, n, n, device=device).to(torch.bfloat16)
+def matmul_rate(device: torch.device, dry_run: bool, dtype: torch.dtype = torch.bfloat16) -> Spread:
+    """Operations per second of a square product on random data, in bfloat16 unless another dtype is given."""
+    n = 128 if dry_run else 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
     out = torch.full_like(a, float("nan"))
     found = timed(lambda: torch.mm(a, b, out=out), device, seconds=0.5, quick=dry_run)
     exact = a[:16].double() @ b.double()
     error = relative_error(out[:16], exact)
     if not error < 1e-2:
-        raise RuntimeError(f"a bfloat16 product is off by {error:.1e}")
+        raise RuntimeError(f"a product in {dtype} is off by {error:.1e}")
     operations = 2 * n**3
     return Spread(operations / found.median, operations / found.high, operations / found.low, found.repeats)
 
@@ -253,15 +288,22 @@ def capturer_for(device: torch.device) -> Capturer:
     if device.type == "cuda":
         return CudaCapturer(device)
     sys.path.append(str(TESTS))
-    return importlib.import_module("support.recorder").RecorderCapturer()
+    capturer: Capturer = importlib.import_module("support.recorder").RecorderCapturer()
+    return capturer
 
 
 def script_options(
-    description: str, argv: Sequence[str] | None = None, flags: Mapping[str, str] | None = None, **seconds: float
+    description: str,
+    argv: Sequence[str] | None = None,
+    flags: Mapping[str, str] | None = None,
+    words: Mapping[str, str] | None = None,
+    on_a_cpu: bool = False,
+    **seconds: float,
 ) -> argparse.Namespace:
     """The options of every script here: `out` (a path without suffix) and `dry_run`; and `device`.
 
-    `flags` and `seconds` are further options: switches with their help, and times in seconds with their defaults.
+    `flags`, `words` and `seconds` are further options: switches and texts with their help, and times in seconds with
+    their defaults. `on_a_cpu`: it measures a CPU where there is no GPU.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="where to write the report, without the suffix")
@@ -276,13 +318,16 @@ def script_options(
         )
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
+    for name, text in (words or {}).items():
+        parser.add_argument(f"--{name}", default="", metavar=name.upper(), help=text)
     options = parser.parse_args(argv)
-    if not options.dry_run and not torch.cuda.is_available():
+    gpu = torch.cuda.is_available() and not options.dry_run
+    if not (gpu or options.dry_run or on_a_cpu):
         print("There is no NVIDIA GPU here; --dry-run walks the script on a CPU.")
         sys.exit(NOT_RUN)
     if options.dry_run:
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined, which is later
-    options.device = torch.device("cpu" if options.dry_run else "cuda", None if options.dry_run else 0)
+    options.device = torch.device("cuda", 0) if gpu else torch.device("cpu")
     return options
 
 
@@ -324,14 +369,15 @@ class Report:
             "rows": self.rows,
         }
         with AtomicFiles() as files:
-            files.open(f"{self.stem}.json").write(json.dumps(data, indent=1, default=str).encode() + b"\n")
+            text = NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(data, indent=1, default=str))
+            files.open(f"{self.stem}.json").write(text.encode() + b"\n")
             if self.rows:
                 files.open(f"{self.stem}.csv").write(self._csv().encode())
 
     def _csv(self) -> str:
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        names = list(dict.fromkeys(name for row in self.rows for name in row if name != RAW))
         lines = _Lines()
-        writer = csv.DictWriter(lines, names, lineterminator="\n")
+        writer = csv.DictWriter(lines, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
             writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})

@@ -1,0 +1,70 @@
+"""What the times of a case say: the columns of a contender's row."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from measure import RAW
+from op_cases import OpCase
+
+EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the device does at most, measured in this run.
+
+    Attributes:
+        copy: bytes that a large copy reads and writes in a second.
+        products: operations of a large product in a second, by the dtype's name.
+    """
+
+    copy: float
+    products: Mapping[str, float]
+
+
+def described(case: OpCase) -> dict[str, Any]:
+    """A case's columns."""
+    return {"op": case.op, "place": case.place, "shape": "x".join(map(str, case.shape)), "dtype": case.short_dtype}
+
+
+def quantile(times: Sequence[float], percent: float) -> float:
+    """By nearest rank, the smallest that so many percent are not above: of less than 100 the 99th is the largest."""
+    ordered = sorted(times)
+    return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
+
+
+def timing(times: Sequence[float], eager: Sequence[float]) -> dict[str, Any]:
+    """A contender's times in microseconds, and its time over eager's in the same round; no sample is left out."""
+    micro = [1e6 * each for each in times]
+    found: dict[str, Any] = {"repeats": len(times), "min_us": min(micro), "median_us": median(micro)}
+    found |= {f"p{percent}_us": quantile(micro, percent) for percent in (90, 99)}
+    found |= {"max_us": max(micro), "mean_us": fmean(micro)}
+    if eager:
+        found["ratio"] = median(mine / theirs for mine, theirs in zip(times, eager, strict=True))
+    return found | {RAW: [round(each, 9) for each in times]}
+
+
+def rates(case: OpCase, moved: int, operations: int, seconds: float, ceilings: Ceilings) -> dict[str, Any]:
+    """What that is in a second, and as a share of what the device does at most."""
+    found: dict[str, Any] = {"bytes": moved, "gb_s": moved / seconds / 1e9}
+    found["gb_s_share"] = moved / seconds / ceilings.copy
+    if operations:
+        rate = operations / seconds
+        found |= {"operations": operations, "tflops": rate / 1e12}
+        found["tflops_share"] = rate / ceilings.products[case.short_dtype]
+    return found
+
+
+def line(contender: str, row: Mapping[str, Any]) -> str:
+    """A row on the screen, of at most 80 columns where it has been measured."""
+    if row["status"] != "measured":
+        return f"  {contender:<16}{row['status']}"
+    text = f"  {contender:<16}{row['median_us']:9.1f} us, p99 {row['p99_us']:9.1f}  "
+    if "tflops" in row:
+        text += f"{row['tflops']:7.3f} TFLOP/s {row['tflops_share']:4.0%}"
+    else:
+        text += f"{row['gb_s']:7.1f} GB/s {row['gb_s_share']:7.0%}"
+    return text + (f"  {row['ratio']:5.2f} x" if "ratio" in row else "")
