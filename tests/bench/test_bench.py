@@ -12,32 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import Engine, Model, schedules
-from fewstep.bench import PRESETS, ParityError, Settings, Subject, preset_subject, run
-from fewstep.bench import loops as reference
+from fewstep.bench import PRESETS, ParityError, Report, Settings, Subject, preset_subject, run
+from fewstep.bench import loops as written
 from fewstep.bench.clock import Stopwatch, Timing, timed_loop
-from fewstep.bench.cold import cold_starts
-from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE, KINDS, Case, Contender
+from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE, Case, Contender, Racer
 from fewstep.bench.lineup import lineup
-from fewstep.bench.parity import check, relative
+from fewstep.bench.parity import Agreement, check, psnr, relative
 from fewstep.bench.race import take_turns
-from fewstep.bench.results import MEASURED, Reading, Report, Row, row_of
-from fewstep.bench.subjects import random_unet
+from fewstep.bench.results import MEASURED, Reading, Row, row_of
 from fewstep.cli import main
-from fewstep.errors import ArgumentError
 from fewstep_kernels import COLUMN
+from support.bench_case import QUICK, TINY, read, tiny_subject
 
-TINY: dict[str, Any] = {
-    **PRESETS["cifar10-ddpm"],
-    "sample_size": 8,
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "norm_num_groups": 4,
-}
-QUICK = ["--steps", "1,4", "--batch", "1,2", "--repeats", "2", "--no-cold", "--quiet"]
 CASE = Case("ddpm", 4, 2)
-ABSENT = ("engine compile", "engine openvino")  # unless they are asked for
+RAN = (ENGINE, EAGER, DIFFUSERS, BARE)
 
 
 @pytest.fixture(autouse=True)
@@ -45,16 +33,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "tiny", TINY)
 
 
-def subject(prediction: str = "eps", schedule: schedules.Schedule | None = None) -> Subject:
-    unet, _ = random_unet(TINY)
-    chosen = schedules.linear() if schedule is None else schedule
-    engine = Engine(Model(unet, schedule=chosen, shape=(3, 8, 8), prediction=prediction), device="cpu")
-    return Subject(engine, "tiny", {"name": "cifar10-ddpm"}, lacks_diffusers="not asked for")
-
-
 def differences(measured: Subject, case: Case) -> dict[str, float]:
-    """By the name of the contender."""
-    return {contender.name: found for contender, found in differences_of(lineup(measured), case).items()}
+    """By the name of the contender, those of the plain kinds."""
+    found = check(lineup(measured, ["torch"], beside=[DIFFUSERS]), case)
+    return {contender.name: agreement.difference for contender, agreement in found.items()}
 
 
 def bench(*arguments: str) -> int:
@@ -62,7 +44,7 @@ def bench(*arguments: str) -> int:
 
 
 def wrong_estimate(
-    x: Tensor, m: Tensor, ab_t: Tensor, prediction: str, right: Any = reference.x_0_and_eps
+    x: Tensor, m: Tensor, ab_t: Tensor, prediction: str, right: Any = written.x_0_and_eps
 ) -> tuple[Tensor, Tensor]:
     x_0, eps = right(x, m, ab_t, prediction)
     return x_0 * 1.001, eps
@@ -79,13 +61,13 @@ def test_all_contenders_make_the_same_images(sampler: str, steps: int) -> None:
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_the_reference_takes_every_prediction(sampler: str, prediction: str) -> None:
-    assert differences(subject(prediction), Case(sampler, 3, 2))[ENGINE] < 2e-5
+    assert differences(tiny_subject(prediction), Case(sampler, 3, 2))[ENGINE] < 2e-5
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("lowest", [0.002, 0.05])
 def test_the_reference_runs_consistency_models(steps: int, lowest: float) -> None:
-    model = subject("consistency", schedules.karras(40, lowest))
+    model = tiny_subject("consistency", schedules.karras(40, lowest))
     assert differences(model, Case("consistency", steps, 2))[ENGINE] < 2e-5
 
 
@@ -106,34 +88,56 @@ def test_labels_reach_both_sides() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_a_wrong_coefficient_in_the_reference_stops_the_run(
+def test_a_loop_that_differs_from_the_reference_stops_the_run(
     sampler: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reference, "x_0_and_eps", wrong_estimate)
+    monkeypatch.setattr(written, "x_0_and_eps", wrong_estimate)
     assert bench("--sampler", sampler, "--out", str(tmp_path / "out")) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "engine and the eager reference differ by" in err
+    assert "the eager reference and the loop of" in err
     assert sampler in err
     assert "no speed is printed" in err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_wrong_noise_scale_in_the_engine_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = subject().engine.plan(4, "ddpm", spacing="trailing")
+    built = tiny_subject().engine.plan(4, "ddpm", spacing="trailing")
     rows = built.rows.copy()
     rows[1, COLUMN["s"]] *= 1.01
-    monkeypatch.setattr("fewstep.bench.parity.plan_of", lambda *_: replace(built, rows=rows))
-    with pytest.raises(ParityError, match="ddpm, 4 steps, batch 2"):
-        check(lineup(subject()), CASE)
+    monkeypatch.setattr("fewstep.bench.contenders.engine.plan_of", lambda *_: replace(built, rows=rows))
+    with pytest.raises(ParityError, match=r"engine and the eager reference differ .* ddpm, 4 steps, batch 2"):
+        check(lineup(tiny_subject(), ["torch"], beside=[]), CASE)
+
+
+def test_an_engine_that_does_not_repeat_itself_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, calls = Engine.sample, iter(range(100))
+
+    def drifting(engine: Engine, *arguments: Any, **named: Any) -> Any:
+        drawn = sample(engine, *arguments, **named)
+        return replace(drawn, images=drawn.images + 1e-7 * next(calls))
+
+    monkeypatch.setattr(Engine, "sample", drifting)
+    with pytest.raises(ParityError, match="engine gives other bits for the same request"):
+        check(lineup(tiny_subject(), ["torch"], beside=[]), CASE)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "unipc", "dpmpp_2m_sde", "lcm"])
+def test_the_reference_runs_samplers_that_no_loop_is_written_for(sampler: str) -> None:
+    assert differences(tiny_subject(), Case(sampler, 4, 2))[ENGINE] < 2e-5
+
+
+def test_the_reference_runs_flow_maps_and_learned_variances() -> None:
+    flow = tiny_subject("flow", schedules.flow())
+    assert differences(flow, Case("euler", 3, 2))[ENGINE] < 2e-5
 
 
 def test_nothing_is_timed_before_every_case_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[object] = []
     monkeypatch.setattr(Stopwatch, "time", lambda watch, work: timed.append(work))
-    monkeypatch.setattr(reference, "x_0_and_eps", wrong_estimate)
+    monkeypatch.setattr(written, "x_0_and_eps", wrong_estimate)
     with pytest.raises(ParityError):
-        run(subject(), Settings(steps=(1,), batches=(1,), cold=False))
+        run(tiny_subject(), Settings(steps=(1,), batches=(1,), cold=False, beside=()))
     assert not timed
 
 
@@ -178,7 +182,7 @@ def test_network_loop_and_the_rest_account_for_the_whole_run(monkeypatch: pytest
     with Stopwatch([], ticks) as watch, timed_loop(engine, watch):
         timing = watch.time(lambda: (later(ticks, 5), engine.sample(2, steps=3, seeds=0)))
     assert timing == Timing(wall=5 + 3 * 12, network=30, loop=36, calls=3)
-    row = measured_row(Case("ddim", 3, 2), Contender(ENGINE), [timing], [timing], 0.0)
+    row = row_of([Reading("slow", Case("ddim", 3, 2), Contender(ENGINE), MEASURED, [timing], [timing])])
     assert row.loop_median_us == pytest.approx(2e6)  # two ticks of each step are the loop's own
     assert row.setup_us == pytest.approx(5e6)
     assert row.outside_us == pytest.approx((5 + 6) / 3 * 1e6)
@@ -201,7 +205,7 @@ def loop_steps(ticks: Ticks, engine: Engine) -> Any:
 
 
 def test_a_stopwatch_leaves_module_and_engine_as_they_were() -> None:
-    engine = subject().engine
+    engine = tiny_subject().engine
     before = set(vars(engine.module)), set(vars(engine._runner))
     with pytest.raises(RuntimeError), Stopwatch([engine.module]) as watch, timed_loop(engine, watch):
         assert "forward" in vars(engine.module)
@@ -209,58 +213,112 @@ def test_a_stopwatch_leaves_module_and_engine_as_they_were() -> None:
     assert (set(vars(engine.module)), set(vars(engine._runner))) == before
 
 
+class Written(Racer):
+    """Notes its turns."""
+
+    def __init__(self, contender: Contender, subject: Subject, turns: list[tuple[int, Case, Contender]]) -> None:
+        super().__init__(contender, subject)
+        self.turns = turns
+
+    def images(self, case: Case, seed: int) -> Tensor:
+        raise NotImplementedError
+
+    def run(self, case: Case) -> Any:
+        return lambda turn: self.turns.append((turn, case, self.contender))
+
+
+def turns_of(settings: Settings, agreed: Any = None) -> list[tuple[int, Case, Contender]]:
+    """The turns of three contenders in two cases."""
+    cases, turns = [Case("ddim", 1, 1), Case("ddim", 2, 1)], list[tuple[int, Case, Contender]]()
+    racers = [Written(Contender(kind), tiny_subject(), turns) for kind in (ENGINE, EAGER, BARE)]
+    known = replace(lineup(tiny_subject(), ["torch"], beside=[]), racers=racers)
+    take_turns(known, cases, {case: agreed or {} for case in cases}, settings, lambda: None)
+    return turns
+
+
 def test_every_round_gives_each_contender_one_turn_in_an_order_of_its_own() -> None:
-    cases = [Case("ddim", 1, 1), Case("ddim", 2, 1)]
-    runs: Any = {case: dict.fromkeys(KINDS) for case in cases}
-    turns = list(_order(runs, 6))
-    orders = []
+    turns, orders = turns_of(Settings(repeats=5)), []
     for turn in range(6):
-        mine = [(case, name) for number, case, name in turns if number == turn]
-        assert sorted(map(str, mine)) == sorted(str((case, name)) for case in cases for name in KINDS)
-        assert [case for case, _ in mine[:4]] == [mine[0][0]] * 4  # a case's contenders stand side by side
-        orders.append(tuple(name for _, name in mine))
+        mine = [(case, contender) for number, case, contender in turns if number == turn]
+        assert len(mine) == len(set(mine)) == 6
+        assert [case for case, _ in mine[:3]] == [mine[0][0]] * 3  # a case's contenders stand side by side
+        orders.append(tuple(contender for _, contender in mine))
     assert len(set(orders)) == 6
 
 
-def test_a_row_states_spread_and_ratio_of_the_same_round() -> None:
-    def timings(*walls: float) -> list[Timing]:
-        return [Timing(wall, wall / 2, 0.0, 4) for wall in walls]
+def test_a_case_whose_seconds_are_over_has_three_rounds_and_a_warm_up() -> None:
+    assert max(turn for turn, _, _ in turns_of(Settings(repeats=50, seconds=0.0))) == 3
 
-    row = measured_row(CASE, Contender(BARE), timings(1.0, 2.0, 9.0), timings(2.0, 2.0, 3.0), None)
-    assert (row.min_ms, row.median_ms, row.ms_per_image, row.ms_per_step) == (1000, 2000, 1000, 500)
+
+def test_who_is_wrong_has_no_turn() -> None:
+    wrong = Agreement(difference=1.0, allowed=1e-4, max_abs=1.0, psnr=3.0)
+    turns = turns_of(Settings(repeats=3), {Contender(BARE): wrong})
+    assert {contender.kind for _, _, contender in turns} == {ENGINE, EAGER}
+
+
+def test_a_row_states_spread_and_ratio_of_the_same_round() -> None:
+    row = row_of([read(CASE, Contender(BARE), 1.0, 2.0, 9.0, reference=[2.0, 2.0, 3.0])])
+    assert (row.min_ms, row.median_ms, row.max_ms, row.mean_ms) == (1000, 2000, 9000, 4000)
+    assert (row.ms_per_image, row.ms_per_step, row.images_per_s, row.calls) == (1000, 500, 1, 4)
     assert row.p90_ms == pytest.approx(7600)
+    assert row.p99_ms == 9000  # by nearest rank
     assert row.ratio == 1.0  # of 0.5, 1 and 3; the ratio of the medians would be 1 too, that of the means 1.7
     assert row.loop_median_us is None
+    assert (row.runs, row.repeats, row.seconds) == (1, 3, [[1.0, 2.0, 9.0]])
+
+
+def test_the_interval_of_a_ratio_is_over_independent_runs() -> None:
+    runs = [read(CASE, Contender(ENGINE), *([wall] * 3), reference=[1.0] * 3) for wall in (0.50, 0.52, 0.48)]
+    row = row_of(runs)
+    assert row.runs == 3
+    assert row.ratio == pytest.approx((0.50 * 0.52 * 0.48) ** (1 / 3))
+    # t(0.975, 2) = 4.303, times the standard error of the logarithms
+    half = 4.303 * torch.tensor([0.50, 0.52, 0.48], dtype=torch.float64).log().std().item() / 3**0.5
+    assert row.ratio_low == pytest.approx(row.ratio * torch.tensor(-half).exp().item(), rel=1e-5)
+    assert row.ratio_high == pytest.approx(row.ratio * torch.tensor(half).exp().item(), rel=1e-5)
 
 
 def test_a_replayed_graph_states_no_share_of_the_network() -> None:
     timing = Timing(1.0, 0.0, 1.0, 0)
-    row = measured_row(CASE, Contender(ENGINE), [timing], [timing], 0.0)
+    row = row_of([Reading("tiny", CASE, Contender(ENGINE), MEASURED, [timing], [timing])])
     assert (row.outside_us, row.loop_median_us, row.setup_us) == (None, None, None)
+
+
+def test_wrong_in_one_run_is_wrong() -> None:
+    right = read(CASE, Contender(BARE), 1.0, reference=[1.0])
+    row = row_of([right, Reading("tiny", CASE, Contender(BARE), "wrong: differs by 1")])
+    assert (row.status, row.median_ms, row.ratio) == ("wrong: differs by 1", None, None)
+
+
+def test_equal_images_have_no_end_of_psnr() -> None:
+    images = torch.linspace(-1, 1, 5)
+    assert psnr(images, images) == float("inf")
+    assert psnr(images + 0.2, images) == pytest.approx(20)  # a range of 2 over an error of 0.2
 
 
 @pytest.mark.slow
 def test_json_and_files_hold_every_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert bench("--json", "--out", str(tmp_path)) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report.keys() == {"format", "model", "machine", "settings", "contenders", "rows", "cold", "files"}
-    assert "RANDOM" in report["model"]["title"]
+    assert report["format"] == 2
+    assert "RANDOM" in report["models"]["tiny"]["title"]
     assert {"cpu", "threads", "torch", "diffusers", "fewstep", "device"} <= report["machine"].keys()
-    wanted = {(s, n, b, c) for s in ("ddim", "ddpm") for n in (1, 4) for b in (1, 2) for c in (*KINDS, *ABSENT)}
+    wanted = {(s, n, b, c) for s in ("ddim", "ddpm") for n in (1, 4) for b in (1, 2) for c in report["contenders"]}
     assert {(r["sampler"], r["steps"], r["batch"], r["contender"]) for r in report["rows"]} == wanted
     for row in report["rows"]:
         assert row.keys() == {field.name for field in fields(Row)} | {"target_us"}
-        if row["contender"] in ABSENT:
-            assert row["status"] == "not asked for"
+        if row["contender"] not in RAN:
+            assert row["status"] in ("not asked for", "not built yet")
             continue
         assert row["status"] == "measured"
         assert row["repeats"] == 2
-        assert (row["ready_seconds"] is None) == (row["contender"] != ENGINE)
-        assert row["min_ms"] <= row["median_ms"] <= row["p90_ms"]
+        assert row["min_ms"] <= row["median_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
+        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        assert [len(run) for run in row["seconds"]] == [2]
         assert (row["difference"] is None) == (row["contender"] in (EAGER, BARE))
         assert (row["loop_median_us"] is None) == (row["contender"] != ENGINE)
 
-    assert report["files"] == [str(tmp_path / name) for name in ("bench.json", "bench.csv", "bench.png")]
+    assert Report.load(tmp_path / "bench.json").to_dict() == {k: v for k, v in report.items() if k != "files"}
     kept = json.loads((tmp_path / "bench.json").read_text())
     assert kept == {key: value for key, value in report.items() if key != "files"}
     rows = list(csv.DictReader((tmp_path / "bench.csv").open()))
@@ -312,7 +370,7 @@ def test_a_model_folder_in_diffusers_format_is_raced_against_diffusers(
     torch.manual_seed(0)
     DDPMPipeline(UNet2DModel(**TINY), DDPMScheduler()).save_pretrained(tmp_path)
     assert main(["bench", str(tmp_path), *QUICK, "--sampler", "ddim", "--json"]) == 0
-    assert {row["status"] for row in rows_of(capsys) if row["contender"] not in ABSENT} == {"measured"}
+    assert {row["status"] for row in rows_of(capsys) if row["contender"] in RAN} == {"measured"}
 
 
 @pytest.mark.parametrize(
@@ -321,7 +379,8 @@ def test_a_model_folder_in_diffusers_format_is_raced_against_diffusers(
         (["--steps", "0"], "steps"),
         (["--batch", "x"], "batch"),
         (["--repeats", "0"], "repeats"),
-        (["--sampler", "lcm"], "sampler"),
+        (["--sampler", "moon"], "sampler"),
+        (["--beside", "tensorflow"], "beside"),
         (["--preset", "nothing"], "preset"),
         (["--device", "moon"], "device"),
         (["--threads", "0"], "threads"),
@@ -342,19 +401,3 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(
     monkeypatch.setattr("fewstep.bench.run", lambda *_: pytest.fail("measured for nothing"))
     assert bench("--out", str(tmp_path / "taken")) == 2
     assert "taken" in capsys.readouterr().err
-
-
-def test_flow_models_have_no_reference_yet() -> None:
-    with pytest.raises(ArgumentError, match="model"):
-        run(subject(schedule=schedules.flow()), Settings(cold=False))
-
-
-@pytest.mark.slow
-def test_a_cold_start_is_measured_in_a_process_of_its_own() -> None:
-    engine, diffusers = cold_starts(lineup(subject()), 2)
-    assert engine.status == "measured"
-    assert engine.import_seconds is not None
-    assert engine.import_seconds > 0
-    assert engine.peak_bytes is not None
-    assert engine.peak_bytes > 2**20
-    assert diffusers.status == "not asked for"

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import Classes, Engine, FewstepError, Inpaint, Model, NonFiniteWarning, Plan, Samples, schedules
-from fewstep.bench import parity
+from fewstep.bench import Subject, parity
+from fewstep.bench.contenders import Case
+from fewstep.bench.lineup import lineup
 from fewstep.evaluate.frechet import Moments
 from fewstep.train.folder import SHEETS, Sheets
 from support.cli_case import SPEC
@@ -151,17 +152,12 @@ def test_scores_of_what_is_not_finite_are_none() -> None:
 @pytest.mark.parametrize("compared", [(torch.nan, 0.0), (0.0, torch.nan)], ids=["given noise", "own noise"])
 def test_parity_with_a_nan_is_none(compared: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """In either of two comparisons, of which the larger counts: Python's max passes over a NaN that comes second."""
-    engine, answers = small_engine(device="cpu"), iter(compared)
-    monkeypatch.setattr(parity, "plan_of", lambda subject, case: engine.plan(1))
-    for name in ("eager_images", "normals"):
-        monkeypatch.setattr(parity, name, lambda *_: torch.zeros(1))
+    answers = iter(compared)
     monkeypatch.setattr(parity, "relative", lambda *_: next(answers))
-    subject = SimpleNamespace(engine=engine, labels=lambda count: None)
-    contender, nothing = parity.Contender(parity.ENGINE), lambda case: None
-    entrant = SimpleNamespace(contender=contender, subject=subject, make_ready=nothing, absent=nothing)
-    lineup: Any = SimpleNamespace(exact=subject, entrants=[entrant])
+    subject = Subject(engine_of(lambda x, t: x), "copies", {}, lacks_diffusers="not asked for")
+    monkeypatch.setattr(parity, "_check_loop", lambda *_: None)
     with pytest.raises(parity.ParityError, match="differ by nan"):
-        parity.check(lineup, parity.Case("ddim", 1, 1))
+        parity.check(lineup(subject, ["torch"], beside=[]), Case("ddim", 1, 1))
 
 
 def test_equal_images_agree_and_what_is_not_finite_agrees_with_nothing() -> None:
