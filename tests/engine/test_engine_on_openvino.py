@@ -12,9 +12,10 @@ FILES = ("engine", "log_prob", "sequences", "not_finite", "results", "lora", "nu
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", FILES)
-def test_engines_tests_hold_on_openvino(name: str) -> None:
+def test_engines_tests_hold_on_openvino() -> None:
+    """In one process, whose start takes longer than some of the files."""
     pytest.importorskip("openvino")
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / f"test_{name}.py")]
+    files = [str(HERE / f"test_{name}.py") for name in FILES]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     subprocess.run(tests, env=environment | {"FEWSTEP_BACKEND": "openvino"}, cwd=HERE.parents[1], check=True)
