@@ -92,6 +92,31 @@ def race(name: str, subject: Subject, settings: Settings, advance: Advance | Non
     ]
 
 
+def cell(name: str, known: Lineup, case: Case, settings: Settings, advance: Advance | None = None) -> list[Reading]:
+    """The readings of one case in this process: parity, then its rounds.
+
+    Where an engine's images are not the reference's, every contender's reading says so, and none has a time.
+    """
+    total = 1 + settings.repeats + WARM_UP
+    ticks = iter(range(1, total + 1))
+
+    def tick() -> None:
+        if advance is not None:
+            advance(next(ticks), total)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PlanWarning)  # as in `race`
+        try:
+            agreed = parity.check(known, case, settings.tolerances)
+        except ParityError as error:
+            return [
+                Reading(name, case, each.contender, each.absent(case) or f"wrong: {error}") for each in known.racers
+            ]
+        tick()
+        timings = take_turns(known, [case], {case: agreed}, settings, tick)
+    return [reading_of(name, racer, case, timings[case], agreed.get(racer.contender)) for racer in known.racers]
+
+
 def run(subject: Subject, settings: Settings, advance: Advance | None = None) -> Report:
     """One race as a report.
 
@@ -201,4 +226,4 @@ def reading_of(
     return Reading(model, case, contender, why, agreement=judged)
 
 
-__all__ = ["ParityError", "Settings", "cases_of", "race", "run", "take_turns"]
+__all__ = ["ParityError", "Settings", "cases_of", "cell", "race", "run", "take_turns"]
