@@ -13,7 +13,6 @@ import os
 import pkgutil
 import random
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import fewstep_kernels
-from fewstep.bench.machine import describe_machine
+from fewstep.bench.ceilings import cache_bytes, copy_bandwidth, matmul_rate, relative_error
+from fewstep.bench.machine import describe_machine as describe
+from fewstep.bench.timed import Spread, nothing, once, synchronize, timed
 from fewstep.files import AtomicFiles
 from fewstep.run.graphs import Capturer, CudaCapturer
 from fewstep_kernels import reference
@@ -36,55 +36,6 @@ NUMBERS = re.compile(r"\[[-+.\de,\s]+\]")  # a list of numbers, which a JSON has
 NOT_RUN = 77  # the exit code of a script that could not run here
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Times of the same work, in seconds."""
-
-    median: float
-    low: float  # the 10th percentile
-    high: float  # the 90th
-    repeats: int
-
-    @classmethod
-    def of(cls, times: Sequence[float]) -> "Spread":
-        """The three quantiles of some times."""
-        quantiles = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-        low, median, high = torch.quantile(torch.tensor(times, dtype=torch.float64), quantiles).tolist()
-        return cls(median, low, high, len(times))
-
-    def us(self) -> dict[str, float]:
-        """As columns of a table, in microseconds."""
-        return {"us": 1e6 * self.median, "us_p10": 1e6 * self.low, "us_p90": 1e6 * self.high, "repeats": self.repeats}
-
-
-def nothing() -> None:
-    """What is done before a timed run that needs nothing."""
-
-
-def timed(
-    work: Callable[[], object],
-    device: torch.device,
-    before: Callable[[], object] = nothing,
-    seconds: float = 0.15,
-    quick: bool = False,
-) -> Spread:
-    """The times of `work` by the device's own events, each with an idle device before it; `before` is not counted.
-
-    Three runs warm up; then at least 7 and at most 300, as many as fit into `seconds`. `quick`, for a dry run, takes 2.
-    """
-    warm_ups, least, most = (0, 2, 2) if quick else (3, 7, 300)
-    for _ in range(warm_ups):
-        before()
-        work()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < least or (len(times) < most and time.perf_counter() < end):
-        before()
-        synchronize(device)
-        times.append(_one(work, device))
-    return Spread.of(times)
 
 
 def captured(call: Callable[[], object], calls: int) -> torch.cuda.CUDAGraph:
@@ -121,7 +72,7 @@ def in_turn(
         shuffled.shuffle(order)
         for name in order:
             before()
-            times[name].append(_one(works[name], device))
+            times[name].append(once(works[name], device))
     return times
 
 
@@ -133,103 +84,6 @@ def flusher(device: torch.device) -> Callable[[], object]:
     values = max(2 * cache_bytes(device), 2**27) // 4
     buffer, turn = torch.empty(values, device=device), itertools.count()
     return lambda: buffer.fill_(float(next(turn) % 1000))
-
-
-def cache_bytes(device: torch.device) -> int:
-    """Of the last-level cache: a GPU's L2, or what Linux says of this CPU's; 32 MiB where it does not."""
-    if device.type == "cuda":
-        return int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0))
-    try:
-        sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    except OSError:
-        sizes = []
-    units = {"K": 2**10, "M": 2**20}
-    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=2**25)
-
-
-def _one(work: Callable[[], object], device: torch.device) -> float:
-    if device.type != "cuda":
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    work()
-    stop.record()
-    stop.synchronize()
-    milliseconds: float = start.elapsed_time(stop)
-    return 1e-3 * milliseconds
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def copy_bandwidth(device: torch.device, dry_run: bool) -> Spread:
-    """Bytes per second of a large copy, read and written ones counted; random data, several times the cache."""
-    count = 2**18 if dry_run else 2**29 if device.type == "cuda" else max(2**26, cache_bytes(device))
-    source = torch.randn(count, device=device)
-    target = torch.full_like(source, float("nan"))
-    found = timed(lambda: target.copy_(source), device, seconds=0.3, quick=dry_run)
-    if not torch.equal(target, source):
-        raise RuntimeError("a copy did not copy")
-    moved = 2 * source.numel() * source.element_size()
-    return Spread(moved / found.median, moved / found.high, moved / found.low, found.repeats)
-
-
-def matmul_rate(device: torch.device, dry_run: bool, dtype: torch.dtype = torch.bfloat16) -> Spread:
-    """Operations per second of a square product on random data, in bfloat16 unless another dtype is given."""
-    n = 128 if dry_run else 8192 if device.type == "cuda" else 1024
-    a, b = torch.randn(2, n, n, device=device).to(dtype)
-    out = torch.full_like(a, float("nan"))
-    found = timed(lambda: torch.mm(a, b, out=out), device, seconds=0.5, quick=dry_run)
-    exact = a[:16].double() @ b.double()
-    error = relative_error(out[:16], exact)
-    if not error < 1e-2:
-        raise RuntimeError(f"a product in {dtype} is off by {error:.1e}")
-    operations = 2 * n**3
-    return Spread(operations / found.median, operations / found.high, operations / found.low, found.repeats)
-
-
-def relative_error(found: Tensor, exact: Tensor) -> float:
-    """|found - exact| / |exact|, L2, in float64; nan where anything is not finite."""
-    wide = exact.double()
-    return float((found.double() - wide).norm() / wide.norm().clamp(min=torch.finfo(torch.float64).tiny))
-
-
-def describe(device: torch.device) -> dict[str, object]:
-    """The machine, its versions, and on a GPU its driver and clocks as they are found."""
-    about = describe_machine(device) | {"triton": _version("triton"), "cuda": torch.version.cuda}
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        about |= {
-            "capability": list(torch.cuda.get_device_capability(device)),
-            "multiprocessors": properties.multi_processor_count,
-            "l2_bytes": getattr(properties, "L2_cache_size", 0),
-            "memory_bytes": properties.total_memory,
-            **_nvidia_smi("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit"),
-        }
-    return about
-
-
-def _nvidia_smi(*fields: str) -> dict[str, str]:
-    """What the driver says of the GPU; nothing is set."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    values = found.stdout.strip().split(", ")
-    return dict(zip(fields, values, strict=True)) if found.returncode == 0 and len(values) == len(fields) else {}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def ops_with_twins() -> list[str]:
@@ -393,3 +247,27 @@ class _Lines(list[str]):
     def write(self, line: str) -> None:
         """As a file does."""
         self.append(line)
+
+
+__all__ = [
+    "NOT_RUN",
+    "RAW",
+    "ROOT",
+    "TESTS",
+    "InPlace",
+    "Report",
+    "Spread",
+    "captured",
+    "capturer_for",
+    "copy_bandwidth",
+    "describe",
+    "flusher",
+    "in_turn",
+    "matmul_rate",
+    "ops_with_twins",
+    "put_kernels_in_place",
+    "relative_error",
+    "script_options",
+    "synchronize",
+    "timed",
+]

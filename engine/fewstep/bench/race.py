@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from fewstep.bench import parity
+from fewstep.bench import ceilings, floor, parity
 from fewstep.bench.clock import Stopwatch, Timing, clock_of, timed_loop
 from fewstep.bench.contenders import EAGER, ENGINE, Case, Contender, Racer, plan_of
 from fewstep.bench.lineup import BESIDE, Lineup, device_of, lineup
-from fewstep.bench.machine import describe_machine
+from fewstep.bench.machine import describe_machine, load
 from fewstep.bench.parity import Agreement, ParityError
-from fewstep.bench.results import MEASURED, Reading, Report, rows_of
+from fewstep.bench.results import MEASURED, Reading, Report, finite, rows_of
 from fewstep.bench.subjects import Subject
 from fewstep.errors import PlanWarning
 from fewstep.models.net.unet import count_parameters
@@ -62,7 +62,7 @@ def cases_of(subject: Subject, settings: Settings) -> list[Case]:
 
 
 def race(name: str, subject: Subject, settings: Settings, advance: Advance | None = None) -> list[Reading]:
-    """The readings of one run, in this process.
+    """The readings of one run, in this process, with the ceilings that were measured before and after its rounds.
 
     Raises:
         ParityError: an engine's images are not the reference's; then nothing has been timed.
@@ -84,12 +84,25 @@ def race(name: str, subject: Subject, settings: Settings, advance: Advance | Non
         for case in cases:
             agreed[case] = parity.check(known, case, settings.tolerances)
             tick()
+        device, dtypes = device_of(known), settings.dtypes
+        figures = works(known)
+        before = ceilings.rates(device, dtypes)
         timings = take_turns(known, cases, agreed, settings, tick)
-    return [
-        reading_of(name, racer, case, timings[case], agreed[case].get(racer.contender))
-        for case in cases
-        for racer in known.racers
-    ]
+        limits = ceilings.ceilings_of(before, ceilings.rates(device, dtypes))
+    readings = []
+    for case in cases:
+        for racer in known.racers:
+            dtype = racer.contender.dtype
+            stands_on = {**figures[dtype].call(case.batch), "ceiling": limits[dtype]}
+            readings.append(reading_of(name, racer, case, timings[case], agreed[case].get(racer.contender), stands_on))
+    return readings
+
+
+def works(known: Lineup) -> dict[str, floor.Work]:
+    """What a call of the network must do, by the dtype that it computes in."""
+    subjects = {racer.contender.dtype: racer.subject for racer in known.racers if racer.contender.kind == EAGER}
+    counted = floor.count(known.exact)
+    return {dtype: floor.work_of(subject, counted) for dtype, subject in subjects.items()}
 
 
 def cell(name: str, known: Lineup, case: Case, settings: Settings, advance: Advance | None = None) -> list[Reading]:
@@ -133,18 +146,28 @@ def run(subject: Subject, settings: Settings, advance: Advance | None = None) ->
     starts = cold_starts(subject, taking_part, max(settings.batches)) if settings.cold else []
     about = {"repeats": settings.repeats, "tolerances": dict(settings.tolerances), "runs": 1}
     return Report(
-        machine,
+        machine | {"load_after": load()},
         about,
         {name: describe_model(subject)},
         contenders,
         rows_of([readings]),
         [asdict(each) for each in starts],
+        ceilings_in(readings),
     )
 
 
+def ceilings_in(*runs: Sequence[Reading]) -> dict[str, dict[str, object]]:
+    """The ceilings by dtype that the readings of some runs were held against: see `ceilings.best`."""
+    told = [
+        {each.contender.dtype: each.figures["ceiling"] for each in run if "ceiling" in each.figures} for run in runs
+    ]
+    return ceilings.best(told)
+
+
 def describe_model(subject: Subject) -> dict[str, object]:
-    """What is measured, in words and numbers."""
+    """What is measured, in words and numbers; `flops` and `bytes` are of a call on one sample in float32."""
     engine = subject.engine
+    work = floor.work_of(subject, floor.count(subject))
     return {
         "title": subject.title,
         "weights": subject.weights,
@@ -152,6 +175,7 @@ def describe_model(subject: Subject) -> dict[str, object]:
         "shape": list(engine.model.shape),
         "prediction": engine.model.prediction,
         "schedule": engine.model.schedule.name,
+        **work.call(1),
     }
 
 
@@ -213,12 +237,13 @@ def reading_of(
     case: Case,
     timings: Mapping[Contender, Sequence[Timing]],
     agreement: Agreement | None,
+    stands_on: Mapping[str, Any],
 ) -> Reading:
-    """Of a contender in a case: its timings, or why it has none."""
-    contender, judged = racer.contender, {} if agreement is None else asdict(agreement)
+    """Of a contender in a case: its timings, or why it has none; `stands_on` is what `floor.columns` reads."""
+    contender, judged = racer.contender, {} if agreement is None else finite(asdict(agreement))
     if contender in timings:
         reference = timings[Contender(EAGER, dtype=contender.dtype)]
-        figures: dict[str, Any] = {"ready_seconds": racer.ready.get(case.batch), **racer.figures()}
+        figures: dict[str, Any] = {"ready_seconds": racer.ready.get(case.batch), **racer.figures(), **stands_on}
         return Reading(model, case, contender, MEASURED, timings[contender], reference, judged, figures)
     why = racer.absent(case)
     if not why and agreement is not None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
@@ -13,6 +14,7 @@ import numpy as np
 
 from fewstep.bench.clock import Timing
 from fewstep.bench.contenders import ENGINE, Case, Contender
+from fewstep.bench.floor import columns as floor_columns
 from fewstep.bench.statistics import nearest_rank, ratio_interval
 from fewstep.files import AtomicFiles
 
@@ -30,7 +32,8 @@ class Reading:
         status: "measured", or why there is no time.
         timings: of each round, the reference's own in the same rounds beside them; none where it was not timed.
         agreement: how far its images are from the reference's: difference, allowed, max_abs, psnr and bitwise.
-        figures: what else was found: ready_seconds, graph_bytes, flops, ... by the name of their column.
+        figures: what else was found, by the name of its column: ready_seconds, graph_bytes, ...; and what columns
+            stand on: "flops" and "bytes" of a call, "ceiling" (see `floor.columns`).
     """
 
     model: str
@@ -70,7 +73,7 @@ class Row:
     difference: float | None = None  # from the images of the reference in float32; see `parity.Agreement`
     allowed: float | None = None
     max_abs: float | None = None
-    psnr: float | None = None  # dB; infinite for equal images
+    psnr: float | None = None  # dB; None for equal images, whose max_abs is 0: JSON has no infinity
     bitwise: bool | None = None  # the same bits for the same request, where that is promised
     load_s: float | None = None  # cold start, in a process of its own: weights into memory
     compile_s: float | None = None  # to compile or convert
@@ -161,7 +164,14 @@ def _times(case: Case, measured: Sequence[Reading]) -> dict[str, Any]:
         "ratio_high": ratio_high,
         "seconds": seconds,
     }
+    floors = [_floor(case, each) for each in measured]
+    found |= {name: float(np.median([run[name] for run in floors])) for name in floors[0]}
     return found | _shares(case, [timing for each in measured for timing in each.timings])
+
+
+def _floor(case: Case, reading: Reading) -> dict[str, float]:
+    """Of one run: each is held against the ceilings of its own process."""
+    return floor_columns(case, float(np.median([timing.wall for timing in reading.timings])), reading.figures)
 
 
 def _shares(case: Case, timings: Sequence[Timing]) -> dict[str, float]:
@@ -176,6 +186,13 @@ def _shares(case: Case, timings: Sequence[Timing]) -> dict[str, float]:
     low, median, high = np.percentile(1e6 * (loop - network) / case.steps, (0, 50, 90)).tolist()
     setup = float(np.median(1e6 * (wall - loop)))
     return found | {"loop_min_us": low, "loop_median_us": median, "loop_p90_us": high, "setup_us": setup}
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with None for what JSON has no number for: infinities and NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
 
 
 COLUMNS = tuple(each.name for each in fields(Row))
@@ -281,7 +298,8 @@ class Report:
 
     def save(self, folder: Path, picture: bytes | None = None) -> list[Path]:
         """Write bench.json, bench.csv and, if given, bench.png: all or none. OutputError if that fails."""
-        contents = [json.dumps(self.to_dict(), indent=1).encode() + b"\n", self.to_csv().encode(), picture]
+        record = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        contents = [record.encode() + b"\n", self.to_csv().encode(), picture]
         written = []
         with AtomicFiles() as files:
             for name, content in zip(FILES, contents, strict=True):
