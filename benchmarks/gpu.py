@@ -146,10 +146,10 @@ def registry() -> dict[str, Part]:
             walked=50,
         ),
         "bench": Part(
-            "the step and the norms beside their baselines",
-            (script("step", 65), script("norms", 40)),
+            "every op beside the same in plain torch and by torch.compile",
+            (script("ops", 105, "--seconds=80", "--compile-seconds=45"),),
             expected=90,
-            walked=90,
+            walked=60,
             sources=("engine", "kernels"),
         ),
         **{name: unets(name, what, seconds) for name, what, seconds in UNETS},

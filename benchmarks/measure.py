@@ -86,6 +86,11 @@ def flusher(device: torch.device) -> Callable[[], object]:
     return lambda: buffer.fill_(float(next(turn) % 1000))
 
 
+def default_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def ops_with_twins() -> list[str]:
     """The names that have a definition in plain torch."""
     return [name for name in fewstep_kernels.__all__ if inspect.isfunction(getattr(reference, name, None))]
@@ -175,13 +180,12 @@ def script_options(
     for name, text in (words or {}).items():
         parser.add_argument(f"--{name}", default="", metavar=name.upper(), help=text)
     options = parser.parse_args(argv)
-    gpu = torch.cuda.is_available() and not options.dry_run
-    if not (gpu or options.dry_run or on_a_cpu):
+    options.device = torch.device("cpu") if options.dry_run else default_device()
+    if options.device.type == "cpu" and not (options.dry_run or on_a_cpu):
         print("There is no NVIDIA GPU here; --dry-run walks the script on a CPU.")
         sys.exit(NOT_RUN)
     if options.dry_run:
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined, which is later
-    options.device = torch.device("cuda", 0) if gpu else torch.device("cpu")
     return options
 
 
@@ -257,13 +261,16 @@ __all__ = [
     "InPlace",
     "Report",
     "Spread",
+    "cache_bytes",
     "captured",
     "capturer_for",
     "copy_bandwidth",
+    "default_device",
     "describe",
     "flusher",
     "in_turn",
     "matmul_rate",
+    "nothing",
     "ops_with_twins",
     "put_kernels_in_place",
     "relative_error",

@@ -90,7 +90,7 @@ OPS: dict[str, Op] = {
     "step one lane": Op(step(Kind(guided=False)), STATES, _STATE),
     "step no noise": Op(step(Kind("ddim")), STATES, _STATE),
     "step statistics": Op(step(Kind(statistics=True)), STATES, _STATE),
-    "group_norm_silu": Op(op_layers.group_norm_silu, MAPS, (1, 64, 63, 21)),  # in two launches
+    "group_norm_silu": Op(op_layers.group_norm_silu, MAPS, (1, 64, 21, 21)),  # in two launches
     "group_norm_silu scale and shift": Op(op_layers.group_norm_scale_shift, ADM_MAPS, _MAP),
     "layer_norm": Op(op_layers.layer_norm, TOKENS, (63, 21)),
     "add_layer_norm": Op(op_layers.add_layer_norm, TOKENS, (63, 21)),

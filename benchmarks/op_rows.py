@@ -1,6 +1,5 @@
 """What the times of a case say: the columns of a contender's row."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -9,7 +8,7 @@ from typing import Any
 from measure import RAW
 from op_cases import OpCase
 
-EAGER = "eager"
+from fewstep.bench.statistics import nearest_rank, ratio_interval
 
 
 @dataclass(frozen=True)
@@ -30,20 +29,18 @@ def described(case: OpCase) -> dict[str, Any]:
     return {"op": case.op, "place": case.place, "shape": "x".join(map(str, case.shape)), "dtype": case.short_dtype}
 
 
-def quantile(times: Sequence[float], percent: float) -> float:
-    """By nearest rank, the smallest that so many percent are not above: of less than 100 the 99th is the largest."""
-    ordered = sorted(times)
-    return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
-
-
 def timing(times: Sequence[float], eager: Sequence[float]) -> dict[str, Any]:
-    """A contender's times in microseconds, and its time over eager's in the same round; no sample is left out."""
+    """A contender's times in microseconds, and its time over eager's in the same round; no sample is left out.
+
+    The 95 % interval of the ratio is a bootstrap over the rounds of this run: another process may differ by more.
+    """
     micro = [1e6 * each for each in times]
     found: dict[str, Any] = {"repeats": len(times), "min_us": min(micro), "median_us": median(micro)}
-    found |= {f"p{percent}_us": quantile(micro, percent) for percent in (90, 99)}
+    found |= {f"p{percent}_us": nearest_rank(micro, percent) for percent in (90, 99)}
     found |= {"max_us": max(micro), "mean_us": fmean(micro)}
     if eager:
-        found["ratio"] = median(mine / theirs for mine, theirs in zip(times, eager, strict=True))
+        ratios = [mine / theirs for mine, theirs in zip(times, eager, strict=True)]
+        found |= dict(zip(("ratio", "ratio_low", "ratio_high"), ratio_interval([ratios]), strict=True))
     return found | {RAW: [round(each, 9) for each in times]}
 
 

@@ -42,16 +42,15 @@ from measure import (
     script_options,
 )
 from op_cases import OpCase, cases, tiny_cases
+from op_contenders import COMPILED, COPY, DEPENDENT, EAGER, OURS, Verdict, contenders, copy_of, equal
 from op_parity import Parity
-from op_rows import EAGER, Ceilings, described, line, rates, timing
+from op_rows import Ceilings, described, line, rates, timing
 from op_work import Call, Tensors, Work
 
-OURS, DEPENDENT, COMPILED, COPY = "ours", "ours, dependent", "compiled", "copy"
 SHOWN = (OURS, DEPENDENT, EAGER, COMPILED, COPY)
 SECONDS, COMPILE_SECONDS = 80.0, 40.0  # after so long no further case begins, and nothing more is compiled
 ROUNDS, CASE_SECONDS, CALLED_ROUNDS = 100, 0.4, 15
 NO_TIME = "not run: no time left"
-SAME = 20  # calls of a contender that must give our bits
 
 
 class Bench:
@@ -112,7 +111,7 @@ class Bench:
         parity = Parity.of(work)
         rows: dict[str, dict[str, Any]] = {}
         ready: dict[str, Call] = {}
-        for name, call in self.contenders(work, compiles).items():
+        for name, call in contenders(work, compiles).items():
             rows[name] = self.checked(case, name, call, work, parity)
             if "status" not in rows[name]:
                 ready[name] = call
@@ -127,49 +126,17 @@ class Bench:
             self.report.rows.append(described(case) | {"contender": name} | row)
             print(line(name, row), flush=True)
 
-    def contenders(self, work: Work, compiles: bool) -> dict[str, Call]:
-        """Eager first: torch's own may be what others are compared with."""
-        found = {EAGER: work.eager, OURS: work.ours, **work.more}
-        if compiles:
-            torch.compiler.reset()  # the functions of all cases of an op share their code, and what is compiled for it
-            found[COMPILED] = work.eager.compiled()
-        return found
-
     def checked(self, case: OpCase, name: str, call: Call, work: Work, parity: Parity) -> dict[str, Any]:
-        """A contender's errors; with a status, why it is not to be timed."""
-        own_noise = work.shown is not None and name in (EAGER, COMPILED)
-        shown = Call(call.function, work.shown or {}) if own_noise else call
-        is_ours = name.startswith(OURS)
-        try:
-            errors = parity.errors(work, shown)
-            if why_not := parity.why_not(errors):
-                status = {"status": f"wrong: {why_not}"}
-            elif name in work.more and not self.same_bits(work, call):
-                status = {"status": f"wrong: its bits are not those of {OURS}"}
-            else:
-                status = {}
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0][:100]
-            status = {"status": f"failed: {type(error).__name__}: {first}"}
-            if is_ours:
-                self.report.check(f"{case}, {name}: {status['status']}", False)
-            return status
-        if is_ours:
-            self.report.check(f"{case}, {name}: {status.get('status')}", not status)
-        allowed = {"allowed": parity.allowed.difference, "worst_allowed": parity.allowed.worst}
-        return {"difference": errors.difference, "worst": errors.worst} | allowed | status
-
-    def same_bits(self, work: Work, call: Call) -> bool:
-        """Whether it gives those of ours, again and again where they could race."""
-        return all(self.equal(work, work.ours, call) for _ in range(SAME if self.gpu else 1))
-
-    def equal(self, work: Work, one: Callable[[], Tensors], other: Callable[[], Tensors]) -> bool:
-        """Whether two give the same bits from the same start."""
-        found = []
-        for call in (one, other):
-            work.reset()
-            found.append([each.clone() for each in call()])
-        return all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
+        """A contender's errors; with a status, why it is not to be timed. If it is ours that is a check that failed."""
+        verdict = Verdict.of(name, call, work, parity)
+        if name in (OURS, *work.more):
+            self.report.check(f"{case}, {name}: {verdict.why_not}", not verdict.why_not)
+        row: dict[str, Any] = {"status": verdict.why_not} if verdict.why_not else {}
+        if verdict.errors:
+            allowed = parity.allowed
+            row |= {"difference": verdict.errors.difference, "allowed": allowed.difference}
+            row |= {"worst": verdict.errors.worst, "worst_allowed": allowed.worst}
+        return row
 
     def measure(self, case: OpCase, work: Work, ready: dict[str, Call], rows: dict[str, dict[str, Any]]) -> None:
         """Time them in turn, and put what was found into their rows."""
@@ -179,7 +146,8 @@ class Bench:
                 works[name] = self.prepared(case, work, name, call)
             except Exception as error:
                 rows[name]["status"] = f"failed in a graph: {type(error).__name__}"
-                self.report.check(f"{case}, {name}: {rows[name]['status']}", not name.startswith(OURS))
+                if name in (OURS, *work.more):
+                    self.report.check(f"{case}, {name}: {rows[name]['status']}", False)
 
         def before() -> None:
             work.reset()
@@ -218,18 +186,11 @@ class Bench:
             graph.replay()
             return kept[0]
 
-        if name.startswith(OURS):
-            same = self.equal(work, call, replayed)
+        if name in (OURS, *work.more):
+            same = equal(work, call, replayed)
             if not self.report.check(f"{case}, {name}: its graph gives other bits than the call", same):
                 raise RuntimeError("other bits")
         return replayed
-
-
-def copy_of(moved: int, device: torch.device) -> Call:
-    """torch's copy that reads and writes so many bytes together."""
-    source = torch.randint(256, (max(moved // 2, 1),), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return Call(target.copy_, {"other": source})
 
 
 def main() -> int:

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from fewstep_kernels import reference
 from support.gpu_parts import BENCHMARKS, CLEAN, REPORT, a_run, load, part, reporting
 
 gpu: Any = load("gpu")
@@ -255,48 +253,3 @@ def test_what_is_kept_names_no_machine(tmp_path: Path) -> None:
 )
 def test_the_sanitizer_is_believed_only_on_its_own_word(output: str, code: int | None, expected: str) -> None:
     assert load("sanitizer").verdict(output, code)[0] == expected
-
-
-def spoiled(how: str) -> Any:
-    """The twin's step with a fault."""
-    bench = load("step")
-    right = bench.step_of(reference)
-
-    def step(b: Any, m: torch.Tensor) -> None:
-        start = b.index.clone()
-        if how == "no noise":
-            b.table[:, :, load_column("s")] = 0
-        right(b, m)
-        if how == "off by a thousandth":
-            b.x *= 1.001
-        elif how == "an unwritten input":
-            b.x_in[0, 0, 0, 0] = float("nan")
-        elif how == "an index that stays":
-            b.index.copy_(start)
-
-    return step
-
-
-def load_column(name: str) -> int:
-    from fewstep_kernels import COLUMN
-
-    return COLUMN[name]
-
-
-@pytest.mark.parametrize("kind", ["noise", "no noise", "statistics"])
-def test_the_step_benchmark_times_only_what_is_right(kind: str) -> None:
-    bench = load("step")
-    work = bench.Work.of(bench.Case("small", (3, 5, 7), 3, True, kind), 4, torch.device("cpu"))
-    exact = work.exact()
-    allowed, own = bench.allowed_errors(work, exact)
-    assert own["x"] < 1e-6
-    assert bench.parity(work, bench.step_of(reference), exact, allowed)[0]
-    faults = ["off by a thousandth", "an unwritten input", "an index that stays"]
-    for how in faults + (["no noise"] if kind == "noise" else []):
-        assert not bench.parity(work, spoiled(how), exact, allowed)[0], how
-
-
-def test_the_exact_normals_are_those_of_the_twin() -> None:
-    seed, step, shape = torch.tensor([5, -7, 2**62]), torch.tensor([0, 3, 1]), (3, 5, 7)
-    exact = load("step").exact_normals(seed, step, shape)
-    assert float((exact - reference.normal(seed, step, 1, shape)).abs().max()) < 2e-6
