@@ -325,14 +325,15 @@ def test_json_and_files_hold_every_row(capsys: pytest.CaptureFixture[str], tmp_p
     assert len(rows) == len(report["rows"])
     assert {row["cpu"] for row in rows} == {report["machine"]["cpu"]}
     assert float(rows[0]["median_ms"]) == pytest.approx(report["rows"][0]["median_ms"], rel=1e-5)
-    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert "<table>" in (tmp_path / "bench.html").read_text()
+    assert [path for path in tmp_path.glob("*.png") if path.read_bytes().startswith(b"\x89PNG")]
 
 
 @pytest.mark.slow
 def test_the_page_states_hardware_parity_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench() == 0
     page = capsys.readouterr().out
-    for words in ("RANDOM weights", "threads", "torch", "parity: at most engine", "ms per image", "diffusers"):
+    for words in ("RANDOM weights", "threads", "torch", "parity: images differ", "ms an image", "diffusers"):
         assert words in page
 
 

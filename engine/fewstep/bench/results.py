@@ -16,12 +16,13 @@ from fewstep.bench.clock import Timing
 from fewstep.bench.contenders import ENGINE, Case, Contender
 from fewstep.bench.floor import columns as floor_columns
 from fewstep.bench.statistics import nearest_rank, ratio_interval
+from fewstep.errors import FewstepError
 from fewstep.files import AtomicFiles
 
 FORMAT = 2
 MEASURED = "measured"
 TARGET = ("cifar10-ddpm", 4, 300.0)  # network, batch, microseconds a step that the loop may add
-FILES = ("bench.json", "bench.csv", "bench.png")
+FILES = ("bench.json", "bench.csv", "bench.md", "bench.html")
 
 
 @dataclass(frozen=True)
@@ -279,8 +280,12 @@ class Report:
 
     @classmethod
     def load(cls, path: Path) -> "Report":
-        """A bench.json."""
-        return cls.from_dict(json.loads(path.read_text()))
+        """A bench.json; FewstepError for one of another format."""
+        data = json.loads(path.read_text())
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != FORMAT:
+            raise FewstepError(f"{path}: is a benchmark of format {found}, and {FORMAT} is read: measure it again")
+        return cls.from_dict(data)
 
     def to_csv(self) -> str:
         """The rows, each with what it was measured on; without the single samples, which bench.json has."""
@@ -296,17 +301,14 @@ class Report:
             writer.writerow([*shown, self.models[row.model]["title"], *values])
         return text.getvalue()
 
-    def save(self, folder: Path, picture: bytes | None = None) -> list[Path]:
-        """Write bench.json, bench.csv and, if given, bench.png: all or none. OutputError if that fails."""
-        record = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        contents = [record.encode() + b"\n", self.to_csv().encode(), picture]
-        written = []
+    def save(self, folder: Path, rendered: Mapping[str, bytes]) -> list[Path]:
+        """Write bench.json, bench.csv and what `reports.rendered` gives, by name: all or none. OutputError if not."""
+        record = json.dumps(self.to_dict(), indent=1, allow_nan=False).encode() + b"\n"
+        contents = {"bench.json": record, "bench.csv": self.to_csv().encode(), **rendered}
         with AtomicFiles() as files:
-            for name, content in zip(FILES, contents, strict=True):
-                if content is not None:
-                    files.open(folder / name).write(content)
-                    written.append(folder / name)
-        return written
+            for name, content in contents.items():
+                files.open(folder / name).write(content)
+        return [folder / name for name in contents]
 
 
 def case_of(row: Row) -> Case:

@@ -1,6 +1,5 @@
 """`fewstep bench`: the engine on each backend, beside the loops people write."""
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,7 +56,7 @@ def bench(
         bool, typer.Option("--cold/--no-cold", help="Also cold start and peak memory, in new processes.")
     ] = True,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A folder for bench.json, bench.csv and bench.png.")
+        Path | None, typer.Option("--out", "-o", help="A folder for bench.json, .csv, .md and .html, and pictures.")
     ] = None,
     device: Annotated[
         str | None,
@@ -98,7 +97,7 @@ def bench(
         else:
             write_out(page(report, paths))
 
-    keep(lambda: [] if out is None else report.save(out, _picture(report)), show)
+    keep(lambda: [] if out is None else report.save(out, _rendered(report)), show)
 
 
 def _subject(model: str | None, preset: str, device: str | None, threads: int | None, most: int) -> "Subject":
@@ -114,11 +113,10 @@ def _subject(model: str | None, preset: str, device: str | None, threads: int | 
     return preset_subject(preset, where, most) if model is None else model_subject(model, where, most)
 
 
-def _picture(report: "Report") -> bytes | None:
-    """None without matplotlib: the numbers must not be lost for want of a picture."""
-    from fewstep.bench.plot import picture
+def _rendered(report: "Report") -> dict[str, bytes]:
+    from fewstep.bench.reports import rendered
 
-    return picture(report) if importlib.util.find_spec("matplotlib") else None
+    return rendered(report)
 
 
 def _names(text: str) -> list[str]:
