@@ -27,7 +27,7 @@ quick: .venv/installed-dev ## for between two edits, two to three minutes: ruff,
 
 test-long: gpu-kit browser .venv/aiperf/bin/aiperf ## longer proof: tests that build for a while, a new kit, all that `make gpu` does walked on a CPU with it
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m "long and not alone"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "long and alone"
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/serve -m "long and alone"
 	$(MAKE) gpu DRY_RUN=1 AGAIN=1
 
 browser: ## the Chromium that opens the page in test-long: where there is none, from apt, as root
