@@ -33,7 +33,8 @@ class Small(nn.Module):
         self.table = nn.Embedding(10, 3)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        return self.conv(x) + self.table(labels)[:, :, None, None].to(x.dtype)
+        shifted: Tensor = self.conv(x) + self.table(labels)[:, :, None, None].to(x.dtype)
+        return shifted
 
 
 def small() -> Subject:
@@ -58,11 +59,13 @@ def parse_strictly(text: str) -> Any:
         (lambda: nn.Conv1d(C, 8, 5, stride=2)(torch.ones(B, C, 11)), 2 * B * 4 * 8 * C * 5),
         (lambda: nn.Linear(C, 9)(torch.ones(B, W, C)), 2 * B * W * C * 9),
         (
-            lambda: functional.scaled_dot_product_attention(*(torch.ones(B, 3, n, 4) for n in (5, 7, 7))),
+            lambda: functional.scaled_dot_product_attention(
+                torch.ones(B, 3, 5, 4), torch.ones(B, 3, 7, 4), torch.ones(B, 3, 7, 4)
+            ),
             4 * B * 3 * 5 * 7 * 4,
         ),
         (
-            lambda: fewstep_kernels.attention(*(torch.ones(B, n, 3, 4) for n in (5, 7, 7))),
+            lambda: fewstep_kernels.attention(torch.ones(B, 5, 3, 4), torch.ones(B, 7, 3, 4), torch.ones(B, 7, 3, 4)),
             4 * B * 3 * 5 * 7 * 4,
         ),
         (

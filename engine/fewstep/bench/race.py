@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from fewstep.bench import ceilings, floor, parity
+from fewstep.bench import ceilings, parity
 from fewstep.bench.clock import Stopwatch, Timing, clock_of, timed_loop
 from fewstep.bench.contenders import EAGER, ENGINE, Case, Contender, Racer, plan_of
+from fewstep.bench.figures import ceilings_in, describe_model, works
 from fewstep.bench.lineup import BESIDE, Lineup, device_of, lineup
 from fewstep.bench.machine import describe_machine, load
 from fewstep.bench.parity import Agreement, ParityError
 from fewstep.bench.results import MEASURED, Reading, Report, finite, rows_of
 from fewstep.bench.subjects import Subject
 from fewstep.errors import PlanWarning
-from fewstep.models.net.unet import count_parameters
 
 Advance = Callable[[int, int], None]  # (done, total)
 Runs = dict[Contender, Callable[[int], object]]  # one run, by seed
@@ -84,25 +84,7 @@ def race(name: str, subject: Subject, settings: Settings, advance: Advance | Non
         for case in cases:
             agreed[case] = parity.check(known, case, settings.tolerances)
             tick()
-        device, dtypes = device_of(known), settings.dtypes
-        figures = works(known)
-        before = ceilings.rates(device, dtypes)
-        timings = take_turns(known, cases, agreed, settings, tick)
-        limits = ceilings.ceilings_of(before, ceilings.rates(device, dtypes))
-    readings = []
-    for case in cases:
-        for racer in known.racers:
-            dtype = racer.contender.dtype
-            stands_on = {**figures[dtype].call(case.batch), "ceiling": limits[dtype]}
-            readings.append(reading_of(name, racer, case, timings[case], agreed[case].get(racer.contender), stands_on))
-    return readings
-
-
-def works(known: Lineup) -> dict[str, floor.Work]:
-    """What a call of the network must do, by the dtype that it computes in."""
-    subjects = {racer.contender.dtype: racer.subject for racer in known.racers if racer.contender.kind == EAGER}
-    counted = floor.count(known.exact)
-    return {dtype: floor.work_of(subject, counted) for dtype, subject in subjects.items()}
+        return _readings(name, known, agreed, settings, tick)
 
 
 def cell(name: str, known: Lineup, case: Case, settings: Settings, advance: Advance | None = None) -> list[Reading]:
@@ -126,8 +108,28 @@ def cell(name: str, known: Lineup, case: Case, settings: Settings, advance: Adva
                 Reading(name, case, each.contender, each.absent(case) or f"wrong: {error}") for each in known.racers
             ]
         tick()
-        timings = take_turns(known, [case], {case: agreed}, settings, tick)
-    return [reading_of(name, racer, case, timings[case], agreed.get(racer.contender)) for racer in known.racers]
+        return _readings(name, known, {case: agreed}, settings, tick)
+
+
+def _readings(
+    name: str,
+    known: Lineup,
+    agreed: Mapping[Case, Mapping[Contender, Agreement]],
+    settings: Settings,
+    tick: Callable[[], None],
+) -> list[Reading]:
+    """The rounds of cases whose images agree, between two measurements of the ceilings."""
+    device, cases, work = device_of(known), list(agreed), works(known)
+    before = ceilings.rates(device, settings.dtypes)
+    timings = take_turns(known, cases, agreed, settings, tick)
+    limits = ceilings.ceilings_of(before, ceilings.rates(device, settings.dtypes))
+    readings = []
+    for case in cases:
+        for racer in known.racers:
+            dtype = racer.contender.dtype
+            stands_on = {**work[dtype].call(case.batch), "ceiling": limits[dtype]}
+            readings.append(reading_of(name, racer, case, timings[case], agreed[case].get(racer.contender), stands_on))
+    return readings
 
 
 def run(subject: Subject, settings: Settings, advance: Advance | None = None) -> Report:
@@ -136,7 +138,7 @@ def run(subject: Subject, settings: Settings, advance: Advance | None = None) ->
     Raises:
         ParityError, ArgumentError: as `race`.
     """
-    from fewstep.bench.cold import cold_starts
+    from fewstep.bench.cold import cold_starts, with_cold
 
     machine = describe_machine(subject.engine.device)  # first, for the load before the run
     name = subject.engine.model.name or "model"
@@ -150,33 +152,10 @@ def run(subject: Subject, settings: Settings, advance: Advance | None = None) ->
         about,
         {name: describe_model(subject)},
         contenders,
-        rows_of([readings]),
+        with_cold(rows_of([readings]), starts),
         [asdict(each) for each in starts],
         ceilings_in(readings),
     )
-
-
-def ceilings_in(*runs: Sequence[Reading]) -> dict[str, dict[str, object]]:
-    """The ceilings by dtype that the readings of some runs were held against: see `ceilings.best`."""
-    told = [
-        {each.contender.dtype: each.figures["ceiling"] for each in run if "ceiling" in each.figures} for run in runs
-    ]
-    return ceilings.best(told)
-
-
-def describe_model(subject: Subject) -> dict[str, object]:
-    """What is measured, in words and numbers; `flops` and `bytes` are of a call on one sample in float32."""
-    engine = subject.engine
-    work = floor.work_of(subject, floor.count(subject))
-    return {
-        "title": subject.title,
-        "weights": subject.weights,
-        "parameters": count_parameters(engine.module),
-        "shape": list(engine.model.shape),
-        "prediction": engine.model.prediction,
-        "schedule": engine.model.schedule.name,
-        **work.call(1),
-    }
 
 
 def take_turns(
@@ -251,4 +230,4 @@ def reading_of(
     return Reading(model, case, contender, why, agreement=judged)
 
 
-__all__ = ["ParityError", "Settings", "cases_of", "cell", "race", "run", "take_turns"]
+__all__ = ["ParityError", "Settings", "cases_of", "ceilings_in", "cell", "describe_model", "race", "run", "take_turns"]

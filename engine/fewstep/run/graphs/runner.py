@@ -8,6 +8,7 @@ A key is served eagerly twice and captured before its third run; while `warming`
 A graph is kept only if replaying it is faster than calling the loop, measured right after the capture.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ class GraphRunner:
         self._uses: Counter[GraphKey] = Counter()
         self._dropped: set[GraphKey] = set()
         self._counts: Counter[str] = Counter()
+        self._capture_seconds = 0.0
 
     def prepare(self, denoiser: Denoiser, decoder: Decoder, signature: Signature, steps: int, stepwise: bool) -> Run:
         """A run by replay where the key is captured, or has now been used often enough to be; else an eager one."""
@@ -118,7 +120,7 @@ class GraphRunner:
             self._eager_uses = EAGER_USES
 
     def stats(self) -> dict[str, Any]:
-        """Graphs with their lanes, steps, bytes and replays; and counts of hits, captures, drops and evictions."""
+        """Graphs with their lanes, steps, bytes and replays; counts of hits, captures, drops and evictions; what captures took."""
         graphs = [
             {
                 "lanes": key.signature.lanes,
@@ -136,6 +138,7 @@ class GraphRunner:
             "bytes": self.cache.bytes,
             "budget_bytes": self.cache.budget_bytes,
             "captures": self._counts["captures"],
+            "capture_seconds": self._capture_seconds,
             "hits": self._counts["hits"],
             "eager_runs": self._counts["eager runs"],
             "dropped": len(self._dropped),
@@ -165,6 +168,7 @@ class GraphRunner:
         def decoding() -> None:
             decode(decoder, buffers)
 
+        started = time.perf_counter()
         graph = self._capturer.capture(work)
         self._counts["captures"] += 1
         faster = self._capturer.seconds(graph.replay) < KEEP_BELOW * self._capturer.seconds(work)
@@ -172,6 +176,7 @@ class GraphRunner:
         if faster and key.signature.output is not None and not key.decodes:
             entry.decode = self._capturer.capture(decoding)
             entry.bytes += entry.decode.bytes
+        self._capture_seconds += time.perf_counter() - started
         if not faster:
             entry.release()
         if not faster or not self.cache.put(key, entry):
