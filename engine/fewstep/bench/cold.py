@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fewstep.bench.clock import Now, clock_of
 from fewstep.bench.contenders import (
     BARE,
     BY_HAND,
@@ -30,7 +31,7 @@ from fewstep.bench.contenders import (
 )
 from fewstep.bench.results import MEASURED, Row
 from fewstep.bench.subjects import Subject, open_subject
-from fewstep.errors import FewstepError
+from fewstep.errors import FewstepError, PlanWarning
 
 SECONDS = 300.0  # that a start may take
 WORTH_KEEPING = 1.0  # seconds of compiling, from which on a start with full caches is measured as well
@@ -61,7 +62,7 @@ class ColdStart:
         capture_seconds: to capture the graphs, on a GPU.
         first_image_seconds: one image in one step, with the network in memory: compiling included.
         cached_seconds: `compile_seconds` with caches that an earlier process filled.
-        peak_bytes: the most memory after that and one step at the largest batch: of the GPU, or on a CPU of the process.
+        peak_bytes: the most memory after that and a step at the largest batch: of the GPU, or on a CPU of the process.
         host_bytes: the most of the process.
     """
 
@@ -182,8 +183,6 @@ def start_of(
     """The attributes of a `ColdStart` in this process, which should be new; `tell` gets those before the peak."""
     import torch
 
-    from fewstep.bench.clock import clock_of
-
     now = clock_of(torch.device(source["device"]))
     started = now()
     subject = open_subject(**source)
@@ -191,6 +190,12 @@ def start_of(
         subject = subject.on(contender.backend, DTYPES[contender.dtype])
     racer = RACERS[contender.kind](contender, subject)
     found: dict[str, object] = {"import_seconds": import_seconds, "load_seconds": now() - started}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PlanWarning)  # a student that was trained for more steps is asked for one
+        return found | _images(racer, batch, now, lambda more: (_tell if tell is None else tell)(found | more))
+
+
+def _images(racer: Racer, batch: int, now: Now, tell: Callable[[dict[str, object]], None]) -> dict[str, object]:
     case = _case(racer)
     racer.prepare(case)
     if racer.lacks:
@@ -201,14 +206,15 @@ def start_of(
     run(1)
     ready = racer.ready.get(case.batch, 0.0)
     first = ready + now() - started
-    found |= {"status": MEASURED, "compile_seconds": ready, "capture_seconds": captured, "first_image_seconds": first}
-    (_tell if tell is None else tell)(found)
+    found: dict[str, object] = {"status": MEASURED, "compile_seconds": ready, "capture_seconds": captured}
+    found["first_image_seconds"] = first
+    tell(found)
     if batch > case.batch:
         large = replace(case, batch=batch)
         racer.prepare(large)
         if not racer.lacks:
             racer.run(large)(0)
-    return found | _peaks(subject)
+    return found | _peaks(racer.subject)
 
 
 def _case(racer: Racer) -> Case:

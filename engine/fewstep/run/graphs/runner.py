@@ -120,7 +120,7 @@ class GraphRunner:
             self._eager_uses = EAGER_USES
 
     def stats(self) -> dict[str, Any]:
-        """Graphs with their lanes, steps, bytes and replays; counts of hits, captures, drops and evictions; what captures took."""
+        """Graphs with their lanes, steps, bytes and replays; counts of hits, captures, drops, evictions; seconds."""
         graphs = [
             {
                 "lanes": key.signature.lanes,
