@@ -40,6 +40,7 @@ from measure import (
     matmul_rate,
     put_kernels_in_place,
     script_options,
+    synchronize,
 )
 from op_cases import OpCase, cases, tiny_cases
 from op_contenders import COMPILED, COPY, DEPENDENT, EAGER, OURS, Verdict, contenders, copy_of, equal
@@ -100,6 +101,8 @@ class Bench:
             with torch.no_grad():
                 self.case(case, compiles)
             self.report.save()
+            if self.gpu:
+                torch.cuda.empty_cache()  # the memory of the graphs
         if left := sum(row["status"] == NO_TIME for row in self.report.rows):
             print(f"\nno time left for {left} cases; --seconds and --compile-seconds give more")
         return self.report.finish()
@@ -158,7 +161,13 @@ class Bench:
         times = in_turn(works, self.device, rounds, CASE_SECONDS, before)
         called: dict[str, list[float]] = {}
         if self.gpu:
-            called = in_turn({name: ready[name] for name in works}, self.device, CALLED_ROUNDS, CASE_SECONDS, before)
+
+            def before_a_call() -> None:
+                before()
+                synchronize(self.device)  # or the host would launch while the cache is overwritten
+
+            calls = {name: ready[name] for name in works}
+            called = in_turn(calls, self.device, CALLED_ROUNDS, CASE_SECONDS, before_a_call)
         for name, each in times.items():
             found = timing(each, times.get(EAGER, []))
             found |= rates(case, work.bytes, work.operations, found["median_us"] / 1e6, self.ceilings)
