@@ -5,7 +5,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-terrain quick test test-long browser check bench images fuzz build gpu gpu-kit matrix docs clean
+.PHONY: help demo demo-terrain quick test test-long browser check bench performance images fuzz build gpu gpu-kit matrix docs clean
 .NOTPARALLEL: # two pips in one .venv would collide
 
 help: ## list these verbs
@@ -45,6 +45,9 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: T
 
 bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'; BASE=revision: beside that one
 	$(BIN)/$(if $(BASE),python tools/bench_base.py $(BASE) $(if $(ARGS),--bench='$(ARGS)'),fewstep bench $(ARGS))
+
+performance: .venv/installed-bench ## docs/performance.md and the README's table, from the results of record
+	$(BIN)/python tools/render_performance.py
 
 images: .venv/installed-dev ## what the examples sample, beside those of BASE=revision, bitwise; options by ARGS='--tests PATTERN'
 	$(BIN)/python tools/images_base.py $(BASE) $(ARGS)

@@ -333,7 +333,7 @@ def test_json_and_files_hold_every_row(capsys: pytest.CaptureFixture[str], tmp_p
 def test_the_page_states_hardware_parity_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench() == 0
     page = capsys.readouterr().out
-    for words in ("RANDOM weights", "threads", "torch", "parity: images differ", "ms an image", "diffusers"):
+    for words in ("RANDOM weights", "thread", "torch", "parity: images differ", "ms an image", "diffusers"):
         assert words in page
 
 

@@ -9,12 +9,12 @@ from fewstep.bench.results import MEASURED, Report, Row, case_of
 
 WRONG = "wrong"
 NOT_ASKED = "not asked for"
-COLD_PARTS = {  # of a start, in its order: what it is called, and its columns
-    "import": ("import_seconds", "import_s"),
-    "load": ("load_s", "load_seconds"),
-    "compile": ("compile_s", "compile_seconds"),
-    "capture": ("capture_s", "capture_seconds"),
-    "first image": ("first_image_seconds", "first_s"),
+COLD_PARTS = {  # of a start, in its order, each with its column
+    "import": "import_seconds",
+    "load": "load_seconds",
+    "compile": "compile_seconds",
+    "capture": "capture_seconds",
+    "image": "first_image_seconds",  # without what it compiled
 }
 
 
@@ -208,12 +208,26 @@ def machine_lines(report: Report) -> list[str]:
 
 
 def cold_part(start: Mapping[str, object], part: str) -> float | None:
-    """The seconds of a part of a cold start; see `COLD_PARTS`."""
-    for name in COLD_PARTS[part]:
-        value = start.get(name)
-        if isinstance(value, int | float):
-            return float(value)
-    return None
+    """The seconds of a part of a cold start, see `COLD_PARTS`: they add up to the time until there is an image."""
+    found = _seconds(start, COLD_PARTS[part])
+    if part == "image" and found is not None:
+        return max(0.0, found - (_seconds(start, COLD_PARTS["compile"]) or 0.0))
+    return found
+
+
+def cold_total(start: Mapping[str, object]) -> float:
+    """Seconds until there is an image."""
+    return sum(cold_part(start, part) or 0.0 for part in COLD_PARTS)
+
+
+def cold_again(start: Mapping[str, object]) -> float | None:
+    """The seconds to compile where an earlier process has filled the caches."""
+    return _seconds(start, "cached_seconds")
+
+
+def _seconds(start: Mapping[str, object], name: str) -> float | None:
+    value = start.get(name)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def cold_starts(report: Report) -> list[tuple[str, str, Mapping[str, object]]]:

@@ -156,10 +156,12 @@ def starts(report: Report) -> str:
         seconds = [facts.cold_part(start, part) for part in facts.COLD_PARTS]
         peak = start.get("peak_bytes")
         memory = peak / 1e6 if isinstance(peak, int | float) else None
+        seconds += [facts.cold_total(start), facts.cold_again(start)]
         cells = [Cell("-" if each is None else f"{each:.2f}", each) for each in seconds]
         cells.append(Cell("-" if memory is None else f"{memory:.0f}", memory))
         lines.append([Cell(model, kind="word"), Cell(contender, kind="word"), *cells])
-    names = ["network", "contender", *(f"{part}, s" for part in facts.COLD_PARTS), "most memory, MB"]
+    names = ["network", "contender", *(f"{part}, s" for part in facts.COLD_PARTS)]
+    names += ["all, s", "compile with full caches, s", "most memory, MB"]
     return table(names, lines, words=(0, 1)) if lines else ""
 
 

@@ -13,11 +13,12 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 a { color: var(--link); } nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .8rem 0; }
 .soft { color: var(--soft); font-size: .9rem; } .advice { border-left: 4px solid var(--good); padding: .5rem .9rem;
   background: var(--band); } .wrong { color: var(--bad); }
-.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; }
+.wide { overflow: auto; max-height: 34rem; border: 1px solid var(--line); border-radius: .5rem; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; }
-tr:last-child td { border-bottom: 0; } th { background: var(--band); vertical-align: bottom; }
+tr:last-child td { border-bottom: 0; } th { background: var(--band); vertical-align: bottom;
+  position: sticky; top: 0; }
 th.word, td.word { text-align: left; } tbody tr:hover { background: var(--band); }
 th button { all: unset; cursor: pointer; white-space: normal; }
 th button:focus-visible { outline: 2px solid var(--link); }

@@ -2,12 +2,12 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from fewstep.bench.contenders import BARE, EAGER
+from fewstep.bench.contenders import BARE, EAGER, Contender
 from fewstep.bench.reports import facts
 from fewstep.bench.reports.facts import Network, ratio_words, short
-from fewstep.bench.results import Report
+from fewstep.bench.results import Report, Row
 
 CLAIM = (
     "What is claimed are ratios: a contender's time over that of the eager reference in the same dtype, both taken in "
@@ -52,21 +52,24 @@ def network_tables(network: Network) -> list[str]:
     """The ratios, and below them the times."""
     if not network.contenders:
         return ["", "Nobody was measured."]
-    ratios, times = [], []
-    others = [each for each in network.contenders if each.kind != EAGER]
+    times = _by_case(network, network.contenders, lambda row: short(row.ms_per_image))
+    lines = ["", "Time over the eager reference's, with the 95 % interval:", "", *ratios(network)]
+    return [*lines, "", "Milliseconds an image, median:", "", *times]
+
+
+def ratios(network: Network) -> list[str]:
+    """A line for each case, a column for each contender but the reference."""
+    return _by_case(network, [each for each in network.contenders if each.kind != EAGER], ratio_words)
+
+
+def _by_case(network: Network, contenders: Sequence[Contender], told: Callable[[Row], str]) -> list[str]:
+    lines = []
     for case in network.cases:
-        where = [case.sampler, str(case.batch), str(case.steps)]
-        rows = [network.measured(case, each) for each in others]
+        rows = [network.measured(case, each) for each in contenders]
         if any(row is not None for row in rows):
-            ratios.append([*where, *("-" if row is None else ratio_words(row) for row in rows)])
-        rows = [network.measured(case, each) for each in network.contenders]
-        if any(row is not None for row in rows):
-            times.append([*where, *("-" if row is None else short(row.ms_per_image) for row in rows)])
-    keys = ["sampler", "batch", "steps"]
-    lines = ["", "Time over the eager reference's, with the 95 % interval:", ""]
-    lines += table([*keys, *(each.name for each in others)], ratios)
-    lines += ["", "Milliseconds an image, median:", ""]
-    return lines + table([*keys, *(each.name for each in network.contenders)], times)
+            where = [case.sampler, str(case.batch), str(case.steps)]
+            lines.append([*where, *("-" if row is None else told(row) for row in rows)])
+    return table(["sampler", "batch", "steps", *(each.name for each in contenders)], lines)
 
 
 def host_table(report: Report) -> list[str]:
@@ -115,8 +118,11 @@ def cold_table(report: Report) -> list[str]:
     for model, contender, start in facts.cold_starts(report):
         seconds = [facts.cold_part(start, part) for part in facts.COLD_PARTS]
         shown = ["-" if each is None else f"{each:.2f}" for each in seconds]
-        lines.append([model, contender, *shown, megabytes(start)])
-    heads = ["network", "contender", *(f"{part}, s" for part in facts.COLD_PARTS), "most memory, MB"]
+        cached = facts.cold_again(start)
+        ends = [f"{facts.cold_total(start):.2f}", "-" if cached is None else f"{cached:.2f}", megabytes(start)]
+        lines.append([model, contender, *shown, *ends])
+    heads = ["network", "contender", *(f"{part}, s" for part in facts.COLD_PARTS)]
+    heads += ["all, s", "compile with full caches, s", "most memory, MB"]
     return table(heads, lines) if lines else []
 
 

@@ -6,7 +6,9 @@ from typing import Any
 from fewstep.bench.reports.facts import COLD_PARTS, cold_part
 from fewstep.bench.reports.plots.style import PARTS, SOFT, figure, legend_right
 
-BELOW = "Each in a new process, once. Import includes torch's own."
+BELOW = (
+    "Each in a new process, once, with empty caches. Import includes torch's own. The image: one step."
+)
 
 
 def cold(starts: Sequence[tuple[str, str, Mapping[str, object]]]) -> Any:
