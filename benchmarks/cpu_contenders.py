@@ -1,8 +1,8 @@
 """One contender of cpu_backends.py, in a process of its own: it makes a network ready and runs when it is told to.
 
-It is started by cpu_backends.py, which may put an older fewstep in its path: what is used here is what both have. Lines
-of JSON go both ways. Its first says that the network is there, or why it cannot be; then each line of stdin is a task,
-and each line of stdout its result:
+It is started by cpu_backends.py, which may put an older fewstep in its path, of a revision that has
+`fewstep.bench.subjects`. Lines of JSON go both ways. Its first says that the network is there, or why it cannot be;
+each line of stdin is then a task, and each line of stdout its result:
 
     {"images": PATH, "batch": B}        draw B images from the shared noise into PATH; {"seconds": of it, "about": ...}
     {"runs": N, "batch": B, "warm": W}  W runs that are not counted and N that are; {"seconds": [...]}
@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from fewstep import Engine, Model
 from fewstep.bench.loops import LOOPS
-from fewstep.bench.subjects import Subject
-from fewstep.cost.subjects import sd15
+from fewstep.bench.subjects import open_subject
 from fewstep.diffusion.samplers import build_plan
 from fewstep.errors import PlanWarning
 
@@ -62,13 +61,11 @@ class Case:
 
     def asked(self, batch: int) -> dict[str, Any]:
         """What `Engine.sample` is told beside its plan."""
-        if self.network.condition and self.network.label is None:
-            return self.network.asked(batch)
-        return {"labels": self.model.conditions.spread(batch)}
+        return self.network.asked(batch)
 
     def inputs(self, batch: int) -> dict[str, Tensor]:
         """What our network takes beside x and t, where it prepares nothing."""
-        return Subject(Engine(self.model, device="cpu"), "", {}).inputs(batch)
+        return self.network.subject.inputs(batch)
 
 
 def case_of(name: str, steps: int, folder: str = "", beside: bool = True) -> Case:
@@ -81,11 +78,10 @@ def case_of(name: str, steps: int, folder: str = "", beside: bool = True) -> Cas
     if name == "digits":
         return Case(unet_cases.digits(CPU, steps), "ddim", steps)
     if name == "terrain":
-        model = Model.from_pretrained(folder)
-        model.module.eval()
-        return Case(unet_cases.Network("terrain", "trained", model, None, "no counterpart"), "consistency", steps)
-    config = CONDITIONAL if name == "conditional" else {**(sd15().diffusers_config or {}), "sample_size": 32}
-    return Case(unet_cases.conditional_of(name, dict(config), CPU, beside), "ddim", steps)
+        return Case(unet_cases.terrain(folder), "consistency", steps)
+    if name == "conditional":
+        return Case(unet_cases.conditional_of(name, CONDITIONAL, CPU, beside), "ddim", steps)
+    return Case(unet_cases.Network(name, open_subject(name, size=32, beside=beside)), "ddim", steps)
 
 
 class OurEngine:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from fewstep.bench.subjects.latents import TINY
 from support.gpu_parts import load
 
 table: Any = load("cpu_backends")
 process: Any = load("cpu_process")
 contenders: Any = load("cpu_contenders")
-cases: Any = load("unet_cases")
 promises: Any = load("cpu_promises")
 
 STUB = """
@@ -101,7 +101,7 @@ def test_a_promise_is_kept_by_the_rows_own_ratio_and_missed_with_its_number() ->
 def test_our_engine_and_their_loop_and_openvino_by_hand_draw_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("diffusers")
     pytest.importorskip("openvino")
-    monkeypatch.setattr(contenders, "CONDITIONAL", contenders.CONDITIONAL | cases.SMALL_CONDITIONAL)
+    monkeypatch.setattr(contenders, "CONDITIONAL", contenders.CONDITIONAL | TINY | {"sample_size": 4})
     images = []
     for kind in ("diffusers", "by hand", "torch"):
         task = {"network": "conditional", "kind": kind, "dtype": "float32", "steps": 4, "folder": ""}

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_a_call_and_a_run_and_a_decode_stand_beside_diffusers(tmp_path: Path) ->
     for steps in (1, 4):
         assert statuses(report, work="run", steps=steps) == dict.fromkeys(CALLS[:2], "measured")
     assert statuses(report, work="decode") == {"diffusers": "measured", "fewstep": "measured"}
-    assert {row["weights"] for row in report["rows"] if "weights" in row} == {cases.RANDOM}
+    assert {row["weights"] for row in report["rows"] if "weights" in row} == {cases.RANDOM_WEIGHTS}
     assert (tmp_path / "sd15.csv").exists()
 
 
@@ -57,12 +58,12 @@ def test_small_models_are_measured_at_the_steps_that_they_are_for(tmp_path: Path
 def test_without_diffusers_fewstep_is_checked_against_torchs_own_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cases, "importable_diffusers", lambda: None)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
     code, report = walked("sdxl", tmp_path)
     assert (code, report["checks"]["failed"]) == (0, 0)
     expected = {name: "not run" if "diffusers" in name else "measured" for name in CALLS}
     assert statuses(report, network="sdxl", work="call") == expected
-    assert [row["status"] for row in report["rows"] if row["work"] == "decode"] == [f"not run: {cases.ABSENT}"]
+    assert [row["status"] for row in report["rows"] if row["work"] == "decode"] == [f"not run: {cases.NOT_INSTALLED}"]
 
 
 def test_what_is_wrong_has_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +73,7 @@ def test_what_is_wrong_has_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         wrong = 1.01 if not torch.is_grad_enabled() else 1.0  # with gradients it is what it is checked against
         return lambda: wrong * right(network, x, t)()
 
-    monkeypatch.setattr(cases, "importable_diffusers", lambda: None)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.setattr(unets, "our_call", off)
     code, report = walked("sd15", tmp_path)
     assert code == 1

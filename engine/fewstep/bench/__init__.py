@@ -9,7 +9,7 @@ from fewstep.bench.machine import describe_machine
 from fewstep.bench.parity import TOLERANCE, ParityError
 from fewstep.bench.race import Settings, run
 from fewstep.bench.results import Report, Row
-from fewstep.bench.subjects import NETWORKS, PRESETS, Subject, model_subject, open_subject, preset_subject
+from fewstep.bench.subjects import NETWORKS, PRESETS, Subject, open_subject, own_subject, preset_subject
 
 __all__ = [
     "NETWORKS",
@@ -21,8 +21,8 @@ __all__ = [
     "Settings",
     "Subject",
     "describe_machine",
-    "model_subject",
     "open_subject",
+    "own_subject",
     "preset_subject",
     "run",
 ]

@@ -103,14 +103,14 @@ def bench(
 def _subject(model: str | None, preset: str, device: str | None, threads: int | None, most: int) -> "Subject":
     import torch
 
-    from fewstep.bench import model_subject, preset_subject
+    from fewstep.bench import open_subject, preset_subject
 
     if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ArgumentError("device", device, "cpu" + " or cuda" * torch.cuda.is_available())
     if threads is not None:
         torch.set_num_threads(integer("threads", threads, 1, 1024))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return preset_subject(preset, where, most) if model is None else model_subject(model, where, most)
+    return preset_subject(preset, where, most) if model is None else open_subject(model, where, most)
 
 
 def _rendered(report: "Report") -> dict[str, bytes]:

@@ -8,18 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.bench.subjects import PRESETS as NETWORKS
+from fewstep.bench.subjects import latents, pixels
+from fewstep.bench.subjects.architecture import Architecture
 from fewstep.cost.counter import DEVICE
 from fewstep.diffusion import schedules
 from fewstep.diffusion.schedules import Schedule
-from fewstep.models.layouts.diffusers import config_from_diffusers
-from fewstep.models.layouts.diffusers_condition import config_from_diffusers_condition
 from fewstep.models.load import open_folder
 from fewstep.models.net.build import empty_unet
 from fewstep.request.conditions import Condition, Unconditional, Words, condition_from_config
 from fewstep.request.guidance import guidance_from_config
-
-TOKENS = 77  # of a text encoder of CLIP
 
 
 class Opaque(nn.Module):
@@ -92,12 +89,7 @@ class Subject:
 
 def cifar10_ddpm() -> Subject:
     """The U-Net of Ho et al. 2020 for CIFAR-10."""
-    config = NETWORKS["cifar10-ddpm"]
-    unet = empty_unet(config_from_diffusers({"_class_name": "UNet2DModel", **config}, "preset")).eval()
-    size = config["sample_size"]
-    title = "The DDPM U-Net for CIFAR-10, 3 x 32 x 32"
-    schedule = schedules.linear()
-    return Subject("cifar10-ddpm", title, unet, (3, size, size), 3, schedule, diffusers_config=config)
+    return _of("cifar10-ddpm", pixels.cifar10_ddpm())
 
 
 def sd_latents() -> Subject:
@@ -108,34 +100,12 @@ def sd_latents() -> Subject:
 
 def sd15() -> Subject:
     """The U-Net of Stable Diffusion 1.5 for 512 x 512 pixels."""
-    config = {
-        "sample_size": 64,
-        "block_out_channels": (320, 640, 1280, 1280),
-        "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-    }
-    return _conditional("sd15", "The U-Net of Stable Diffusion 1.5, 4 x 64 x 64", config, {}, "ddim")
+    return _of("sd15", latents.sd15(), "ddim")
 
 
 def sdxl() -> Subject:
     """The U-Net of Stable Diffusion XL base 1.0 for 1024 x 1024 pixels."""
-    config = {
-        "sample_size": 128,
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "cross_attention_dim": 2048,
-        "attention_head_dim": (5, 10, 20),
-        "transformer_layers_per_block": (1, 2, 10),
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 1280 + 6 * 256,
-    }
-    given = {"pooled": (1280,), "sizes": (6,)}
-    return _conditional("sdxl", "The U-Net of Stable Diffusion XL, 4 x 128 x 128", config, given, "euler")
+    return _of("sdxl", latents.sdxl(), "euler")
 
 
 PRESETS: dict[str, Callable[[], Subject]] = {
@@ -190,21 +160,20 @@ def diffusers_network(subject: Subject) -> Callable[[Tensor, Tensor], Any]:
     return call
 
 
-def _conditional(
-    name: str, title: str, config: dict[str, Any], given: Mapping[str, tuple[int, ...]], sampler: str
-) -> Subject:
-    unet = empty_unet(config_from_diffusers_condition({"_class_name": "UNet2DConditionModel", **config}, name)).eval()
-    size = config["sample_size"]
+def _of(name: str, architecture: Architecture, *samplers: str) -> Subject:
+    """An architecture's network; guided by two halves where it is told a text."""
     return Subject(
         name=name,
-        title=title,
-        network=unet,
-        shape=(4, size, size),
-        channels=4,
-        schedule=schedules.scaled_linear(),
-        guided=True,
-        given={"context": (TOKENS, config["cross_attention_dim"]), **given},
-        samplers=(sampler,),
-        diffusers_class="UNet2DConditionModel",
-        diffusers_config=config,
+        title=architecture.title[0].upper() + architecture.title[1:],
+        network=empty_unet(architecture.unet).eval(),
+        shape=architecture.shape,
+        channels=architecture.unet.out_channels,
+        schedule=architecture.schedule,
+        prediction=architecture.prediction,
+        conditions=condition_from_config(architecture.conditions),
+        guided="context" in architecture.given,
+        given=architecture.given,
+        samplers=samplers or None,
+        diffusers_class=architecture.diffusers_class,
+        diffusers_config=dict(architecture.diffusers_config) or None,
     )

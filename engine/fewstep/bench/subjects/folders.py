@@ -4,38 +4,90 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fewstep.bench.subjects.architecture import CONDITIONAL, PIXELS, given_shapes
+from fewstep.bench.subjects.opening import Opening, random_condition
 from fewstep.bench.subjects.subject import TRAINED, Subject
-from fewstep.bench.subjects.weights import optional_diffusers
-from fewstep.engine import Engine
-from fewstep.errors import ArgumentError
+from fewstep.bench.subjects.weights import NOT_ASKED, optional_diffusers
+from fewstep.errors import ModelError, reason_of
 from fewstep.fields import read_json
-from fewstep.models.layouts.edm_folder import is_edm
-from fewstep.models.net.conditional import ConditionalUNet
+from fewstep.models.bundled import model_folder
+from fewstep.models.layouts.terrain import convert_terrain
+from fewstep.models.model import Model
+from fewstep.models.net.unet import UNet
 from fewstep.request.conditions import Unconditional
+from fewstep.run.backends.cache import user_folder
+
+TERRAIN = Path(".models/terrain")  # where `fewstep convert terrain` and `make demo-terrain` put it
 
 
-def model_subject(folder: str, device: str = "cpu", max_batch: int = 16, steps: int | None = None) -> Subject:
-    """The model in a folder; diffusers' own implementation joins where the folder is in diffusers' format.
+def folder_subject(opening: Opening) -> Subject:
+    """The model of a folder, or in the box; a text that it is told is random numbers.
+
+    diffusers' module joins where the folder is in diffusers' format.
 
     Raises:
         ModelError: as `Engine.from_pretrained`.
-        ArgumentError: a U-Net that is told a text, as Stable Diffusion's.
     """
-    engine = Engine.from_pretrained(folder, steps, device=device, max_batch=max_batch, backend="torch")
-    if isinstance(engine.module, ConditionalUNet):
-        allowed = "one that is told no text: make gpu PARTS='sd15 sdxl' measures U-Nets of Stable Diffusion"
-        raise ArgumentError("model", folder, allowed)
-    inner = Path(folder) / "unet" if (Path(folder) / "unet").is_dir() else Path(folder)
-    theirs, why = None, "not in diffusers' format"
-    if (inner / "config.json").exists() and not is_edm(read_json(inner / "config.json", constants=True)):
-        theirs, why = optional_diffusers(lambda: _loaded_unet_2d(inner))
-    if not isinstance(engine.model.conditions, Unconditional):
-        theirs, why = None, "its pipelines take no labels"
-    source = {"name": str(folder)} | ({} if steps is None else {"steps": steps})
-    placed = None if theirs is None else theirs.to(engine.device)
-    return Subject(engine, engine.model.name or folder, source, TRAINED, placed, why)
+    folder, name = model_folder(opening.name, opening.steps), opening.name
+    model = Model.from_pretrained(folder)
+    if opening.size is not None and model.shape[1:] != (opening.size, opening.size):
+        model = Model.from_pretrained(folder, shape=(model.shape[0], opening.size, opening.size))
+    engine = opening.engine(model)
+    network = engine.module
+    given = given_shapes(network.config, model.shape) if isinstance(network, UNet) else {}
+    theirs, lacks = _their_module(folder, model) if opening.beside else (None, NOT_ASKED)
+    return Subject(
+        engine=engine,
+        title=model.name or name,
+        source=opening.source,
+        weights=TRAINED,
+        theirs=None if theirs is None else theirs.to(engine.device),
+        lacks_diffusers=lacks,
+        condition=random_condition(given, engine.device),
+    )
 
 
-def _loaded_unet_2d(folder: Path) -> Any:
-    diffusers: Any = import_module("diffusers")
-    return diffusers.UNet2DModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+def terrain(opening: Opening) -> Subject:
+    """The one-step model of terrain: its folder where it is, else one in the user's cache, made of its package.
+
+    Raises:
+        ModelError: neither the folder nor the package is there.
+    """
+    if TERRAIN.is_dir():
+        folder = TERRAIN
+    else:
+        cache = user_folder()
+        if cache is None:
+            raise ModelError(
+                "terrain: is not in .models, and there is no folder for caches: make demo-terrain fetches it"
+            )
+        folder = cache.parent / "models" / "terrain"
+        if not folder.is_dir():
+            try:
+                convert_terrain(None, folder)
+            except ModelError as error:
+                raise ModelError(f"terrain: is not here: run make demo-terrain; {error}") from error
+    found = folder_subject(Opening(**{**vars(opening), "name": str(folder)}))
+    return Subject(**{**vars(found), "source": opening.source})
+
+
+def _their_module(folder: Path, model: Model) -> tuple[Any, str]:
+    inner = folder / "unet" if (folder / "unet").is_dir() else folder
+    if not (inner / "config.json").is_file():
+        return None, "not in diffusers' format"
+    kind = read_json(inner / "config.json", constants=True).get("_class_name")
+    if kind not in (PIXELS, CONDITIONAL):
+        return None, "not in diffusers' format"
+    if not isinstance(model.conditions, Unconditional):
+        return None, "its pipelines take no labels"
+    if model.guidance.inputs:
+        return None, "it is told the guidance scale in another form"
+
+    def make() -> Any:
+        library: Any = import_module("diffusers")
+        return getattr(library, kind).from_pretrained(inner, local_files_only=True, use_safetensors=True).eval()
+
+    try:
+        return optional_diffusers(make)
+    except (OSError, ValueError) as error:
+        return None, f"diffusers does not read it: {reason_of(error)}"

@@ -14,7 +14,7 @@ from fewstep.request.conditions import Words
 from fewstep.run.inputs import Inputs
 from fewstep.run.modules import view_of
 
-TRAINED, RANDOM = "trained", "random"
+TRAINED, RANDOM, OWN = "trained", "random", "own"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Subject:
         engine: holds the network, its schedule, what it predicts and its labels; runs on torch, in float32.
         title: what it is, and whose weights they are.
         source: how to make it again in another process: `open_subject(**source, device=..., max_batch=...)`.
-        weights: "trained" or "random".
+        weights: "trained", "random", or "own" for those of a network that its user made.
         theirs: diffusers' module with the same weights, or None.
         lacks_diffusers: why there is none; "" if there is one.
         condition: what is given for one sample beside labels, by the names of the network's call: context [L, W],
