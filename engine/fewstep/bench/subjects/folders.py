@@ -72,14 +72,14 @@ def terrain(opening: Opening) -> Subject:
 
 
 def _their_module(folder: Path, model: Model) -> tuple[Any, str]:
+    if not isinstance(model.conditions, Unconditional):
+        return None, "its pipelines take no labels"
     inner = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (inner / "config.json").is_file():
         return None, "not in diffusers' format"
     kind = read_json(inner / "config.json", constants=True).get("_class_name")
     if kind not in (PIXELS, CONDITIONAL):
         return None, "not in diffusers' format"
-    if not isinstance(model.conditions, Unconditional):
-        return None, "its pipelines take no labels"
     if model.guidance.inputs:
         return None, "it is told the guidance scale in another form"
 
