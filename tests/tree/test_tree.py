@@ -139,15 +139,9 @@ def test_tests_mirror_the_rooms_and_share_only_what_is_in_support() -> None:
 
 
 KINDS = {"ClassifierFree", "EmbeddedGuidance", "Classes", "Numbers", "Prompts", "Unconditional"}
-# Classes, one by one, are looked at by what labels them for itself: races, scores of digits, and students of a teacher.
+# Classes, one by one, are looked at by what labels them for itself: scores of digits, and students of a teacher.
 # And what makes a model of something else says what that is.
-BY_CLASS = {
-    "bench/subjects/folders.py",
-    "evaluate/run.py",
-    "train/distill.py",
-    "cost/subjects.py",
-    "pipelines/from_pipeline.py",
-}
+BY_CLASS = {"evaluate/run.py", "train/distill.py", "cost/subjects.py", "pipelines/from_pipeline.py"}
 
 
 def asks_of_guidance(tree: ast.AST) -> list[str]:

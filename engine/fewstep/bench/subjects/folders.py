@@ -14,7 +14,6 @@ from fewstep.models.bundled import model_folder
 from fewstep.models.layouts.terrain import convert_terrain
 from fewstep.models.model import Model
 from fewstep.models.net.unet import UNet
-from fewstep.request.conditions import Unconditional
 from fewstep.run.backends.cache import user_folder
 
 TERRAIN = Path(".models/terrain")  # where `fewstep convert terrain` and `make demo-terrain` put it
@@ -72,7 +71,7 @@ def terrain(opening: Opening) -> Subject:
 
 
 def _their_module(folder: Path, model: Model) -> tuple[Any, str]:
-    if not isinstance(model.conditions, Unconditional):
+    if model.conditions.inputs:
         return None, "its pipelines take no labels"
     inner = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (inner / "config.json").is_file():

@@ -17,7 +17,6 @@ from fewstep.engine import Engine
 from fewstep.errors import ArgumentError
 from fewstep.models.model import Model
 from fewstep.models.net.unet import UNet
-from fewstep.request.conditions import Unconditional
 from fewstep.run.inputs import Inputs
 
 ALLOWED = "a fewstep.Engine, a fewstep.Model, a torch.nn.Module or a fewstep.bench.Subject"
@@ -144,7 +143,7 @@ def _without_words(model: Model) -> Model:
     if not told and model.decoder is None:
         return model
     known = {each.name: getattr(model, each.name) for each in fields(Model) if each.name != "module"}
-    known |= {"decoder": None, "encoder": None} | ({"conditions": Unconditional()} if told else {})
+    known |= {"decoder": None, "encoder": None} | ({"conditions": None} if told else {})
     return Model(model.module, **known)
 
 
