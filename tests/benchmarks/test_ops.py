@@ -219,6 +219,36 @@ def test_a_wrong_baseline_has_no_speed_and_is_no_fault_of_ours(run: Run) -> None
     assert "ratio" not in rows["ours"]
 
 
+class Replayed:
+    """In a graph's place: it runs the call again."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.replay = call
+
+
+@pytest.mark.parametrize("op", ["geglu", "step", "group_norm_silu"])
+def test_a_graph_must_give_the_bits_of_the_call(op: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures: list[int] = []
+
+    def captured(call: Callable[[], object], calls: int) -> Replayed:
+        captures.append(calls)
+        call()
+        return Replayed(call)
+
+    monkeypatch.setattr(ops.Bench, "gpu", True)
+    monkeypatch.setattr(ops, "captured", captured)
+    code, rows, report = run(op)
+    assert (code, report.failed, report.passed) == (0, 0, 2)  # parity, and the graph
+    assert set(captures) == {1}
+    assert rows["ours"]["called_us"] > 0
+    monkeypatch.setattr(ops, "equal", lambda work, one, other: False)
+    code, rows, report = run(op)
+    assert code == 1
+    assert rows["ours"]["status"] == "failed in a graph: RuntimeError"
+    assert "median_us" not in rows["ours"]
+    assert rows["eager"]["status"] == "measured"
+
+
 def test_without_time_a_case_says_so_and_nothing_is_proven(run: Run) -> None:
     code, rows, _ = run("geglu", seconds=-1.0)
     assert (code, rows[""]["status"]) == (measure.NOT_RUN, "not run: no time left")
