@@ -15,9 +15,10 @@ import fewstep_kernels
 from fewstep import Engine, Model, schedules
 from fewstep.bench import Settings, Subject, run
 from fewstep.bench.ceilings import best, ceilings_of, copy_bandwidth, matmul_rate, rates
-from fewstep.bench.clock import Timing
-from fewstep.bench.contenders import ENGINE, Case, Contender
+from fewstep.bench.clock import Stopwatch, Timing
+from fewstep.bench.contenders import EAGER, ENGINE, Case, Contender
 from fewstep.bench.floor import columns, count, counted_call, work_of
+from fewstep.bench.race import race
 from fewstep.bench.results import MEASURED, Reading, Report, finite, row_of
 
 CPU = torch.device("cpu")
@@ -159,11 +160,56 @@ def test_what_json_has_no_number_for_is_none() -> None:
     }
 
 
+class Ticking:
+    """A clock that moves by itself, and a device whose work is done so much later."""
+
+    def __init__(self) -> None:
+        self.host, self.device = 0.0, 0.0
+
+    def now(self) -> float:
+        self.host = max(self.host, self.device)
+        return self.host
+
+    def launch(self) -> None:
+        self.host += 1
+        self.device = self.host + 9
+
+
+def test_host_time_is_until_the_run_returned() -> None:
+    ticking = Ticking()
+    timing = Stopwatch([], ticking.now, lambda: ticking.host).time(ticking.launch)
+    assert timing == Timing(wall=10, network=0, loop=0, calls=0, host=1)
+    assert Stopwatch([], ticking.now).time(ticking.launch).host is None
+    row = row_of([Reading("m", Case("ddim", 4, 2), Contender(ENGINE), MEASURED, [timing], [timing])])
+    assert (row.host_us_request, row.host_us_step) == (1e6, 0.25e6)
+
+
+def test_shares_come_from_rounds_under_the_watch_and_times_from_those_without() -> None:
+    case, plain, watched = Case("ddim", 2, 1), Timing(1.0, 0.0, 0.0, 0, 0.1), Timing(3.0, 2.0, 2.5, 2)
+    reading = Reading("m", case, Contender(ENGINE), MEASURED, [plain], [plain], watched=[watched])
+    assert Reading.from_dict(json.loads(json.dumps(reading.to_dict()))) == reading
+    row = row_of([reading])
+    assert (row.median_ms, row.calls) == (1000, 2)
+    assert (row.outside_us, row.loop_median_us, row.setup_us) == (0.5e6, 0.25e6, 0.5e6)
+
+
+def test_where_a_clock_distorts_a_run_it_is_timed_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewstep.bench.race.distorts", lambda _: True)
+    settings = Settings(steps=(2,), batches=(1,), samplers=["ddim"], repeats=1, beside=())
+    measured = [each for each in race("small", small(), settings) if each.status == MEASURED]
+    assert {each.contender.kind for each in measured} == {ENGINE, EAGER}
+    for reading in measured:
+        assert [(timing.calls, timing.network) for timing in reading.timings] == [(0, 0.0)]
+        assert all(timing.host is not None for timing in reading.timings)
+        assert [timing.calls for timing in reading.watched] == [2, 2, 2]
+        assert row_of([reading]).outside_us is not None
+
+
 @pytest.mark.slow
 def test_a_report_has_the_figures_of_every_row_as_strict_json(tmp_path: Path) -> None:
     settings = Settings(steps=(1, 2), batches=(2,), samplers=["ddim"], repeats=2, cold=False, beside=())
     report = run(small(), settings)
-    report.save(tmp_path)
+    report.save(tmp_path, {})
     kept = parse_strictly((tmp_path / "bench.json").read_text())
     told = kept["ceilings"]["float32"]
     for name in ("tflops", "gb_s"):

@@ -1,7 +1,7 @@
 """Clocks: a whole run, and within the same run the network's share and the loop's."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -38,6 +38,7 @@ class Timing:
     network: float  # within the network's calls
     loop: float  # within the sampling loop, network included; 0 for a contender without `timed_loop`
     calls: int  # of the network, as seen from the host: a replayed graph makes none
+    host: float | None = None  # until the call had returned, the device still at work; None where a call waits for it
 
 
 class Stopwatch:
@@ -47,11 +48,16 @@ class Stopwatch:
             timing = watch.time(run)
 
     A module's forward is replaced for as long, on the instance. On CUDA each reading waits for the device, so a
-    run's parts add up, but a host that would have run ahead does not.
+    run's parts add up, but a host that would have run ahead does not: what a run takes there is timed without modules.
+
+    Args:
+        modules: whose calls are counted.
+        now: the time once the device is done.
+        host: the time as it is, where that is another: then a timing says when the run returned.
     """
 
-    def __init__(self, modules: list[nn.Module], now: Now = time.perf_counter) -> None:
-        self.modules, self.now = modules, now
+    def __init__(self, modules: Sequence[nn.Module], now: Now = time.perf_counter, host: Now | None = None) -> None:
+        self.modules, self.now, self.host = modules, now, host
         self.network, self.loop, self.calls = 0.0, 0.0, 0
         self._within = False
 
@@ -70,8 +76,10 @@ class Stopwatch:
         """Run once."""
         self.network, self.loop, self.calls = 0.0, 0.0, 0
         started = self.now()
+        asked = None if self.host is None else self.host()
         run()
-        return Timing(self.now() - started, self.network, self.loop, self.calls)
+        returned = None if self.host is None or asked is None else self.host() - asked
+        return Timing(self.now() - started, self.network, self.loop, self.calls, returned)
 
     def timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """A call of a network, counted once: a program may call the module, whose calls are counted as well."""

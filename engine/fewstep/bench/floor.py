@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.bench.contenders import Case
 from fewstep.bench.subjects import Subject
@@ -84,6 +83,8 @@ def _named(subject: Subject) -> dict[str, Tensor]:
 
 def counted_call(call: Callable[[], object]) -> tuple[int | None, object]:
     """The operations of a call, and its answer; None where torch cannot count them."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, before which some set how it runs
+
     counter = FlopCounterMode(display=False, custom_mapping=OURS)
     try:
         with torch.no_grad(), counter:

@@ -5,9 +5,11 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
+
+import torch
 
 from fewstep.bench import ceilings, parity
 from fewstep.bench.clock import Stopwatch, Timing, clock_of, timed_loop
@@ -23,6 +25,7 @@ from fewstep.errors import PlanWarning
 Advance = Callable[[int, int], None]  # (done, total)
 Runs = dict[Contender, Callable[[int], object]]  # one run, by seed
 WARM_UP = 1  # rounds that are not counted; parity has run everything before them already
+WATCHED = 3  # further runs of each contender with a clock within, where that changes what a run takes
 LEAST = 3  # rounds that count, however long they take
 SETTLED = 0.01  # seconds: for 6 ms after their work torch's threads wait busily, on cores that OpenVINO's then lack
 USUAL = {"vp": ("ddim", "ddpm"), "ve": ("consistency",)}  # samplers that are measured unless said, by kind of schedule
@@ -122,13 +125,16 @@ def _readings(
     device, cases, work = device_of(known), list(agreed), works(known)
     before = ceilings.rates(device, settings.dtypes)
     timings = take_turns(known, cases, agreed, settings, tick)
+    inside = look_inside(known, cases, agreed) if distorts(device) else {case: {} for case in cases}
     limits = ceilings.ceilings_of(before, ceilings.rates(device, settings.dtypes))
     readings = []
     for case in cases:
         for racer in known.racers:
             dtype = racer.contender.dtype
-            stands_on = {**work[dtype].call(case.batch), "ceiling": limits[dtype]}
-            readings.append(reading_of(name, racer, case, timings[case], agreed[case].get(racer.contender), stands_on))
+            seen = inside[case].get(racer.contender, Inside())
+            stands_on = {**work[dtype].call(case.batch), "ceiling": limits[dtype], **seen.figures}
+            found = reading_of(name, racer, case, timings[case], agreed[case].get(racer.contender), stands_on)
+            readings.append(replace(found, watched=seen.watched))
     return readings
 
 
@@ -168,14 +174,16 @@ def take_turns(
     """The counted timings of every contender of every case, in the order of the rounds.
 
     Each round goes through the cases, and each case through its contenders, in a new order; a case whose seconds are
-    over takes no part in further rounds.
+    over takes no part in further rounds. Where a clock within a run would distort it, there is none in it.
     """
     runs = {case: _runs(known, case, agreed[case]) for case in cases}
     timings: dict[Case, dict[Contender, list[Timing]]] = {case: {each: [] for each in runs[case]} for case in cases}
     spent = dict.fromkeys(cases, 0.0)
     order = random.Random(0)
     with ExitStack() as stack:
-        watch = _watched(known, stack)
+        device = device_of(known)
+        apart = distorts(device)
+        watch = Stopwatch([], clock_of(device), time.perf_counter) if apart else _watched(known, stack)
         for turn in range(settings.repeats + WARM_UP):
             for case in order.sample(cases, len(cases)):
                 if turn < WARM_UP + LEAST or spent[case] < settings.seconds:
@@ -188,6 +196,47 @@ def take_turns(
                     spent[case] += time.perf_counter() - started
                 tick()
     return timings
+
+
+def distorts(device: torch.device) -> bool:
+    """Whether a clock within a run changes what it takes: on a GPU each reading waits for the device."""
+    return device.type == "cuda"
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What further rounds say of a contender: runs under the watch, and columns of `results.Row`."""
+
+    watched: Sequence[Timing] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def look_inside(
+    known: Lineup, cases: Sequence[Case], agreed: Mapping[Case, Mapping[Contender, Agreement]]
+) -> dict[Case, dict[Contender, Inside]]:
+    """Further rounds once all is timed: the memory of a run, then a few runs with a clock on networks and loops."""
+    runs = {case: _runs(known, case, agreed[case]) for case in cases}
+    memory = {(case, who): _run_bytes(known, one) for case, each in runs.items() for who, one in each.items()}
+    found: dict[Case, dict[Contender, Inside]] = {case: {} for case in cases}
+    with ExitStack() as stack:
+        watch = _watched(known, stack)
+        for case, each in runs.items():
+            for who, one in each.items():
+                watched = [watch.time(partial(one, turn)) for turn in range(WATCHED)]
+                found[case][who] = Inside(watched, memory[case, who])
+    return found
+
+
+def _run_bytes(known: Lineup, run: Callable[[int], object]) -> dict[str, int]:
+    device = device_of(known)
+    if device.type != "cuda":
+        return {}
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run(0)
+    torch.cuda.synchronize(device)
+    return {"run_bytes": torch.cuda.max_memory_allocated(device) - before}
 
 
 def _watched(known: Lineup, stack: ExitStack) -> Stopwatch:

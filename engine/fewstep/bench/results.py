@@ -45,6 +45,7 @@ class Reading:
     reference: Sequence[Timing] = ()
     agreement: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    watched: Sequence[Timing] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As a cell's file holds it."""
@@ -54,7 +55,8 @@ class Reading:
     def from_dict(cls, data: Mapping[str, Any]) -> "Reading":
         """What `to_dict` gave."""
         made: dict[str, Any] = dict(data) | {"case": Case(**data["case"]), "contender": Contender(**data["contender"])}
-        return cls(**made | {name: [Timing(**each) for each in data[name]] for name in ("timings", "reference")})
+        rounds = ("timings", "reference", "watched")
+        return cls(**made | {name: [Timing(**each) for each in data.get(name, ())] for name in rounds})
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,11 @@ class Row:
     loop_median_us: float | None = None
     loop_p90_us: float | None = None
     setup_us: float | None = None  # whole run - sampling loop, median; once a request
+    host_us_request: float | None = None  # on a GPU: until a run has returned, without waiting for the device, median
+    host_us_step: float | None = None  # the same over the steps
     graph_bytes: int | None = None  # of the pool of captured graphs
-    peak_bytes: int | None = None  # the most memory a process of its own had
+    peak_bytes: int | None = None  # the most memory a process of its own had: of the GPU, or on a CPU of the process
+    run_bytes: int | None = None  # of the GPU, that a run takes for a while beyond what was allocated before it
     tflops: float | None = None  # 1e12 operations a second of the network's calls, at the median
     tflops_share: float | None = None  # of the ceiling that was measured in the same run
     gb_s: float | None = None  # 1e9 bytes a second, of the fewest that the calls can move
@@ -159,7 +164,7 @@ def _times(case: Case, measured: Sequence[Reading]) -> dict[str, Any]:
         "ms_per_image": median / case.batch,
         "ms_per_step": median / case.steps,
         "images_per_s": 1e3 * case.batch / median,
-        "calls": measured[0].timings[0].calls,
+        "calls": (measured[0].watched or measured[0].timings)[0].calls,
         "ratio": ratio,
         "ratio_low": ratio_low,
         "ratio_high": ratio_high,
@@ -167,7 +172,10 @@ def _times(case: Case, measured: Sequence[Reading]) -> dict[str, Any]:
     }
     floors = [_floor(case, each) for each in measured]
     found |= {name: float(np.median([run[name] for run in floors])) for name in floors[0]}
-    return found | _shares(case, [timing for each in measured for timing in each.timings])
+    host = [1e6 * timing.host for each in measured for timing in each.timings if timing.host is not None]
+    if host:
+        found |= {"host_us_request": float(np.median(host)), "host_us_step": float(np.median(host)) / case.steps}
+    return found | _shares(case, [timing for each in measured for timing in each.watched or each.timings])
 
 
 def _floor(case: Case, reading: Reading) -> dict[str, float]:
