@@ -18,6 +18,7 @@ from fewstep.bench.ceilings import best, ceilings_of, copy_bandwidth, matmul_rat
 from fewstep.bench.clock import Stopwatch, Timing
 from fewstep.bench.contenders import EAGER, ENGINE, Case, Contender
 from fewstep.bench.floor import columns, count, counted_call, work_of
+from fewstep.bench.machine import describe_machine, lasting
 from fewstep.bench.race import race
 from fewstep.bench.results import MEASURED, Reading, Report, finite, row_of
 
@@ -203,6 +204,13 @@ def test_where_a_clock_distorts_a_run_it_is_timed_without(monkeypatch: pytest.Mo
         assert all(timing.host is not None for timing in reading.timings)
         assert [timing.calls for timing in reading.watched] == [2, 2, 2]
         assert row_of([reading]).outside_us is not None
+
+
+def test_a_machine_stays_the_same_while_its_load_and_clocks_change() -> None:
+    machine = describe_machine(CPU)
+    later = machine | {"date": "2031-01-01", "load": 9.0, "mhz": 1.0}
+    assert lasting(later) == lasting(machine)
+    assert lasting(machine | {"torch": "1.0"}) != lasting(machine)
 
 
 @pytest.mark.slow

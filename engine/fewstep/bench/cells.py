@@ -11,6 +11,7 @@ from typing import Any
 
 import fewstep_kernels
 from fewstep.bench.contenders import Case
+from fewstep.bench.machine import lasting
 from fewstep.bench.results import FORMAT, Reading
 from fewstep.files import atomic_write
 from fewstep.version import __version__
@@ -122,8 +123,7 @@ class Cells:
 
 def key_of(machine: Mapping[str, object], about: Mapping[str, object]) -> str:
     """In short: the processor, the versions and threads, the code, and what else a measurement is about."""
-    known = {name: value for name, value in machine.items() if name != "load"}
-    text = json.dumps([known, dict(about), code_digest()], sort_keys=True, default=str)
+    text = json.dumps([lasting(machine), dict(about), code_digest()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
@@ -18,6 +19,7 @@ PACKAGES = ("torch", "diffusers", "openvino", "onnxruntime", "numpy", "triton")
 SETTINGS = ("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "KMP_AFFINITY", "KMP_BLOCKTIME")
 FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 ASKED = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")  # of the GPU's driver
+CHANGES = ("date", "load", "load_after", "mhz", "clocks.sm", "clocks.mem")  # on the same machine, from hour to hour
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:
@@ -43,6 +45,11 @@ def describe_machine(device: torch.device) -> dict[str, object]:
         "load": load(),
         **_gpu(device),
     }
+
+
+def lasting(machine: Mapping[str, object]) -> dict[str, object]:
+    """What of a description is the same as long as the machine and what is installed on it are."""
+    return {name: value for name, value in machine.items() if name not in CHANGES}
 
 
 def load() -> float | None:
