@@ -19,7 +19,7 @@ SHORTER = {
     "distill": ["--steps", "1", "--batch", "4", "--sheet-every", "0", "--threads", "1"],
     "evaluate": ["--n", "12", "--teacher-steps", "4", "--threads", "1"],
     "generate": ["--threads", "1"],
-    "bench": ["--steps", "1", "--batch", "1", "--repeats", "1", "--threads", "1"],
+    "bench": ["--steps", "1", "--batch", "1", "--repeats", "1", "--threads", "1", "--beside", "bare"],
 }
 
 

@@ -9,6 +9,7 @@ import torch
 
 from fewstep.bench.contenders import (
     BARE,
+    BY_CALLS,
     COMPILE,
     DIFFUSERS,
     DTYPES,
@@ -75,7 +76,10 @@ def lineup(
     racers = [
         _engine(Contender(ENGINE, backend, dtype), plain[dtype], asked) for backend in BACKENDS for dtype in plain
     ]
+    on_gpu = subject.engine.device.type == "cuda"
     for kind in (EAGER, *OTHERS):
+        if kind == BY_CALLS and not on_gpu and kind not in beside:
+            continue  # an engine on a CPU is by calls anyway
         racers += [_other(Contender(kind, dtype=dtype), plain[dtype], beside) for dtype in plain]
     return Lineup(subject, racers)
 
@@ -102,10 +106,8 @@ def _engine(contender: Contender, plain: Subject, asked: Sequence[str]) -> Racer
 
 def _other(contender: Contender, plain: Subject, beside: Sequence[str]) -> Racer:
     kind = contender.kind
-    if kind != EAGER and kind not in beside:
+    if kind not in (EAGER, BY_CALLS, *beside):
         return RACERS[EAGER](contender, plain, NOT_ASKED)
-    if kind not in RACERS:
-        return RACERS[EAGER](contender, plain, "not built yet")
     return RACERS[kind](contender, plain)
 
 

@@ -1,8 +1,12 @@
 """Who races: each kind of contender is a racer, made for one network."""
 
+from fewstep.bench.contenders.by_hand import ByHand
 from fewstep.bench.contenders.case import Case, plan_of
+from fewstep.bench.contenders.channels_last import ChannelsLast
+from fewstep.bench.contenders.compiled import WAYS, Compiled
 from fewstep.bench.contenders.contender import (
     BARE,
+    BY_CALLS,
     BY_HAND,
     CHANNELS_LAST,
     COMPILE,
@@ -19,15 +23,26 @@ from fewstep.bench.contenders.contender import (
     Contender,
 )
 from fewstep.bench.contenders.diffusers import Diffusers
-from fewstep.bench.contenders.engine import EngineRacer
+from fewstep.bench.contenders.engine import ByCalls, EngineRacer
+from fewstep.bench.contenders.onnx import OnnxRuntime
 from fewstep.bench.contenders.plain import Bare, Eager
 from fewstep.bench.contenders.racer import Absent, Racer
 
-# A kind that has no racer yet is named as missing, never left out.
-RACERS: dict[str, type[Racer]] = {ENGINE: EngineRacer, EAGER: Eager, DIFFUSERS: Diffusers, BARE: Bare}
+RACERS: dict[str, type[Racer]] = {
+    ENGINE: EngineRacer,
+    BY_CALLS: ByCalls,
+    EAGER: Eager,
+    DIFFUSERS: Diffusers,
+    CHANNELS_LAST: ChannelsLast,
+    **dict.fromkeys(WAYS, Compiled),
+    BY_HAND: ByHand,
+    ONNXRUNTIME: OnnxRuntime,
+    BARE: Bare,
+}
 
 __all__ = [
     "BARE",
+    "BY_CALLS",
     "BY_HAND",
     "CHANNELS_LAST",
     "COMPILE",
@@ -42,8 +57,10 @@ __all__ = [
     "RACERS",
     "REDUCE_OVERHEAD",
     "REGIONAL",
+    "WAYS",
     "Absent",
     "Case",
+    "Compiled",
     "Contender",
     "Racer",
     "plan_of",

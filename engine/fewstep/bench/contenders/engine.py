@@ -2,12 +2,16 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fewstep.bench.contenders.case import Case, normals, plan_of, stacked
+from fewstep.bench.contenders.contender import Contender
 from fewstep.bench.contenders.racer import Racer
+from fewstep.bench.subjects import Subject
+from fewstep.engine import Engine
 from fewstep.errors import BackendWarning
 
 
@@ -23,6 +27,10 @@ class EngineRacer(Racer):
     def own_images(self, case: Case, seed: int) -> Tensor:
         """From its own noise of the seeds seed, seed + 1, ..."""
         return self._sample(case, seeds=seed)
+
+    def same_images(self, case: Case, seed: int) -> Tensor:
+        """What must have the bits of `own_images`: the same request again."""
+        return self.own_images(case, seed)
 
     def run(self, case: Case) -> Callable[[int], Tensor]:
         """From its own noise."""
@@ -50,3 +58,23 @@ class EngineRacer(Racer):
         engine, plan = self.subject.engine, plan_of(self.subject, case)
         images: Tensor = engine.sample(case.batch, plan=plan, **self.subject.asked(case.batch), **told).images  # type: ignore[arg-type]
         return images.to(torch.float32)
+
+
+class ByCalls(EngineRacer):
+    """`Engine.sample` with every step called from Python, whose bits a graph has to give as well."""
+
+    def __init__(self, contender: Contender, subject: Subject, lacks: str = "") -> None:
+        self.replayed, engine = subject, subject.engine
+        by_calls = Engine(
+            engine.model,
+            device=engine.device,
+            dtype=engine.dtype,
+            runner="eager",
+            max_batch=engine.max_batch,
+            backend=contender.backend,  # type: ignore[arg-type] # a name in BACKENDS
+        )
+        super().__init__(contender, replace(subject, engine=by_calls), lacks)
+
+    def same_images(self, case: Case, seed: int) -> Tensor:
+        """The same request of the engine as it comes, on a GPU by graphs."""
+        return EngineRacer(self.contender, self.replayed).own_images(case, seed)
