@@ -31,7 +31,8 @@ class Mixes(nn.Module):
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.conv(x) * torch.cos(t.to(x.dtype) / 100)[:, None, None, None]
+        answer: Tensor = self.conv(x) * torch.cos(t.to(x.dtype) / 100)[:, None, None, None]
+        return answer
 
 
 class Doubled:

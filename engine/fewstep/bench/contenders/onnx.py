@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from importlib import import_module
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -26,9 +27,7 @@ class OnnxRuntime(Converted):
 
     def convert(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], object], Tensor]:
         """A session's run with bound tensors."""
-        import onnxruntime
-
-        runtime: Any = onnxruntime
+        runtime: Any = import_module("onnxruntime")
         shape = network(*inputs).shape
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
