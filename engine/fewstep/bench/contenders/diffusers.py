@@ -68,7 +68,7 @@ class Diffusers(Racer):
             prediction_type={ours: theirs for theirs, ours in PREDICTION_TYPES.items()}[model.prediction],
             timestep_spacing="trailing",
         )
-        if self.subject.condition:
+        if self.subject.their_arguments(1, self.subject.engine.dtype):
             return SchedulerLoop(self.subject, scheduler)
         pipeline = getattr(diffusers, f"{name}Pipeline")(self.subject.theirs, scheduler)
         pipeline.set_progress_bar_config(disable=True)
@@ -97,7 +97,7 @@ class SchedulerLoop:
         arguments = self.subject.their_arguments(batch_size, dtype)
         self.scheduler.set_timesteps(num_inference_steps, device=engine.device)
         for t in self.scheduler.timesteps:
-            m = self.subject.theirs(x, t, **arguments).sample
+            m = self.subject.theirs(x, t, **arguments).sample[:, : shape[1]]  # without a variance that it learned
             x = self.scheduler.step(m, t, x, generator=generator).prev_sample
         self.images = x
         return self
