@@ -159,7 +159,7 @@ def run(subject: Subject, settings: Settings, advance: Advance | None = None) ->
         {name: describe_model(subject)},
         contenders,
         with_cold(rows_of([readings]), starts),
-        [asdict(each) for each in starts],
+        [{"model": name, **asdict(each)} for each in starts],
         ceilings_in(readings),
     )
 
