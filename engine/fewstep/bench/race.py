@@ -13,7 +13,7 @@ import torch
 
 from fewstep.bench import ceilings, parity
 from fewstep.bench.clock import Stopwatch, Timing, clock_of, timed_loop
-from fewstep.bench.contenders import EAGER, ENGINE, Case, Contender, Racer, plan_of
+from fewstep.bench.contenders import EAGER, Case, Contender, Racer, plan_of
 from fewstep.bench.figures import ceilings_in, describe_model, works
 from fewstep.bench.lineup import BESIDE, Lineup, device_of, lineup
 from fewstep.bench.machine import describe_machine, load
@@ -243,7 +243,7 @@ def _watched(known: Lineup, stack: ExitStack) -> Stopwatch:
     """A clock on the networks of all who run; `timed_loop` counts the calls of an engine, whoever answers them."""
     running = [racer for racer in known.racers if not racer.lacks]
     networks = {id(module): module for racer in running for module in racer.networks}
-    engines = {id(racer.subject.engine): racer.subject.engine for racer in running if racer.contender.kind == ENGINE}
+    engines = {id(racer.subject.engine): racer.subject.engine for racer in running if racer.contender.ours}
     watch = stack.enter_context(Stopwatch(list(networks.values()), clock_of(device_of(known))))
     for engine in engines.values():
         stack.enter_context(timed_loop(engine, watch))
