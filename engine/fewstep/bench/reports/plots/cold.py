@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewstep.bench.reports.facts import COLD_PARTS, cold_part
-from fewstep.bench.reports.plots.style import PARTS, SOFT, figure, legend_right
+from fewstep.bench.reports.plots.style import PARTS, SOFT, figure, legend_right, shortened
 
-BELOW = (
-    "Each in a new process, once, with empty caches. Import includes torch's own. The image: one step."
-)
+BELOW = "Each in a new process, once, with empty caches. Import includes torch's own. The image: one step."
 
 
 def cold(starts: Sequence[tuple[str, str, Mapping[str, object]]]) -> Any:
@@ -29,7 +27,7 @@ def cold(starts: Sequence[tuple[str, str, Mapping[str, object]]]) -> Any:
                 used.add(index)
             left += length
         totals.append((place, left))
-        ticks.append((place, f"{model}: {contender}"))
+        ticks.append((place, f"{shortened(model)}: {contender}"))
         place += 1
     widest = max(total for _, total in totals)
     for at, total in totals:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fewstep.bench.reports.facts import Network
-from fewstep.bench.reports.plots.style import dodged, figure, legend_right, line, plain_log, steps_axis
+from fewstep.bench.reports.plots.style import dodged, figure, legend_right, line, plain_log, shortened, steps_axis, tall
 from fewstep.bench.results import Row
 
 BELOW = "Median of all samples, bars from the least to the 90th percentile. Dashed: bfloat16."
@@ -20,7 +20,9 @@ def latency(network: Network) -> Any:
         return None
     if len(batches) > PANELS:
         batches = [batches[0], batches[len(batches) // 2], batches[-1]]
-    made = figure(2.4 + 2.9 * max(2, len(batches)), 3.5, f"{network.name}: latency against steps, {sampler}", BELOW)
+    height = tall(3.5, len(network.contenders))
+    title = f"{shortened(network.name)}: latency against steps, {sampler}"
+    made = figure(2.4 + 2.9 * max(2, len(batches)), height, title, BELOW)
     panels = made.subplots(1, len(batches), sharey=True, squeeze=False)[0]
     handles: dict[str, Any] = {}
     for axes, batch in zip(panels, batches, strict=True):

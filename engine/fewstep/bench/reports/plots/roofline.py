@@ -5,7 +5,17 @@ from typing import Any
 
 from fewstep.bench.contenders import BARE
 from fewstep.bench.reports.facts import Network, largest
-from fewstep.bench.reports.plots.style import SHAPES, SOFT, color, dodged, figure, legend_right, plain_log
+from fewstep.bench.reports.plots.style import (
+    SHAPES,
+    SOFT,
+    color,
+    dodged,
+    figure,
+    legend_right,
+    plain_log,
+    shortened,
+    tall,
+)
 from fewstep.bench.results import Row
 
 BELOW = "At the most steps and the largest batch size. Operations and bytes: the fewest that the calls can take."
@@ -16,7 +26,7 @@ def roofline(networks: Sequence[Network], ceilings: Sequence[tuple[str, float, f
     points = [(place, each, row) for place, each in enumerate(networks) for row in _rows(each)]
     if not points or not ceilings:
         return None
-    made = figure(8.2, 4.2, "Roofline", BELOW)
+    made = figure(8.2, tall(4.2, len({row.contender for _, _, row in points}) + len(networks)), "Roofline", BELOW)
     axes = made.subplots()
     x = [_per_byte(row) for _, _, row in points]
     left, right = min(x) / 3, max([*x, *(1e3 * tflops / gb_s for _, tflops, gb_s in ceilings)]) * 4
@@ -35,7 +45,7 @@ def roofline(networks: Sequence[Network], ceilings: Sequence[tuple[str, float, f
         beside = dodged(_per_byte(row), network.contenders.index(contender), len(network.contenders), by=0.035)
         axes.plot(beside, row.tflops, shape, color=color(contender), markerfacecolor=face, markersize=6)
         contenders.setdefault(row.contender, (color(contender), face))
-        shapes.setdefault(network.name, shape)
+        shapes.setdefault(shortened(network.name), shape)
     axes.set(xscale="log", yscale="log", xlim=(left, right))
     axes.margins(y=0.08)
     plain_log(axes.xaxis)

@@ -3,7 +3,17 @@
 from typing import Any
 
 from fewstep.bench.reports.facts import Network
-from fewstep.bench.reports.plots.style import SOFT, dodged, figure, legend_right, line, plain_log, steps_axis
+from fewstep.bench.reports.plots.style import (
+    SOFT,
+    dodged,
+    figure,
+    legend_right,
+    line,
+    plain_log,
+    shortened,
+    steps_axis,
+    tall,
+)
 
 BELOW = "Median of all samples, bars from the 90th percentile of the time to the least. Dashed: bfloat16."
 
@@ -16,8 +26,8 @@ def scaling(network: Network) -> Any:
     batches = sorted({case.batch for case in cases})
     if len(batches) < 2 or not network.contenders:
         return None
-    title = f"{network.name}: batch scaling, {sampler}, {most} step{'s' * (most != 1)}"
-    made = figure(8.2, 3.5, title, BELOW)
+    title = f"{shortened(network.name)}: batch scaling, {sampler}, {most} step{'s' * (most != 1)}"
+    made = figure(8.2, tall(3.5, len(network.contenders)), title, BELOW)
     speeds, gains = made.subplots(1, 2)
     handles: dict[str, Any] = {}
     for place, contender in enumerate(network.contenders):

@@ -43,7 +43,7 @@ MARKERS = {ENGINE: "o", EAGER: "s", DIFFUSERS: "D", BARE: "x", BY_HAND: "v", ONN
 PARTS = ("#9db7d5", "#e3b23c", "#c2410c", "#7c4fb0", "#15803d")  # of a bar that is split
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "d")  # by network
 DPI = 110
-RULES = {
+RULES: dict[str, Any] = {
     "text.parse_math": False,  # a name may hold a $
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -89,7 +89,7 @@ def figure(width: float, height: float, title: str, below: str = "") -> Any:
 
     made = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(made)
-    made.suptitle(shortened(title, int(13 * width)), x=0.01, ha="left", fontsize=10, weight="bold", color=INK)
+    made.suptitle(shortened(title, int(7.6 * width)), x=0.01, ha="left", fontsize=10, weight="bold", color=INK)
     if below:
         made.supxlabel(below, x=0.01, ha="left", fontsize=7.5, color=SOFT)
     return made
@@ -152,12 +152,17 @@ def plain_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def tall(least: float, entries: int) -> float:
+    """Inches of height for a legend of so many entries, and at least so many."""
+    return max(least, 0.7 + 0.185 * entries)
+
+
 def legend_right(made: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
     """The one legend, beside the panels."""
     made.legend(handles, names, loc="outside right upper", fontsize=8, handlelength=2.6)
 
 
-def shortened(text: str, most: int) -> str:
+def shortened(text: str, most: int = 26) -> str:
     """At most so many characters of one line."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."

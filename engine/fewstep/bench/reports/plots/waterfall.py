@@ -4,7 +4,7 @@ from typing import Any
 
 from fewstep.bench.contenders import BARE, Case
 from fewstep.bench.reports.facts import Network, short
-from fewstep.bench.reports.plots.style import PARTS, SOFT, figure, legend_right
+from fewstep.bench.reports.plots.style import PARTS, SOFT, figure, legend_right, shortened
 from fewstep.bench.results import Row
 
 STEPS = 4  # that are shown where they were measured
@@ -37,7 +37,7 @@ def waterfall(network: Network) -> Any:
     shown = [(each, row) for each in network.contenders if each.kind != BARE and (row := network.measured(case, each))]
     if not shown:
         return None
-    made = figure(8.2, 1.5 + 0.27 * len(shown), f"{network.name}: where the time goes, {case}", BELOW)
+    made = figure(8.2, 1.5 + 0.27 * len(shown), f"{shortened(network.name)}: one image, {case}", BELOW)
     axes = made.subplots()
     used = set()
     widest = max(row.median_ms or 0.0 for _, row in shown)
