@@ -77,8 +77,9 @@ def styled() -> Iterator[None]:
     """Within it figures are made and drawn in this style, whatever the user's own settings are."""
     from matplotlib import rc_context, rcParamsDefault
 
-    told: Any = {name: value for name, value in rcParamsDefault.items() if not name.startswith("backend")}
-    with rc_context({**told, **RULES}):
+    usual = {name: value for name, value in rcParamsDefault.items() if not name.startswith("backend")}
+    rules: Any = {**usual, **RULES}
+    with rc_context(rules):
         yield
 
 
