@@ -12,9 +12,22 @@ import pytest
 import torch
 from measure import synchronize
 
-from fewstep.bench import open_subject
-from fewstep.bench.contenders import BARE, COMPILE, DIFFUSERS, EAGER, ENGINE, Absent, Case, Contender, Racer
-from fewstep.bench.lineup import Lineup, lineup
+from fewstep.bench import Subject, open_subject
+from fewstep.bench.contenders import (
+    BARE,
+    BY_HAND,
+    CHANNELS_LAST,
+    COMPILE,
+    DIFFUSERS,
+    EAGER,
+    ENGINE,
+    ONNXRUNTIME,
+    Absent,
+    Case,
+    Contender,
+    Racer,
+)
+from fewstep.bench.lineup import lineup
 from fewstep.bench.parity import Agreement, check
 from fewstep.errors import PlanWarning
 
@@ -24,44 +37,43 @@ NETWORKS = {
     "cifar10-ddpm, 1 step": ("cifar10-ddpm", Case("ddim", 1, 1)),
     "cifar10-ddpm, 4 steps": ("cifar10-ddpm", Case("ddim", 4, 1)),
 }
-CONTENDERS = {
-    each.name: each
-    for each in (
-        Contender(ENGINE),
-        Contender(ENGINE, "openvino"),
-        Contender(EAGER),
-        Contender(DIFFUSERS),
-        Contender(COMPILE),
-        Contender(BARE),
-    )
-}
+BESIDE = (DIFFUSERS, CHANNELS_LAST, COMPILE, BY_HAND, ONNXRUNTIME, BARE)
+CONTENDERS = [Contender(ENGINE), Contender(ENGINE, "openvino"), Contender(EAGER), *map(Contender, BESIDE)]
 ROUNDS, WARM_UPS = 15, 1
 
 
 @functools.lru_cache(maxsize=1)
-def ready(network: str, device: str) -> tuple[Lineup, dict[Contender, Agreement]]:
-    """All who race on a network, once their images have been compared with the reference's; one network at a time."""
+def opened(network: str, device: str) -> Subject:
+    """A network of the benchmark; one at a time."""
     name, case = NETWORKS[network]
-    known = lineup(open_subject(name, device, max_batch=case.batch, steps=case.steps))
+    return open_subject(name, device, max_batch=case.batch, steps=case.steps)
+
+
+def ready(network: str, contender: Contender, device: str) -> tuple[Racer, Agreement | None]:
+    """Who races, and how far its images are from the reference's, if it has any.
+
+    Raises:
+        ParityError: an engine's images are not the reference's.
+    """
+    others = (contender.kind,) if contender.kind in BESIDE else ()
+    known = lineup(opened(network, device), (contender.backend,), (contender.dtype,), others)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PlanWarning)  # nobody looks at the pictures
-        return known, check(known, case)
+        agreed = check(known, NETWORKS[network][1])
+    return known[contender], agreed.get(contender)
 
 
-@pytest.mark.parametrize("contender", list(CONTENDERS))
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
 @pytest.mark.parametrize("network", list(NETWORKS))
-def test_network(network: str, contender: str, device: torch.device, benchmark: Any) -> None:
-    known, agreed = ready(network, device.type)
-    measured(NETWORKS[network][1], known[CONTENDERS[contender]], agreed, device, benchmark)
+def test_network(network: str, contender: Contender, device: torch.device, benchmark: Any) -> None:
+    racer, agreement = ready(network, contender, device.type)
+    measured(NETWORKS[network][1], racer, agreement, device, benchmark)
 
 
-def measured(
-    case: Case, racer: Racer, agreed: dict[Contender, Agreement], device: torch.device, benchmark: Any
-) -> None:
+def measured(case: Case, racer: Racer, agreement: Agreement | None, device: torch.device, benchmark: Any) -> None:
     """Parity, or the test fails; then the times."""
     if why_not := racer.absent(case):
         pytest.skip(why_not)
-    agreement = agreed.get(racer.contender)
     if agreement is not None and not agreement.holds:
         pytest.fail(f"wrong: {agreement.wrong(racer.contender, case)}")
     try:

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fewstep_kernels import reference
-from support.gpu_parts import load
+from support.gpu_parts import BENCHMARKS, load
+from support.tree import ROOT
 
 pytest.importorskip("triton")  # of the exponentials' rate, which attention's cases import
 measure: Any = load("measure")
@@ -286,3 +290,13 @@ def test_a_sweep_of_the_norm_puts_the_librarys_settings_back() -> None:
     with sweep.settings(other):
         assert sweep.chosen() == other
     assert sweep.chosen() == own
+
+
+@pytest.mark.slow
+def test_a_dry_run_decides_how_triton_runs_before_anything_imports_it() -> None:
+    script = "import sys; import norm_sweep, ops; print('triton' in sys.modules)"
+    paths = [ROOT / "engine", ROOT / "kernels", BENCHMARKS]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    print(run.stderr)
+    assert run.stdout.strip() == "False"

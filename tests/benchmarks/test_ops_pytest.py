@@ -67,10 +67,10 @@ def test_a_wrong_network_fails_before_it_is_timed_and_an_absent_one_is_skipped_w
     agreement = timed_networks.Agreement(0.5, 1e-4, 1.0, 3.0)
     racer = SimpleNamespace(contender=contender, absent=lambda case: "")
     with pytest.raises(pytest.fail.Exception, match=r"wrong: diffusers .* differ by 5\.0e-01"):
-        timed_networks.measured(case, racer, {contender: agreement}, torch.device("cpu"), Unused())
+        timed_networks.measured(case, racer, agreement, torch.device("cpu"), Unused())
     racer.absent = lambda case: "not installed"
     with pytest.raises(pytest.skip.Exception, match="not installed"):
-        timed_networks.measured(case, racer, {}, torch.device("cpu"), Unused())
+        timed_networks.measured(case, racer, None, torch.device("cpu"), Unused())
 
 
 def test_make_test_collects_no_benchmarks(pytestconfig: pytest.Config) -> None:
