@@ -71,8 +71,6 @@ def terrain(opening: Opening) -> Subject:
 
 
 def _their_module(folder: Path, model: Model) -> tuple[Any, str]:
-    if model.conditions.inputs:
-        return None, "its pipelines take no labels"
     inner = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (inner / "config.json").is_file():
         return None, "not in diffusers' format"
