@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.bench.contenders import KINDS, Contender
 from fewstep.bench.reports import pictures, rendered
+from fewstep.bench.reports.plots.style import OTHER, color
 from fewstep.bench.results import Report
 from fewstep.cli.bench_view import page
 from support.bench_report import sample
@@ -35,6 +37,12 @@ def test_every_kind_of_picture_is_drawn_and_small_and_the_same_again() -> None:
     assert drawn.keys() == names
     assert all(len(content) < 150_000 for content in drawn.values())
     assert pictures(Report.from_dict(report.to_dict())) == drawn
+
+
+def test_every_kind_of_contender_has_a_colour_of_its_own() -> None:
+    colors = [color(Contender(kind)) for kind in KINDS]
+    assert OTHER not in colors
+    assert len({*colors}) == len(colors)
 
 
 @pytest.mark.slow

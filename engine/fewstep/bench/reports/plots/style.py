@@ -7,6 +7,7 @@ from typing import Any
 
 from fewstep.bench.contenders import (
     BARE,
+    BY_CALLS,
     BY_HAND,
     CHANNELS_LAST,
     COMPILE,
@@ -26,6 +27,7 @@ COLORS = {  # by kind and backend
     (ENGINE, "torch"): "#c2410c",
     (ENGINE, "openvino"): "#15803d",
     (ENGINE, "compile"): "#b7791f",
+    (BY_CALLS, "torch"): "#e58a5f",
     (EAGER, "torch"): "#1d4f91",
     (DIFFUSERS, "torch"): "#7c4fb0",
     (CHANNELS_LAST, "torch"): "#b794d9",
@@ -39,7 +41,7 @@ COLORS = {  # by kind and backend
     (BARE, "torch"): "#9aa0a8",
 }
 OTHER = "#555b66"
-MARKERS = {ENGINE: "o", EAGER: "s", DIFFUSERS: "D", BARE: "x", BY_HAND: "v", ONNXRUNTIME: "P"}
+MARKERS = {ENGINE: "o", BY_CALLS: "h", EAGER: "s", DIFFUSERS: "D", BARE: "x", BY_HAND: "v", ONNXRUNTIME: "P"}
 PARTS = ("#9db7d5", "#e3b23c", "#c2410c", "#7c4fb0", "#15803d")  # of a bar that is split
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "d")  # by network
 DPI = 110
