@@ -101,6 +101,11 @@ OPS: dict[str, Op] = {
 }
 
 
+def short(dtype: torch.dtype) -> str:
+    """Its name without torch's."""
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class OpCase:
     """An op at a place of a network, in a dtype."""
@@ -111,12 +116,7 @@ class OpCase:
     dtype: torch.dtype
 
     def __str__(self) -> str:
-        return f"{self.op}, {self.place}, {self.short_dtype}"
-
-    @property
-    def short_dtype(self) -> str:
-        """Its name without torch's."""
-        return str(self.dtype).removeprefix("torch.")
+        return f"{self.op}, {self.place}, {short(self.dtype)}"
 
     def work(self, device: torch.device) -> Work:
         """Its tensors there, the same at every call."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from measure import RAW
-from op_cases import OpCase
+import torch
+from measure import RAW, copy_bandwidth, matmul_rate
+from op_cases import OpCase, short
 
 from fewstep.bench.statistics import nearest_rank, ratio_interval
 
@@ -23,10 +24,34 @@ class Ceilings:
     copy: float
     products: Mapping[str, float]
 
+    @classmethod
+    def of(cls, device: torch.device, dry_run: bool) -> "Ceilings":
+        """As they are now."""
+        dtypes = (torch.bfloat16, torch.float32)
+        products = {short(dtype): matmul_rate(device, dry_run, dtype).median for dtype in dtypes}
+        found = cls(copy_bandwidth(device, dry_run).median, products)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return found
+
+    def better(self, other: "Ceilings") -> "Ceilings":
+        """What a device can do is the most that it did."""
+        products = {name: max(rate, other.products[name]) for name, rate in self.products.items()}
+        return Ceilings(max(self.copy, other.copy), products)
+
+    def shares(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Of a row with rates."""
+        found = {}
+        if "gb_s" in row:
+            found["gb_s_share"] = 1e9 * row["gb_s"] / self.copy
+        if "tflops" in row:
+            found["tflops_share"] = 1e12 * row["tflops"] / self.products[row["dtype"]]
+        return found
+
 
 def described(case: OpCase) -> dict[str, Any]:
     """A case's columns."""
-    return {"op": case.op, "place": case.place, "shape": "x".join(map(str, case.shape)), "dtype": case.short_dtype}
+    return {"op": case.op, "place": case.place, "shape": "x".join(map(str, case.shape)), "dtype": short(case.dtype)}
 
 
 def timing(times: Sequence[float], eager: Sequence[float]) -> dict[str, Any]:
@@ -44,15 +69,10 @@ def timing(times: Sequence[float], eager: Sequence[float]) -> dict[str, Any]:
     return found | {RAW: [round(each, 9) for each in times]}
 
 
-def rates(case: OpCase, moved: int, operations: int, seconds: float, ceilings: Ceilings) -> dict[str, Any]:
-    """What that is in a second, and as a share of what the device does at most."""
+def rates(moved: int, operations: int, seconds: float) -> dict[str, Any]:
+    """What that is in a second; operations only where there are any."""
     found: dict[str, Any] = {"bytes": moved, "gb_s": moved / seconds / 1e9}
-    found["gb_s_share"] = moved / seconds / ceilings.copy
-    if operations:
-        rate = operations / seconds
-        found |= {"operations": operations, "tflops": rate / 1e12}
-        found["tflops_share"] = rate / ceilings.products[case.short_dtype]
-    return found
+    return found | ({"operations": operations, "tflops": operations / seconds / 1e12} if operations else {})
 
 
 def line(contender: str, row: Mapping[str, Any]) -> str:

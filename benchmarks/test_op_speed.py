@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from measure import default_device, synchronize
-from op_cases import OpCase, cases
+from op_cases import OpCase, cases, short
 from op_contenders import COMPILED, EAGER, OURS, Verdict, contenders
 from op_parity import Parity
 from op_work import Tensors, Work
@@ -66,7 +66,7 @@ def measured(case: OpCase, contender: str, device: torch.device, flush: Callable
         "op": case.op,
         "place": case.place,
         "shape": list(case.shape),
-        "dtype": case.short_dtype,
+        "dtype": short(case.dtype),
         "contender": contender,
         "bytes": work.bytes,
         "difference": verdict.errors.difference,

@@ -23,6 +23,7 @@ measure: Any = load("measure")
 op_cases: Any = load("op_cases")
 op_contenders: Any = load("op_contenders")
 op_parity: Any = load("op_parity")
+op_rows: Any = load("op_rows")
 op_steps: Any = load("op_steps")
 op_work: Any = load("op_work")
 ops: Any = load("ops")
@@ -158,9 +159,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         return script.run(), {row.get("contender", ""): row for row in script.report.rows}, script.report
 
     make = op_cases.OpCase.work
-    spread = measure.Spread(1e9, 1e9, 1e9, 1)
-    monkeypatch.setattr(ops, "copy_bandwidth", lambda device, dry_run: spread)
-    monkeypatch.setattr(ops, "matmul_rate", lambda device, dry_run, dtype: spread)
+    ceilings = iter([op_rows.Ceilings(rate, {"float32": rate, "bfloat16": rate}) for rate in (5e8, 1e9)] * 9)
+    monkeypatch.setattr(op_rows.Ceilings, "of", lambda device, dry_run: next(ceilings))
     monkeypatch.setattr(ops, "flusher", lambda device: measure.nothing)
     monkeypatch.setattr(ops, "ROUNDS", 9)
     return measured
@@ -179,6 +179,8 @@ def test_a_row_has_its_rates_its_quantiles_and_all_samples(run: Run, tmp_path: P
         assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
     assert rows["eager"]["ratio"] == 1
     data = json.loads((tmp_path / "ops.json").read_text())
+    assert data["about"]["ceilings"]["before"]["copy"] == 5e8
+    assert data["about"]["copy_bytes_per_second"] == 1e9
     assert data["about"]["timed_region"] == "one call, by the host's clock"
     assert len(data["rows"][0]["seconds"]) == 9
     assert '"seconds": [ ' in (tmp_path / "ops.json").read_text()
