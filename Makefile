@@ -43,8 +43,8 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: T
 	$(BIN)/python tools/compile_gate.py
 	$(BIN)/python tools/cuda_gate.py
 
-bench: .venv/installed-bench ## the engine beside the eager reference, parity first; options by ARGS='...'; BASE=revision: beside that one
-	$(BIN)/$(if $(BASE),python tools/bench_base.py $(BASE) $(if $(ARGS),--bench='$(ARGS)'),fewstep bench $(ARGS))
+bench: .venv/installed-bench ## three networks beside their baselines, parity first, 15 minutes; OUT=folder keeps it, FULL=1 takes all for hours and goes on, ARGS='...'; BASE=revision: beside that one
+	$(BIN)/$(if $(BASE),python tools/bench_base.py $(BASE) $(if $(ARGS),--bench='$(ARGS)'),fewstep bench $(if $(FULL),--full --out $(or $(OUT),out/bench-full),$(if $(OUT),--out $(OUT))) $(ARGS))
 
 performance: .venv/installed-bench ## docs/performance.md and the README's table, from the results of record
 	$(BIN)/python tools/render_performance.py

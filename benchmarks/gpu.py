@@ -153,6 +153,13 @@ def registry() -> dict[str, Part]:
             sources=("engine", "kernels"),
         ),
         **{name: unets(name, what, seconds) for name, what, seconds in UNETS},
+        "matrix": Part(
+            "all networks beside their baselines, cell by cell: each call by name goes on where the last one ended",
+            (script("matrix", 480),),
+            walked=60,
+            default=False,
+            sources=("engine", "kernels"),
+        ),
         "tests": Part("gpu-marked tests of other files", (gpu_tests("tests", 30, *others),), default=bool(others)),
     }
 

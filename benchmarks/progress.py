@@ -5,6 +5,7 @@ A part that is proven is not run again while its sources, the GPU, torch and wha
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +74,8 @@ class Progress:
         """Begin anew with these parts."""
         for name, part in parts.items():
             self.forget(name, part)
+            for command in part.commands:  # what a command keeps from call to call
+                shutil.rmtree(self.folder / f"{command.name}-cells", ignore_errors=True)
 
     def forget_stale(self, parts: dict[str, Part]) -> None:
         """Drop what the tree or the machine has left behind."""

@@ -24,9 +24,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BASE, PRESENT = "base", "present"
 SUBJECTS = (  # what is benched unless options are given: a network of some size, and one so small that the rest shows
-    ("--sampler", "ddim", "--steps", "4", "--batch", "1,4"),
+    ("--preset", "cifar10-ddpm", "--sampler", "ddim", "--steps", "4", "--batch", "1,4"),
     ("digits/teacher", "--sampler", "ddim", "--steps", "1,4", "--batch", "1,8"),
 )
+PRESET = ("--preset", "cifar10-ddpm")  # where options name no network; without one, `fewstep bench` is a matrix
+FLAGS = ("--cold", "--no-cold", "--quiet", "-q", "--json")  # options without a value
 REPEATS = 5  # of a process
 COLUMNS = {"engine, ms": "median_ms", "loop, us a step": "loop_median_us", "set-up, us": "setup_us"}
 
@@ -74,6 +76,18 @@ def bench(tree: Path, options: Sequence[str]) -> dict[Case, Row]:
     # a tree of format 1 names its model once
     named = report.get("model", {}).get("name")
     return {(row.get("model", named), row["sampler"], row["batch"], row["steps"]): row for row in rows}
+
+
+def with_network(options: Sequence[str]) -> list[str]:
+    """The options, with `PRESET` before them unless they name a network."""
+    before = ["", *options]
+    values = [
+        previous.startswith("-") and "=" not in previous and previous not in FLAGS
+        for previous, _ in zip(before, options, strict=False)
+    ]
+    named = any(not word.startswith("-") and not value for word, value in zip(options, values, strict=True))
+    preset = any(word.partition("=")[0] == "--preset" for word in options)
+    return [*options] if named or preset else [*PRESET, *options]
 
 
 def take_turns(
@@ -139,7 +153,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         parser.error(f"--rounds: got {arguments.rounds}; allowed: from 1")
     try:
         with worktree(root, arguments.revision) as (tree, short):
-            subjects = [shlex.split(arguments.bench)] if arguments.bench else SUBJECTS
+            subjects = [with_network(shlex.split(arguments.bench))] if arguments.bench else SUBJECTS
             rows = table(take_turns({BASE: tree, PRESENT: root}, subjects, arguments.rounds))
     except Refused as why:
         print(f"bench: {why}", file=sys.stderr)

@@ -80,3 +80,20 @@ def test_the_ratio_is_of_each_rounds_pair() -> None:
     """Medians of both would give 1; in each round the present tree takes twice as long."""
     rounds = [{"base": {"ms": base}, "present": {"ms": 2 * base}} for base in (1.0, 2.0, 4.0)]
     assert tool.compare(rounds, "ms") == {"base": 2.0, "present": 4.0, "ratio": 2.0, "min": 2.0, "max": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--steps 4", False),
+        ("--no-cold --steps=4 -q", False),
+        ("digits --steps 4", True),
+        ("--steps 4 digits", True),
+        ("--no-cold digits", True),
+        ("--preset tiny", True),
+        ("--preset=tiny --steps 4", True),
+    ],
+)
+def test_options_without_a_network_are_of_the_larger_one(options: str, named: bool) -> None:
+    words = options.split()
+    assert tool.with_network(words) == (words if named else ["--preset", "cifar10-ddpm", *words])

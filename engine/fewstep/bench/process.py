@@ -23,7 +23,7 @@ from fewstep.bench.race import Settings
 
 CHILD = ("-c", "from fewstep.bench.process import child; child()")
 UNTIL_GONE = 10.0  # seconds that a killed process is waited for
-BEGUN, TICK, CELL, FAILED, ABOUT, COLD, ENDED = "begun", "tick", "cell", "failed", "about", "cold", "ended"
+BEGUN, TICK, CELL, FAILED, ABOUT, STARTS, ENDED = "begun", "tick", "cell", "failed", "about", "cold", "ended"
 
 Message = dict[str, Any]  # {"kind": one of the above, ...}
 
@@ -162,16 +162,17 @@ def child() -> None:
 
 
 def measure(task: Task, say: Callable[..., None]) -> None:
-    """Each cell in turn, and an `ABOUT` before and a `COLD` behind them.
+    """Each cell in turn, and an `ABOUT` before and the cold `STARTS` behind them.
 
     A cell that fails says why, and the next one follows; on CUDA, where an error outlives its cell, none does.
     """
     import torch
 
     from fewstep.bench.cold import cold_starts
+    from fewstep.bench.figures import describe_model
     from fewstep.bench.lineup import lineup
     from fewstep.bench.machine import describe_machine
-    from fewstep.bench.race import cell, describe_model
+    from fewstep.bench.race import cell
     from fewstep.bench.subjects import open_subject
     from fewstep.errors import FewstepError, is_out_of_memory
 
@@ -179,7 +180,12 @@ def measure(task: Task, say: Callable[..., None]) -> None:
         torch.set_num_threads(task.threads)
     machine = describe_machine(torch.device(task.device))  # first, for the load before the run
     settings, most = task.settings, max(case.batch for case in task.cases)
-    subject = open_subject(**task.source, device=task.device, max_batch=most)
+    try:
+        subject = open_subject(**task.source, device=task.device, max_batch=most)
+    except FewstepError as error:
+        for index in range(len(task.cases)):
+            say(FAILED, index=index, why=str(error))
+        return
     say(ABOUT, machine=machine, model=describe_model(subject))
     known = lineup(subject, settings.backends, settings.dtypes, settings.beside)
     for index, case in enumerate(task.cases):
@@ -199,4 +205,4 @@ def measure(task: Task, say: Callable[..., None]) -> None:
         say(CELL, index=index, readings=readings)
     if task.cold:
         starts = cold_starts(subject, [racer.contender for racer in known.racers if not racer.lacks], most)
-        say(COLD, starts=[asdict(each) for each in starts])
+        say(STARTS, starts=[asdict(each) for each in starts])

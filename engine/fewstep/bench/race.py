@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fewstep.bench import ceilings, parity
+from fewstep.bench.advice import advice
 from fewstep.bench.clock import Stopwatch, Timing, clock_of, timed_loop
 from fewstep.bench.contenders import EAGER, Case, Contender, Racer, plan_of
 from fewstep.bench.figures import ceilings_in, describe_model, works
@@ -19,7 +20,7 @@ from fewstep.bench.lineup import BESIDE, Lineup, device_of, lineup
 from fewstep.bench.machine import describe_machine, load
 from fewstep.bench.parity import Agreement, ParityError
 from fewstep.bench.results import MEASURED, Reading, Report, finite, rows_of
-from fewstep.bench.subjects import Subject
+from fewstep.bench.subjects import Subject, own_subject
 from fewstep.errors import PlanWarning
 
 Advance = Callable[[int, int], None]  # (done, total)
@@ -138,29 +139,43 @@ def _readings(
     return readings
 
 
-def run(subject: Subject, settings: Settings, advance: Advance | None = None) -> Report:
-    """One race as a report.
+def run(what: object, settings: Settings | None = None, advance: Advance | None = None, **said: Any) -> Report:
+    """One race in this process as a report, its advice included.
+
+        print(fewstep.bench.run(engine, Settings(steps=(1, 4), batches=(1,))).advice)
+        fewstep.bench.run(module, shape=(3, 32, 32), schedule="linear")
+
+    Args:
+        what: a `Subject`, an `Engine`, a `Model`, or a module.
+        settings: what is measured and how often; cold starts are left out where no other process can make `what`.
+        advance: is given how much is done, and how much there is.
+        said: of a module, what it does not say itself: see `own_subject`.
 
     Raises:
-        ParityError, ArgumentError: as `race`.
+        ParityError, ArgumentError: as `race`, and as `own_subject`.
     """
     from fewstep.bench.cold import cold_starts, with_cold
 
+    settings = Settings() if settings is None else settings
+    subject = own_subject(what, max_batch=max(settings.batches), **said)
     machine = describe_machine(subject.engine.device)  # first, for the load before the run
     name = subject.engine.model.name or "model"
     readings = race(name, subject, settings, advance)
     contenders = list(dict.fromkeys(each.contender for each in readings))
     taking_part = [each for each in contenders if any(r.status == MEASURED for r in readings if r.contender == each)]
-    starts = cold_starts(subject, taking_part, max(settings.batches)) if settings.cold else []
+    cold = settings.cold and bool(subject.source)
+    starts = cold_starts(subject, taking_part, max(settings.batches)) if cold else []
     about = {"repeats": settings.repeats, "tolerances": dict(settings.tolerances), "runs": 1}
+    rows = with_cold(rows_of([readings]), starts)
     return Report(
         machine | {"load_after": load()},
         about,
         {name: describe_model(subject)},
         contenders,
-        with_cold(rows_of([readings]), starts),
+        rows,
         [{"model": name, **asdict(each)} for each in starts],
         ceilings_in(readings),
+        advice(rows),
     )
 
 

@@ -1,5 +1,6 @@
 """A matrix is run: race by race, run by run, each cell kept once it is there, so that a further call goes on."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +9,18 @@ from typing import Any
 
 import torch
 
+from fewstep.bench.advice import advice
 from fewstep.bench.cells import FOLDER, Cell, Cells, Record, key_of
+from fewstep.bench.cold import ColdStart
+from fewstep.bench.cold import with_cold as cold_columns
 from fewstep.bench.contenders import EAGER, ENGINE, KINDS, Contender
+from fewstep.bench.duration import COLD, expected, spoken
 from fewstep.bench.machine import describe_machine
 from fewstep.bench.matrix import Race
-from fewstep.bench.process import ABOUT, BEGUN, CELL, CHILD, COLD, ENDED, FAILED, TICK, Message, messages
-from fewstep.bench.race import Advance
-from fewstep.bench.results import Reading, Report, rows_of
+from fewstep.bench.process import ABOUT, BEGUN, CELL, CHILD, ENDED, FAILED, STARTS, TICK, Message, messages
+from fewstep.bench.race import Advance, ceilings_in
+from fewstep.bench.results import Reading, Report, Row, rows_of
+from fewstep.bench.subjects import NETWORKS
 from fewstep.run.backends import BACKENDS
 
 PATIENCE = 900.0  # seconds that a cell may take, with all that is made ready for it
@@ -32,6 +38,7 @@ class Turn:
     key: str
     cells: Sequence[Cell]
     cold: bool
+    again: bool = False  # they have failed before
 
 
 @dataclass
@@ -66,6 +73,7 @@ class Runs:
         self.cells = Cells(self.folder / FOLDER)
         self.keys = [key_of(self.machine, race.about()) for race in self.races]
         self.ended = time.monotonic() + self.seconds
+        self.kept = 0  # by this call
 
     @property
     def total(self) -> int:
@@ -76,12 +84,35 @@ class Runs:
         """Those of them that are measured."""
         return sum(record is not None and not record.failed for record in self.records())
 
+    def left(self) -> int:
+        """Cells that a further call would measure, those that failed not among them."""
+        return sum(len(turn.cells) for turn in self.turns() if not turn.again)
+
     def records(self) -> Iterator[Record | None]:
         """Of each cell and run."""
         for race, key in zip(self.races, self.keys, strict=True):
             for cell in race.cells:
                 for run in range(1, self.runs + 1):
                     yield self.cells.record(cell, run, key)
+
+    def plan(self) -> str:
+        """What will be done, in one line: "6 races x 3 runs, 54 cells, about 12 minutes"."""
+        turns = self.turns()
+        missing = sum(len(turn.cells) for turn in turns)
+        there = self.total - missing - self.runs * sum(len(race.cases) for race in self.races if race.lacks)
+        words = f"{_several(len(self.races), 'race')} x {_several(self.runs, 'run')}, {_several(self.total, 'cell')}"
+        words += f", {there} of them there already" if there else ""
+        if missing and not self.device.startswith("cuda"):
+            seconds = sum(self._expected(turn, cell) for turn in turns for cell in turn.cells)
+            words += f", about {spoken(seconds + COLD * sum(turn.cold for turn in turns))}"
+        return words
+
+    def _expected(self, turn: Turn, cell: Cell) -> float:
+        """Seconds that a cell takes: as long as in another run, if there is one."""
+        known = [self.cells.record(cell, run, turn.key) for run in range(1, self.runs + 1)]
+        took = [record.seconds for record in known if record is not None]
+        network = NETWORKS.get(str(turn.race.source.get("name")))
+        return min(took) if took else expected(turn.race, cell.case, 0.1 if network is None else network.gib)
 
     def turns(self) -> list[Turn]:
         """What is to be done: run 1 of all races, then run 2; what has failed before comes last."""
@@ -95,7 +126,7 @@ class Runs:
                 if new := [cell for cell, record in records.items() if record is None]:
                     fresh.append(Turn(race, run, key, new, cold))
                 if again := [cell for cell, record in records.items() if record is not None and record.failed]:
-                    failed.append(Turn(race, run, key, again, cold and not new))
+                    failed.append(Turn(race, run, key, again, cold and not new, again=True))
         return fresh + failed
 
     def go(self, advance: Advance | None = None, tell: Told = lambda text: None) -> None:
@@ -137,6 +168,7 @@ class Runs:
             known = {name: about.get(name, {}) for name in ("machine", "model")}
             self.cells.keep(Record(cell, turn.run, turn.key, took, readings, failed, **known))
             told.add(cell)
+            self.kept += 1
             bar.cell()
             return cell, failed
 
@@ -154,18 +186,19 @@ class Runs:
             elif kind == FAILED:
                 yield keep(cells[message["index"]], failed=message["why"])
                 began = time.monotonic()
-            elif kind == COLD:
+            elif kind == STARTS:
                 self.cells.keep_cold(turn.race.model, turn.key, message["starts"])
-            elif kind == ENDED and at not in told and not message["late"]:
+            elif kind == ENDED and at not in told and not (message["late"] and self.kept):
+                # A cell that has had all the time of a call would have all of the next as well.
                 yield keep(at, failed=f"failed: {message['why'] or 'it said nothing of this cell'}")
 
     def report(self) -> Report:
         """What is there of all runs. Cells without a measurement have rows that say why."""
         known = list(zip(self.races, self.keys, strict=True))
-        rows, contenders = [], contenders_of(self.races)
+        rows, contenders = list[Row](), contenders_of(self.races)
         models: dict[str, Mapping[str, object]] = {}
         cold: list[Mapping[str, object]] = []
-        machine = dict(self.machine)
+        machine, first_cells = dict(self.machine), list[Record]()
         for race, key in known:
             for cell in race.cells:
                 records = [self.cells.record(cell, run, key) for run in range(1, self.runs + 1)]
@@ -173,20 +206,30 @@ class Runs:
                 for record in measured:
                     told = {"title": race.title} if race.title else {}
                     models.setdefault(race.model, {**record.model, **told})
+                first_cells += measured if cell == race.cells[0] else []
                 readings = [_whole(record.readings, cell, contenders) for record in measured]
                 rows += rows_of(readings or [_absent(race, cell, records, contenders)])
-            cold += [{"model": race.model, **each} for each in self.cells.cold(race.model, key) or []]
+            starts = (self.cells.cold(race.model, key) if race.cold else None) or []
+            cold += [{"model": race.model, **each} for each in starts]
+            rows = with_cold(rows, race.model, starts)
         for race in self.races:
             models.setdefault(race.model, {"title": race.title or race.model})
         first = self.races[0].settings
-        settings = {
+        settings: dict[str, object] = {
             "repeats": first.repeats,
-            "seconds": first.seconds,
+            "seconds": first.seconds if math.isfinite(first.seconds) else None,
             "tolerances": dict(first.tolerances),
             "runs": self.runs,
             "caches": "what inductor and OpenVINO compiled is shared between runs",
         }
-        return Report(machine, settings, models, contenders, rows, cold)
+        limits = ceilings_in(*(record.readings for record in first_cells))
+        return Report(machine, settings, models, contenders, rows, cold, limits, advice(rows))
+
+
+def with_cold(rows: Sequence[Row], model: str, starts: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows, those of a network with the columns of its contenders' cold starts."""
+    found = [ColdStart(**each) for each in starts]
+    return [each for row in rows for each in (cold_columns([row], found) if row.model == model else [row])]
 
 
 def _absent(race: Race, cell: Cell, records: Sequence[Record | None], contenders: Sequence[Contender]) -> list[Reading]:
