@@ -40,6 +40,7 @@ from fewstep.bench.parity import check
 from fewstep.bench.results import Report
 from fewstep.cli.bench_view import page
 from fewstep.memory import gib
+from support.bench_case import tiny_subject
 
 TINY: dict[str, Any] = {
     **PRESETS["cifar10-ddpm"],
@@ -287,3 +288,10 @@ def test_other_runtimes_themselves_are_right() -> None:
 
 def test_every_kind_has_a_racer() -> None:
     assert {*RACERS} >= {ENGINE, EAGER, BARE, *WAYS}
+
+
+def test_who_takes_minutes_for_a_batch_size_takes_part_at_one() -> None:
+    known = lineup(tiny_subject(), ["torch"], beside=[BARE, COMPILE], narrow=[COMPILE], batch=1)
+    compiled, bare = (known[Contender(kind)] for kind in (COMPILE, BARE))
+    assert compiled.absent(Case("ddim", 4, 4)) == "measured at batch 1 alone: it takes minutes for each"
+    assert [compiled.absent(Case("ddim", 4, 1)), bare.absent(Case("ddim", 4, 4))] == ["", ""]

@@ -9,17 +9,13 @@ from fewstep.bench.subjects import NETWORKS
 from fewstep.errors import ArgumentError
 
 
-def test_the_default_matrix_is_three_networks_at_batch_1_and_4_in_1_to_8_steps() -> None:
+def test_the_default_matrix_is_three_networks_at_batch_1_and_4() -> None:
     races = record(Asked())
-    cells = {(cell.model, str(cell.case)) for race in races for cell in race.cells}
-    steps = {1: "1 step", 2: "2 steps", 4: "4 steps", 8: "8 steps"}
-    wanted = {
-        (model, f"ddim, {text}, batch {batch}")
-        for model in ("digits", "cifar10-ddpm")
-        for text in steps.values()
-        for batch in (1, 4)
-    }
-    assert cells == wanted | {("terrain", f"consistency, 1 step, batch {batch}") for batch in (1, 4)}
+    cells = {(cell.model, cell.case.sampler, cell.case.steps, cell.case.batch) for race in races for cell in race.cells}
+    steps = (1, 2, 4, 8)
+    wanted = {("digits", "ddim", count, batch) for count in steps for batch in (1, 4)}
+    wanted |= {("cifar10-ddpm", "ddim", count, batch) for count in (1, 4) for batch in (1, 4)}
+    assert cells == wanted | {("terrain", "consistency", 1, batch) for batch in (1, 4)}
     assert [race.source for race in races] == [
         *({"name": "digits", "steps": count} for count in steps),
         {"name": "cifar10-ddpm"},
@@ -28,6 +24,7 @@ def test_the_default_matrix_is_three_networks_at_batch_1_and_4_in_1_to_8_steps()
     assert [race.cold for race in races] == [True, False, False, False, True, True]
     assert RUNS == 3
     assert all(COMPILE in race.settings.beside and race.settings.dtypes == ("float32",) for race in races)
+    assert all(race.settings.narrow == (COMPILE,) and race.settings.batches == (1, 4) for race in races)
 
 
 def test_a_plan_counts_what_a_cell_takes_and_says_it_as_people_do() -> None:
@@ -59,9 +56,8 @@ def test_everything_on_a_cpu_is_all_networks_and_a_large_one_is_reduced() -> Non
 def test_on_a_gpu_max_autotune_is_measured_at_one_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewstep.bench.subjects.Network.lacks_memory", lambda *_: "")
     races = [race for race in everything(Asked(), "cuda") if race.model == "sd15"]
-    tuned = [{case.batch for case in race.cases} for race in races if MAX_AUTOTUNE in race.settings.beside]
-    assert tuned == [{1}]
-    assert [{case.batch for case in race.cases} for race in races] == [{1}, {4}]
+    assert [{case.batch for case in race.cases} for race in races] == [{1, 4}]
+    assert all(race.settings.narrow == (MAX_AUTOTUNE,) for race in races)
     assert all(REDUCE_OVERHEAD in race.settings.beside for race in races)
 
 

@@ -56,6 +56,8 @@ def lineup(
     backends: Sequence[str] | None = None,
     dtypes: Sequence[str] = ("float32",),
     beside: Sequence[str] = BESIDE,
+    narrow: Sequence[str] = (),
+    batch: int = 1,
 ) -> Lineup:
     """The engine on each backend, the eager reference, and the baselines, each in every dtype.
 
@@ -64,6 +66,8 @@ def lineup(
         backends: names in `BACKENDS` that are measured; `default_backends` unless given.
         dtypes: "float32", "bfloat16" or both.
         beside: the baselines, names in `OTHERS`.
+        narrow: those of them that take part at one batch size alone.
+        batch: that size.
 
     Raises:
         ArgumentError: another backend, dtype or baseline.
@@ -81,6 +85,9 @@ def lineup(
         if kind == BY_CALLS and not on_gpu and kind not in beside:
             continue  # an engine on a CPU is by calls anyway
         racers += [_other(Contender(kind, dtype=dtype), plain[dtype], beside) for dtype in plain]
+    for racer in racers:
+        if racer.contender.kind in narrow:
+            racer.batch = batch
     return Lineup(subject, racers)
 
 

@@ -31,12 +31,14 @@ from fewstep.errors import ArgumentError
 from fewstep.run.backends import BACKENDS
 from fewstep.samplers import SAMPLERS
 
-RECORD = ("digits", "cifar10-ddpm", "terrain")  # the default matrix
+# The default matrix, with the steps of each, None for its own: a quarter of an hour on two cores.
+RECORD: Mapping[str, Sequence[int] | None] = {"digits": None, "cifar10-ddpm": (1, 4), "terrain": None}
 RECORD_BESIDE = (DIFFUSERS, COMPILE, BARE)
+RECORD_NARROW = (COMPILE,)
 ON_CPU = (DIFFUSERS, CHANNELS_LAST, COMPILE, REGIONAL, FREEZING, BY_HAND, ONNXRUNTIME, BARE)
-ON_CUDA = (DIFFUSERS, CHANNELS_LAST, COMPILE, REGIONAL, REDUCE_OVERHEAD, BARE)
+ON_CUDA = (DIFFUSERS, CHANNELS_LAST, COMPILE, REGIONAL, REDUCE_OVERHEAD, MAX_AUTOTUNE, BARE)
 RUNS = 3  # independent ones: the fewest of which an interval says something
-SECONDS = 4.0  # of a case in a run of the default matrix
+SECONDS = 3.0  # of a case in a run of the default matrix
 LARGE = 1.0  # GiB of weights from which a network takes hours on a CPU in all its cases
 COPIES = 2  # of the weights that a race holds at least: ours and the same in diffusers' module
 
@@ -88,7 +90,7 @@ class Race:
     def about(self) -> dict[str, Any]:
         """What its measurements are about beside a cell, a machine and the code."""
         told = vars(self.settings)
-        names = ("repeats", "seconds", "tolerances", "backends", "dtypes", "beside")
+        names = ("repeats", "seconds", "tolerances", "backends", "dtypes", "beside", "narrow")
         return {"source": dict(self.source), **{name: told[name] for name in names}}
 
 
@@ -98,10 +100,11 @@ def record(asked: Asked, device: str = "cpu") -> list[Race]:
     Raises:
         ArgumentError: a network, backend, dtype, baseline or sampler that is not there.
     """
-    settings = _settings(asked, ("float32",), RECORD_BESIDE, SECONDS, device)
+    settings = replace(_settings(asked, ("float32",), RECORD_BESIDE, SECONDS, device), narrow=RECORD_NARROW)
     races = []
-    for network in _networks(asked.networks or RECORD):
-        own = replace(asked, samplers=asked.samplers or network.samplers[:1])
+    for network in _networks(asked.networks or tuple(RECORD)):
+        steps = asked.steps or RECORD.get(network.name)
+        own = replace(asked, samplers=asked.samplers or network.samplers[:1], steps=steps)
         races += _races(network, None, own, settings, device)
     return races
 
@@ -110,13 +113,14 @@ def everything(asked: Asked, device: str = "cpu") -> list[Race]:
     """All networks at all sizes that fit, in float32 and bfloat16, beside all baselines that the device has.
 
     On a CPU a network of more than `LARGE` GiB is measured at its smallest size, one sample at a time, in 1 and 4
-    steps. On CUDA max-autotune, which takes minutes a shape, is measured at the first batch size alone.
+    steps. max-autotune, which takes minutes a shape, is measured at the smallest batch size alone.
 
     Raises:
         ArgumentError: a network that is not in NETWORKS.
     """
     cuda = device.startswith("cuda")
     settings = _settings(asked, ("float32", "bfloat16"), ON_CUDA if cuda else ON_CPU, 2 * SECONDS, device)
+    settings = replace(settings, narrow=(MAX_AUTOTUNE,))
     races: list[Race] = []
     for network in _networks(asked.networks or list(NETWORKS)):
         if network.name.partition("/")[0] in NETWORKS and "/" in network.name and asked.networks is None:
@@ -126,8 +130,7 @@ def everything(asked: Asked, device: str = "cpu") -> list[Race]:
             own = asked
             if large:
                 own = replace(asked, steps=asked.steps or (1, 4), batches=asked.batches or (1,))
-            found = _races(network, size, own, settings, device)
-            races += [each for race in found for each in _by_batch(race)] if cuda and asked.beside is None else found
+            races += _races(network, size, own, settings, device)
     return races
 
 
@@ -179,6 +182,7 @@ def _races(network: Network, size: int | None, asked: Asked, settings: Settings,
     """One for each set of weights."""
     steps = list(asked.steps or network.steps)
     batches, samplers = asked.batches or network.batches, asked.samplers or network.samplers
+    settings = replace(settings, batches=tuple(batches))
     other = size is not None and size != network.sizes[0]
     races = []
     for student in steps if network.by_steps else [None]:
@@ -203,16 +207,4 @@ def _races(network: Network, size: int | None, asked: Asked, settings: Settings,
                 figures={"size": size} if other else {},
             )
         )
-    return races
-
-
-def _by_batch(race: Race) -> list[Race]:
-    """A race for each batch size, the first of them with max-autotune."""
-    first = race.cases[0].batch
-    races = []
-    for batch in dict.fromkeys(case.batch for case in race.cases):
-        beside = [*race.settings.beside, *[MAX_AUTOTUNE] * (batch == first)]
-        cases = [case for case in race.cases if case.batch == batch]
-        settings = replace(race.settings, beside=tuple(beside))
-        races.append(replace(race, cases=cases, settings=settings, cold=race.cold and batch == first))
     return races

@@ -170,9 +170,8 @@ def measure(task: Task, say: Callable[..., None]) -> None:
 
     from fewstep.bench.cold import cold_starts
     from fewstep.bench.figures import describe_model
-    from fewstep.bench.lineup import lineup
     from fewstep.bench.machine import describe_machine
-    from fewstep.bench.race import cell
+    from fewstep.bench.race import cell, lineup_of
     from fewstep.bench.subjects import open_subject
     from fewstep.errors import FewstepError, is_out_of_memory
 
@@ -187,7 +186,7 @@ def measure(task: Task, say: Callable[..., None]) -> None:
             say(FAILED, index=index, why=str(error))
         return
     say(ABOUT, machine=machine, model=describe_model(subject))
-    known = lineup(subject, settings.backends, settings.dtypes, settings.beside)
+    known = lineup_of(subject, settings)
     for index, case in enumerate(task.cases):
         say(BEGUN, index=index)
         try:
@@ -204,5 +203,6 @@ def measure(task: Task, say: Callable[..., None]) -> None:
             reading["figures"] = {**reading["figures"], **task.figures}
         say(CELL, index=index, readings=readings)
     if task.cold:
-        starts = cold_starts(subject, [racer.contender for racer in known.racers if not racer.lacks], most)
+        ran = [racer.contender for racer in known.racers if not racer.lacks]
+        starts = cold_starts(subject, [each for each in ran if each.kind not in settings.narrow], most)
         say(STARTS, starts=[asdict(each) for each in starts])

@@ -27,7 +27,7 @@ Advance = Callable[[int, int], None]  # (done, total)
 Runs = dict[Contender, Callable[[int], object]]  # one run, by seed
 WARM_UP = 1  # rounds that are not counted; parity has run everything before them already
 WATCHED = 3  # further runs of each contender with a clock within, where that changes what a run takes
-LEAST = 3  # rounds that count, however long they take
+LEAST = 2  # rounds that count, however long they take
 SETTLED = 0.01  # seconds: for 6 ms after their work torch's threads wait busily, on cores that OpenVINO's then lack
 USUAL = {"vp": ("ddim", "ddpm"), "ve": ("consistency",)}  # samplers that are measured unless said, by kind of schedule
 
@@ -45,6 +45,7 @@ class Settings:
     backends: Sequence[str] | None = None  # of the engine; None: torch, and OpenVINO on a CPU where it is installed
     dtypes: Sequence[str] = ("float32",)  # that networks compute in: float32, bfloat16 or both
     beside: Sequence[str] = BESIDE  # the baselines
+    narrow: Sequence[str] = ()  # baselines that take minutes: at the smallest batch size alone, with no cold start
     cold: bool = True  # also cold start and peak memory, in processes of their own
 
 
@@ -65,6 +66,11 @@ def cases_of(subject: Subject, settings: Settings) -> list[Case]:
     return cases
 
 
+def lineup_of(subject: Subject, settings: Settings) -> Lineup:
+    """Who takes part in a race with these settings."""
+    return lineup(subject, settings.backends, settings.dtypes, settings.beside, settings.narrow, min(settings.batches))
+
+
 def race(name: str, subject: Subject, settings: Settings, advance: Advance | None = None) -> list[Reading]:
     """The readings of one run, in this process, with the ceilings that were measured before and after its rounds.
 
@@ -73,7 +79,7 @@ def race(name: str, subject: Subject, settings: Settings, advance: Advance | Non
         ArgumentError: a sampler, a number of steps, a backend or a baseline that cannot be run.
     """
     cases = cases_of(subject, settings)
-    known = lineup(subject, settings.backends, settings.dtypes, settings.beside)
+    known = lineup_of(subject, settings)
     rounds = settings.repeats + WARM_UP
     ticks = iter(range(1, len(cases) * (1 + rounds) + 1))
 

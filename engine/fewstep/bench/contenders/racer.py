@@ -22,12 +22,14 @@ class Racer(ABC):
         contender: who it is.
         subject: the network in its dtype, the engine on its backend.
         lacks: why it takes no part; "" if it does.
+        batch: the one batch size that it takes part at; None for all.
         ready: seconds that the first image at a batch size took beyond those after it, by batch size: to compile,
             convert or capture.
     """
 
     def __init__(self, contender: Contender, subject: Subject, lacks: str = "") -> None:
         self.contender, self.subject, self.lacks = contender, subject, lacks
+        self.batch: int | None = None
         self.ready: dict[int, float] = {}
 
     @abstractmethod
@@ -49,7 +51,8 @@ class Racer(ABC):
 
     def absent(self, case: Case) -> str:
         """Why it takes no part in a case; "" if it does."""
-        del case
+        if not self.lacks and self.batch not in (None, case.batch):
+            return f"measured at batch {self.batch} alone: it takes minutes for each"
         return self.lacks
 
     def figures(self) -> dict[str, float]:
