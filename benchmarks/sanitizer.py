@@ -27,9 +27,10 @@ import triton.language as tl
 from attention_contenders import own_refusal
 from exercise_attention import DONE
 from measure import NOT_RUN, ROOT, Report, describe, put_kernels_in_place, script_options, synchronize
-from step import Case, Work, step_of
+from op_steps import Kind, filled, of_ops
 
 import fewstep_kernels
+from fewstep_kernels import STEP_OPS
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
 SECONDS = 80.0  # for all of them together
@@ -60,17 +61,19 @@ EXERCISES = {
 
 def exercise(device: torch.device) -> None:
     """Run every op that has a kernel, once or twice, on sizes that fill no block."""
-    for kind in ("noise", "no noise", "statistics"):
-        for guided in (True, False):
-            shape = (3, 5, 7) if device.type == "cpu" else (3, 63, 21)
-            work = Work.of(Case("ragged", shape, 3, guided, kind), 2, device)
-            step_of(fewstep_kernels)(work.buffers, work.m)
+    shape = (3, 5, 7) if device.type == "cpu" else (3, 63, 21)
     x = torch.randn(3, *shape, device=device)
-    z = fewstep_kernels.normal(work.buffers.seed, work.buffers.step, 1, list(shape))
+    for sampler, statistics in (("ddpm", False), ("ddim", False), ("ddpm", True)):
+        for guided in (True, False):
+            kind = Kind(sampler, guided, statistics)
+            buffers = filled(kind, x, torch.bfloat16)
+            m = torch.randn(6 if guided else 3, *shape, device=device).to(torch.bfloat16)
+            of_ops(STEP_OPS, kind)(buffers, m.contiguous(memory_format=torch.channels_last))
+    z = fewstep_kernels.normal(buffers.seed, buffers.step, 1, list(shape))
     scale = torch.rand(3, device=device)
     fewstep_kernels.add_noise(x, scale, scale, z)
     fewstep_kernels.cfg_combine(x, z, scale, scale)
-    fewstep_kernels.posterior_update(x, z, x, work.buffers.row, z, x)
+    fewstep_kernels.posterior_update(x, z, x, buffers.row, z, x)
     size = (6, 5) if device.type == "cpu" else (65, 63)
     for layout in (torch.contiguous_format, torch.channels_last):
         h = torch.randn(2, 12, *size, device=device).contiguous(memory_format=layout)
