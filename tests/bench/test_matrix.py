@@ -204,7 +204,7 @@ from fewstep.bench.race import Settings
 from fewstep.bench.runs import Runs
 cases = [Case("ddim", steps, batch) for batch in (1, 2) for steps in (1, 4)]
 race = Race("a", {{"name": "a"}}, cases, Settings(backends=("torch",), beside=()), cold=False)
-Runs([race], 1, Path({folder!r}), command=("-c", {script!r})).go(tell=lambda text: print(text, flush=True))
+Runs([race], 1, Path({folder!r}), threads=1, command=("-c", {script!r})).go(tell=lambda text: print(text, flush=True))
 """
 
 
@@ -221,7 +221,7 @@ def test_a_call_that_is_killed_in_the_middle_leaves_what_was_done(tmp_path: Path
     process.send_signal(signal.SIGKILL)
     assert process.wait(20) != 0
     begun(tmp_path)
-    matrix = runs(tmp_path, [race("a")], 1)
+    matrix = runs(tmp_path, [race("a")], 1, threads=1)
     assert matrix.done() == 2
     matrix.go()
     assert begun(tmp_path) == ["a 1 2", "a 4 2"]

@@ -55,7 +55,7 @@ def test_a_module_of_20_lines_is_benched_with_a_word_of_advice(
     assert kept["advice"] == report["advice"] != ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_benched_in_several_processes_and_goes_on_from_them(
     mine: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -33,7 +33,8 @@ from fewstep.samplers import SAMPLERS
 
 # The default matrix, with the steps of each, None for its own: a quarter of an hour on two cores.
 RECORD: Mapping[str, Sequence[int] | None] = {"digits": None, "cifar10-ddpm": (1, 4), "terrain": None}
-RECORD_BESIDE = (DIFFUSERS, COMPILE, BARE)
+RECORD_BESIDE = (DIFFUSERS, COMPILE)
+RECORD_COLD = "digits"  # cold starts of each network take minutes: the others' are part of `--full`
 RECORD_NARROW = (COMPILE,)
 ON_CPU = (DIFFUSERS, CHANNELS_LAST, COMPILE, REGIONAL, FREEZING, BY_HAND, ONNXRUNTIME, BARE)
 ON_CUDA = (DIFFUSERS, CHANNELS_LAST, COMPILE, REGIONAL, REDUCE_OVERHEAD, MAX_AUTOTUNE, BARE)
@@ -105,7 +106,8 @@ def record(asked: Asked, device: str = "cpu") -> list[Race]:
     for network in _networks(asked.networks or tuple(RECORD)):
         steps = asked.steps or RECORD.get(network.name)
         own = replace(asked, samplers=asked.samplers or network.samplers[:1], steps=steps)
-        races += _races(network, None, own, settings, device)
+        of_network = replace(settings, cold=settings.cold and network.name == RECORD_COLD)
+        races += _races(network, None, own, of_network, device)
     return races
 
 

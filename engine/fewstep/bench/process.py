@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import IO, Any
 
 from fewstep.bench.contenders import Case
@@ -161,6 +162,10 @@ def child() -> None:
     measure(Task.from_dict(json.load(sys.stdin)), say)
 
 
+def _tick(say: Callable[..., None], done: int, total: int) -> None:
+    say(TICK, done=done, total=total)
+
+
 def measure(task: Task, say: Callable[..., None]) -> None:
     """Each cell in turn, and an `ABOUT` before and the cold `STARTS` behind them.
 
@@ -169,7 +174,7 @@ def measure(task: Task, say: Callable[..., None]) -> None:
     import torch
 
     from fewstep.bench.cold import cold_starts
-    from fewstep.bench.figures import describe_model
+    from fewstep.bench.figures import ceilings_in, describe_model
     from fewstep.bench.machine import describe_machine
     from fewstep.bench.race import cell, lineup_of
     from fewstep.bench.subjects import open_subject
@@ -187,10 +192,11 @@ def measure(task: Task, say: Callable[..., None]) -> None:
         return
     say(ABOUT, machine=machine, model=describe_model(subject))
     known = lineup_of(subject, settings)
+    behind: dict[str, Any] = {}  # the ceilings that were measured behind the cell before
     for index, case in enumerate(task.cases):
         say(BEGUN, index=index)
         try:
-            found = cell(task.model, known, case, settings, lambda done, total: say(TICK, done=done, total=total))
+            found = cell(task.model, known, case, settings, partial(_tick, say), behind)
         except Exception as error:
             full = is_out_of_memory(error)
             why = "does not fit into memory" if full else f"failed: {type(error).__name__}: {str(error)[:300]}"
@@ -198,6 +204,7 @@ def measure(task: Task, say: Callable[..., None]) -> None:
             if subject.engine.device.type == "cuda" and not full and not isinstance(error, FewstepError):
                 raise
             continue
+        behind = {dtype: told["after"] for dtype, told in ceilings_in(found).items()}
         readings = [each.to_dict() for each in found]
         for reading in readings:
             reading["figures"] = {**reading["figures"], **task.figures}

@@ -13,6 +13,7 @@ import torch
 
 from fewstep.bench import ceilings, parity
 from fewstep.bench.advice import advice
+from fewstep.bench.ceilings import Rates
 from fewstep.bench.clock import Stopwatch, Timing, clock_of, timed_loop
 from fewstep.bench.contenders import EAGER, Case, Contender, Racer, plan_of
 from fewstep.bench.figures import ceilings_in, describe_model, works
@@ -97,10 +98,18 @@ def race(name: str, subject: Subject, settings: Settings, advance: Advance | Non
         return _readings(name, known, agreed, settings, tick)
 
 
-def cell(name: str, known: Lineup, case: Case, settings: Settings, advance: Advance | None = None) -> list[Reading]:
+def cell(
+    name: str,
+    known: Lineup,
+    case: Case,
+    settings: Settings,
+    advance: Advance | None = None,
+    before: Mapping[str, Rates] | None = None,
+) -> list[Reading]:
     """The readings of one case in this process: parity, then its rounds.
 
-    Where an engine's images are not the reference's, every contender's reading says so, and none has a time.
+    Where an engine's images are not the reference's, every contender's reading says so, and none has a time. `before`
+    are the ceilings that were measured behind the cell before it; without, they are measured now.
     """
     total = 1 + settings.repeats + WARM_UP
     ticks = iter(range(1, total + 1))
@@ -118,7 +127,7 @@ def cell(name: str, known: Lineup, case: Case, settings: Settings, advance: Adva
                 Reading(name, case, each.contender, each.absent(case) or f"wrong: {error}") for each in known.racers
             ]
         tick()
-        return _readings(name, known, {case: agreed}, settings, tick)
+        return _readings(name, known, {case: agreed}, settings, tick, before)
 
 
 def _readings(
@@ -127,10 +136,11 @@ def _readings(
     agreed: Mapping[Case, Mapping[Contender, Agreement]],
     settings: Settings,
     tick: Callable[[], None],
+    before: Mapping[str, Rates] | None = None,
 ) -> list[Reading]:
     """The rounds of cases whose images agree, between two measurements of the ceilings."""
     device, cases, work = device_of(known), list(agreed), works(known)
-    before = ceilings.rates(device, settings.dtypes)
+    before = before or ceilings.rates(device, settings.dtypes)
     timings = take_turns(known, cases, agreed, settings, tick)
     inside = look_inside(known, cases, agreed) if distorts(device) else {case: {} for case in cases}
     limits = ceilings.ceilings_of(before, ceilings.rates(device, settings.dtypes))
