@@ -23,7 +23,8 @@ def test_the_default_matrix_is_three_networks_at_batch_1_and_4() -> None:
     ]
     assert [race.cold for race in races] == [True, False, False, False, False, False]
     assert RUNS == 3
-    assert all(COMPILE in race.settings.beside and race.settings.dtypes == ("float32",) for race in races)
+    assert [race.model for race in races if COMPILE in race.settings.beside] == [*["digits"] * 4, "cifar10-ddpm"]
+    assert all(race.settings.dtypes == ("float32",) for race in races)
     assert all(race.settings.narrow == (COMPILE,) and race.settings.batches == (1, 4) for race in races)
 
 

@@ -31,10 +31,28 @@ from fewstep.errors import ArgumentError
 from fewstep.run.backends import BACKENDS
 from fewstep.samplers import SAMPLERS
 
-# The default matrix, with the steps of each, None for its own: a quarter of an hour on two cores.
-RECORD: Mapping[str, Sequence[int] | None] = {"digits": None, "cifar10-ddpm": (1, 4), "terrain": None}
-RECORD_BESIDE = (DIFFUSERS, COMPILE)
-RECORD_COLD = "digits"  # cold starts of each network take minutes: the others' are part of `--full`
+
+@dataclass(frozen=True)
+class Share:
+    """What of a network the default matrix has.
+
+    Attributes:
+        steps: model calls; None for those of record.
+        beside: the baselines.
+        cold: whether it has cold starts.
+    """
+
+    steps: Sequence[int] | None = None
+    beside: Sequence[str] = (DIFFUSERS, COMPILE)
+    cold: bool = False
+
+
+# A quarter of an hour on two cores. To compile a network, and its cold starts, take minutes: `--full` has all of them.
+RECORD = {
+    "digits": Share(cold=True),
+    "cifar10-ddpm": Share(steps=(1, 4)),
+    "terrain": Share(beside=(DIFFUSERS,)),
+}
 RECORD_NARROW = (COMPILE,)
 ON_CPU = (DIFFUSERS, CHANNELS_LAST, COMPILE, REGIONAL, FREEZING, BY_HAND, ONNXRUNTIME, BARE)
 ON_CUDA = (DIFFUSERS, CHANNELS_LAST, COMPILE, REGIONAL, REDUCE_OVERHEAD, MAX_AUTOTUNE, BARE)
@@ -96,18 +114,19 @@ class Race:
 
 
 def record(asked: Asked, device: str = "cpu") -> list[Race]:
-    """The default matrix: digits, CIFAR-10's U-Net and terrain at batch 1 and 4, in 1, 2, 4 and 8 steps.
+    """The default matrix: digits, CIFAR-10's U-Net and terrain at batch 1 and 4; see `RECORD`.
 
     Raises:
         ArgumentError: a network, backend, dtype, baseline or sampler that is not there.
     """
-    settings = replace(_settings(asked, ("float32",), RECORD_BESIDE, SECONDS, device), narrow=RECORD_NARROW)
     races = []
     for network in _networks(asked.networks or tuple(RECORD)):
-        steps = asked.steps or RECORD.get(network.name)
-        own = replace(asked, samplers=asked.samplers or network.samplers[:1], steps=steps)
-        of_network = replace(settings, cold=settings.cold and network.name == RECORD_COLD)
-        races += _races(network, None, own, of_network, device)
+        share = RECORD.get(network.name, Share())
+        settings = _settings(asked, ("float32",), share.beside, SECONDS, device)
+        settings = replace(settings, narrow=RECORD_NARROW, cold=settings.cold and share.cold)
+        samplers = asked.samplers or network.samplers[:1]
+        own = replace(asked, samplers=samplers, steps=asked.steps or share.steps)
+        races += _races(network, None, own, settings, device)
     return races
 
 

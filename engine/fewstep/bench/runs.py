@@ -112,7 +112,7 @@ class Runs:
         known = [self.cells.record(cell, run, turn.key) for run in range(1, self.runs + 1)]
         took = [record.seconds for record in known if record is not None]
         network = NETWORKS.get(str(turn.race.source.get("name")))
-        return min(took) if took else expected(turn.race, cell.case, 0.1 if network is None else network.gib)
+        return min(took) if took else expected(turn.race, cell.case, 0.1 if network is None else network.gib, turn.run)
 
     def turns(self) -> list[Turn]:
         """What is to be done: run 1 of all races, then run 2; what has failed before comes last."""

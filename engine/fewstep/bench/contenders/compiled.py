@@ -121,7 +121,7 @@ class Compiled(Eager):
 def compile_blocks(module: nn.Module) -> None:
     """Compile in place what a network repeats: what diffusers names for that, else each block of its lists.
 
-    diffusers has `compile_repeated_blocks` since 0.34, and names blocks of UNet2DConditionModel, none of UNet2DModel.
+    diffusers names blocks of UNet2DConditionModel for its `compile_repeated_blocks`, and none of UNet2DModel.
 
     Raises:
         Absent: there is none.
