@@ -155,7 +155,7 @@ def registry() -> dict[str, Part]:
         **{name: unets(name, what, seconds) for name, what, seconds in UNETS},
         "matrix": Part(
             "all networks beside their baselines, cell by cell: each call by name goes on where the last one ended",
-            (script("matrix", 480),),
+            (script("network_matrix", 480),),
             walked=60,
             default=False,
             sources=("engine", "kernels"),

@@ -136,8 +136,8 @@ def measured(known: Sequence[Record]) -> str:
     lines = [line for network in found for line in _readme_lines(network, contenders)]
     about = (
         f"{escaped(str(machine.get('cpu')))}, {facts.several(machine.get('threads', '?'), 'thread')}, float32, "
-        f"{escaped(report.when)}: time over that of the eager loop in the same rounds, with the 95 % interval; below 1 "
-        f"is faster. {facts.method(report)}."
+        f"{escaped(report.when)}: time over that of the eager reference in the same rounds, with the 95 % interval; "
+        f"below 1 is faster. {facts.method(report)}."
     )
     return "\n".join([about, "", *as_table(["network, steps, batch", *(each.name for each in contenders)], lines)])
 

@@ -171,7 +171,8 @@ def several(count: object, word: str) -> str:
 def method(report: Report) -> str:
     """How often all was measured, and what the interval is."""
     runs, repeats = (report.settings.get(name, 1) for name in ("runs", "repeats"))
-    rounds = f"{several(repeats, 'round')} after a warm-up; the contenders take turns, in a new order each round"
+    most = "at most " if report.settings.get("seconds") else ""  # a slow case has fewer
+    rounds = f"{most}{several(repeats, 'round')} after a warm-up; the contenders take turns, in a new order each round"
     if isinstance(runs, int) and runs > 1:
         return f"{runs} independent runs of {rounds}; the interval is Student's t over the runs"
     return f"one run of {rounds}; the interval is a bootstrap over its rounds, and knows nothing of other runs"

@@ -17,7 +17,7 @@ def quality(rows: Sequence[Row], contenders: Sequence[Contender]) -> Any:
     if len({row.steps for row, _ in known}) < 2:
         return None
     batch = known[0][0].batch
-    made = figure(8.2, 3.7, f"Digits: quality against time, batch {batch}; a point for each student", BELOW)
+    made = figure(8.2, 3.7, f"Digits: quality against time, batch {batch}", BELOW)
     distance, accuracy = made.subplots(1, 2)
     handles: dict[str, Any] = {}
     for contender in contenders:

@@ -1,7 +1,7 @@
 """The matrix of networks on an NVIDIA GPU, cell by cell: what one call does not finish, the next goes on with.
 
-    python benchmarks/matrix.py --out build/matrix             at most 440 s; again, until no cell is left
-    python benchmarks/matrix.py --out build/matrix --dry-run   on a CPU, tiny networks of the same kinds
+    python benchmarks/network_matrix.py --out build/matrix             at most 440 s; again, until no cell is left
+    python benchmarks/network_matrix.py --out build/matrix --dry-run   on a CPU, tiny networks of the same kinds
 
 It is `fewstep bench --full` on CUDA in bfloat16, without cold starts: every network beside diffusers, torch.compile and
 the others, the images of each checked before it is timed. max-autotune takes minutes a shape, so it runs at one shape
