@@ -40,17 +40,8 @@ from fewstep.bench.parity import check
 from fewstep.bench.results import Report
 from fewstep.cli.bench_view import page
 from fewstep.memory import gib
-from support.bench_case import tiny_subject
+from support.bench_case import TINY, tiny_subject
 
-TINY: dict[str, Any] = {
-    **PRESETS["cifar10-ddpm"],
-    "sample_size": 8,
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "norm_num_groups": 4,
-}
 CASE = Case("ddim", 2, 2)
 SPEEDS = ("min_ms", "median_ms", "ratio", "images_per_s", "seconds")
 
