@@ -13,6 +13,7 @@ from fewstep.bench.contenders import COMPILE, DIFFUSERS, EAGER, ENGINE, Contende
 from fewstep.bench.results import Report, Row
 from fewstep.cli import main
 from fewstep.errors import ArgumentError
+from support.tree import ROOT
 
 HALF = Contender(ENGINE, "openvino", "bfloat16")
 MACHINE = dict.fromkeys(("cpu", "device", "threads", "torch", "diffusers", "fewstep"), "made up")
@@ -124,3 +125,11 @@ def test_another_case_is_another_row() -> None:
     found = compare(report(first), report(second))
     assert (found.pairs, found.alone) == ([], (3, 3))
     assert found.share == 0
+
+
+def test_the_results_of_record_and_the_same_again_agree_as_often_as_their_intervals_promise() -> None:
+    first = ROOT / "benchmarks/results/amd-epyc-2-cores"
+    found = compare(load(first), load(first / "again"))
+    print(f"{len(found.pairs) - len(found.apart)} of {len(found.pairs)}")
+    assert len(found.pairs) >= 30
+    assert found.share >= 0.95
