@@ -43,7 +43,7 @@ check: .venv/installed-dev ## ruff, mypy, clang-format, every kernel compiled: T
 	$(BIN)/python tools/compile_gate.py
 	$(BIN)/python tools/cuda_gate.py
 
-bench: .venv/installed-bench .venv/installed-terrain ## three networks beside their baselines, parity first, 15 minutes; OUT=folder keeps it, FULL=1 takes all for hours and goes on, ARGS='...'; BASE=revision: beside that one
+bench: .venv/installed-bench .venv/installed-terrain ## three networks beside their baselines, parity first, 15 to 20 minutes; OUT=folder keeps it, FULL=1 takes all for hours and goes on, ARGS='...'; BASE=revision: beside that one
 	$(BIN)/$(if $(BASE),python tools/bench_base.py $(BASE) $(if $(ARGS),--bench='$(ARGS)'),fewstep bench $(if $(FULL),--full --out $(or $(OUT),out/bench-full),$(if $(OUT),--out $(OUT))) $(ARGS))
 
 performance: .venv/installed-bench ## docs/performance.md and the README's table, from the results of record

@@ -54,8 +54,7 @@ UNETS = (
     ("sdxl", "SDXL: the same", 240.0),
     ("small", "the CIFAR-10 DDPM U-Net and the digits: calls and runs", 120.0),
 )
-# Of a dry run: that the tests are found, run and counted. All of them on a CPU are part of `make test`.
-FEW_KERNELS, FEW_GRAPHS = ("-k", "noise and not tile and not 63x21"), ("-k", "recapture or manifest")
+SMALL = ("-k", "not tile and not 63x21")  # `make test` interprets the others too
 OF_ATTENTION = ("csrc", "kernels")
 KIT = ROOT / "build/gpu-kit.tar.xz"
 ASK_SECONDS = 120  # for torch's first look at the GPU
@@ -125,14 +124,14 @@ def registry() -> dict[str, Part]:
         "ncu": Part("three kernels under Nsight Compute", (script("ncu", 90),), 45, 20, sources=OF_ATTENTION),
         "kernels": Part(
             "every kernel against float64",
-            (gpu_tests("kernels", 140, *KERNEL_TESTS, workers=WORKERS, dry=FEW_KERNELS),),
+            (gpu_tests("kernels", 140, *KERNEL_TESTS, workers=WORKERS, dry=SMALL),),
             expected=100,
             walked=70,
             sources=("engine", "kernels"),
         ),
         "graphs": Part(
             "graph == eager, bit by bit; then the latency of both",
-            (gpu_tests("graphs-tests", 60, *GRAPH_TESTS, dry=FEW_GRAPHS), script("graphs", 60)),
+            (gpu_tests("graphs-tests", 60, *GRAPH_TESTS), script("graphs", 60)),
             expected=80,
             walked=60,
             sources=("engine", "kernels"),

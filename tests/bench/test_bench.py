@@ -12,25 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import Engine, Model, schedules
-from fewstep.bench import PRESETS, ParityError, Report, Settings, Subject, preset_subject, run
+from fewstep.bench import ParityError, Report, Settings, Subject, open_subject, run
 from fewstep.bench import loops as written
 from fewstep.bench.clock import Stopwatch, Timing, timed_loop
 from fewstep.bench.contenders import BARE, DIFFUSERS, EAGER, ENGINE, Case, Contender, Racer
 from fewstep.bench.lineup import lineup
 from fewstep.bench.parity import Agreement, check, psnr, relative
-from fewstep.bench.race import take_turns
+from fewstep.bench.race import reading_of, take_turns
 from fewstep.bench.results import MEASURED, Reading, Row, row_of
 from fewstep.cli import main
 from fewstep_kernels import COLUMN
 from support.bench_case import QUICK, TINY, read, tiny_subject
 
 CASE = Case("ddpm", 4, 2)
+NAME = "cifar10-ddpm/tiny"
 RAN = (ENGINE, EAGER, DIFFUSERS, BARE)
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
 
 
 def differences(measured: Subject, case: Case) -> dict[str, float]:
@@ -40,7 +36,7 @@ def differences(measured: Subject, case: Case) -> dict[str, float]:
 
 
 def bench(*arguments: str) -> int:
-    return main(["bench", "--preset", "tiny", *QUICK, *arguments])
+    return main(["bench", NAME, *QUICK, *arguments])
 
 
 def wrong_estimate(
@@ -53,7 +49,7 @@ def wrong_estimate(
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_all_contenders_make_the_same_images(sampler: str, steps: int) -> None:
-    found = differences(preset_subject("tiny"), Case(sampler, steps, 2))
+    found = differences(open_subject(NAME), Case(sampler, steps, 2))
     assert found.keys() == {ENGINE, DIFFUSERS}
     assert all(difference < 2e-5 for difference in found.values()), found
 
@@ -290,6 +286,32 @@ def test_wrong_in_one_run_is_wrong() -> None:
     assert (row.status, row.median_ms, row.ratio) == ("wrong: differs by 1", None, None)
 
 
+def test_a_row_says_the_worst_of_its_runs() -> None:
+    """The first run finds the caches empty, and a difference that shows in one run is not hidden by the next."""
+    told = [
+        ({"difference": 3e-5, "psnr": 90.0, "bitwise": True}, 80.0),
+        ({"difference": 1e-5, "psnr": 99.0, "bitwise": False}, 9.0),
+        ({"difference": 2e-5, "psnr": None, "bitwise": True}, 8.0),
+    ]
+    runs = [
+        replace(read(CASE, Contender(ENGINE), 1.0, reference=[1.0], ready_seconds=seconds), agreement=agreement)
+        for agreement, seconds in told
+    ]
+    row = row_of(runs)
+    assert (row.difference, row.psnr, row.bitwise, row.ready_seconds) == (3e-5, 90.0, False, 80.0)
+
+
+def test_what_has_no_reference_in_its_dtype_is_not_timed() -> None:
+    """Where the eager reference itself is wrong in bfloat16, there is no ratio and no speed in that dtype."""
+    known = lineup(tiny_subject(), ["torch"], ("float32", "bfloat16"), beside=[BARE])
+    settings = Settings(repeats=2, dtypes=("float32", "bfloat16"), tolerances={"float32": 1e-4, "bfloat16": 1e-9})
+    agreed = {CASE: {Contender(EAGER, dtype="bfloat16"): Agreement(1.0, 1e-9, 1.0, 3.0)}}
+    timings = take_turns(known, [CASE], agreed, settings, lambda: None)[CASE]
+    assert {contender.dtype for contender in timings} == {"float32"}
+    bare = known[Contender(BARE, dtype="bfloat16")]
+    assert "reference in bfloat16 is wrong" in reading_of("tiny", bare, CASE, timings, None, {}).status
+
+
 def test_equal_images_have_no_end_of_psnr() -> None:
     images = torch.linspace(-1, 1, 5)
     assert psnr(images, images) == float("inf")
@@ -301,7 +323,7 @@ def test_json_and_files_hold_every_row(capsys: pytest.CaptureFixture[str], tmp_p
     assert bench("--json", "--out", str(tmp_path)) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["format"] == 2
-    assert "RANDOM" in report["models"]["tiny"]["title"]
+    assert "RANDOM" in report["models"][NAME]["title"]
     assert {"cpu", "threads", "torch", "diffusers", "fewstep", "device"} <= report["machine"].keys()
     wanted = {(s, n, b, c) for s in ("ddim", "ddpm") for n in (1, 4) for b in (1, 2) for c in report["contenders"]}
     assert {(r["sampler"], r["steps"], r["batch"], r["contender"]) for r in report["rows"]} == wanted
@@ -383,7 +405,6 @@ def test_a_model_folder_in_diffusers_format_is_raced_against_diffusers(
         (["--repeats", "0"], "repeats"),
         (["--sampler", "moon"], "sampler"),
         (["--beside", "tensorflow"], "beside"),
-        (["--preset", "nothing"], "preset"),
         (["--device", "moon"], "device"),
         (["--threads", "0"], "threads"),
         (["--backends", "torch,onnx"], "backends"),
@@ -394,6 +415,13 @@ def test_a_model_folder_in_diffusers_format_is_raced_against_diffusers(
 def test_a_wrong_argument_is_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(*arguments) == 2
     assert capsys.readouterr().err.startswith(f"error: {named}: got ")
+
+
+def test_a_preset_is_one_of_a_few_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--preset", "nothing", *QUICK]) == 2
+    assert capsys.readouterr().err.startswith("error: preset: got 'nothing'; allowed: cifar10-ddpm, ")
+    assert bench("--preset", "cifar10-ddpm") == 2
+    assert "nothing beside MODEL" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(

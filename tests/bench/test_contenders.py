@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import Engine, Model, schedules
-from fewstep.bench import PRESETS, Settings, Subject, preset_subject, run
+from fewstep.bench import Settings, Subject, open_subject, run
 from fewstep.bench.contenders import (
     BARE,
     BY_CALLS,
@@ -40,7 +40,7 @@ from fewstep.bench.parity import check
 from fewstep.bench.results import Report
 from fewstep.cli.bench_view import page
 from fewstep.memory import gib
-from support.bench_case import TINY, tiny_subject
+from support.bench_case import tiny_subject
 
 CASE = Case("ddim", 2, 2)
 SPEEDS = ("min_ms", "median_ms", "ratio", "images_per_s", "seconds")
@@ -88,10 +88,9 @@ def measured(subject: Subject, *kinds: str) -> Report:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Subject:
+def tiny() -> Subject:
     pytest.importorskip("diffusers")
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
-    return preset_subject("tiny")
+    return open_subject("cifar10-ddpm/tiny")
 
 
 @pytest.fixture(autouse=True)

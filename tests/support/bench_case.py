@@ -6,7 +6,7 @@ from typing import Any
 from fewstep import Engine, Model, schedules
 from fewstep.bench import PRESETS, Subject
 from fewstep.bench.clock import Timing
-from fewstep.bench.contenders import EAGER, Case, Contender
+from fewstep.bench.contenders import Case, Contender
 from fewstep.bench.results import MEASURED, Reading
 from fewstep.bench.subjects import random_unet
 
@@ -34,8 +34,3 @@ def read(case: Case, contender: Contender, *walls: float, reference: Sequence[fl
     """A reading of these times in seconds, half of each within the network, beside the reference's."""
     own, other = ([Timing(wall, wall / 2, 0.0, case.steps) for wall in each] for each in (walls, reference))
     return Reading("tiny", case, contender, MEASURED, own, other, figures=figures)
-
-
-def eager(dtype: str = "float32") -> Contender:
-    """The reference."""
-    return Contender(EAGER, dtype=dtype)

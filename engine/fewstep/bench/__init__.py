@@ -9,7 +9,7 @@ from fewstep.bench.machine import describe_machine
 from fewstep.bench.parity import TOLERANCE, ParityError
 from fewstep.bench.race import Settings, run
 from fewstep.bench.results import Report, Row
-from fewstep.bench.subjects import NETWORKS, PRESETS, Subject, open_subject, own_subject, preset_subject
+from fewstep.bench.subjects import NETWORKS, PRESETS, Subject, open_subject, own_subject
 
 __all__ = [
     "NETWORKS",
@@ -23,6 +23,5 @@ __all__ = [
     "describe_machine",
     "open_subject",
     "own_subject",
-    "preset_subject",
     "run",
 ]

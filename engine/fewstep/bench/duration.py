@@ -8,7 +8,7 @@ from fewstep.bench.race import LEAST, WARM_UP
 
 # Seconds on two cores of an EPYC with AVX2: a call of the network on one sample, and to compile it for a batch size.
 CALL: Mapping[str, float] = {"digits": 0.02, "cifar10-ddpm": 0.15, "terrain": 0.3}
-COMPILED: Mapping[str, float] = {"digits": 60.0, "cifar10-ddpm": 90.0, "terrain": 90.0}
+COMPILED: Mapping[str, float] = {"digits": 84.0, "cifar10-ddpm": 78.0, "terrain": 193.0}
 OTHER_CALL, OTHER_COMPILED = 0.3, 60.0  # of another network, for each GiB of its weights
 START = 8.0  # of a process: imports, weights, ceilings
 COLD = 30.0  # of the cold starts of a network

@@ -130,7 +130,7 @@ def x_0_and_eps(x: Tensor, m: Tensor, ab_t: Tensor, prediction: str) -> tuple[Te
         return m, (x - signal * m) / noise
     if prediction == "v":
         return signal * x - noise * m, signal * m + noise * x
-    raise ArgumentError("prediction", prediction, "eps, x_0 or v: others have no reference yet")
+    raise ArgumentError("prediction", prediction, "eps, x_0 or v, which these loops are written for")
 
 
 def _alphas_cumprod(schedule: Schedule, like: Tensor) -> Tensor:

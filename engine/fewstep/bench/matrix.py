@@ -47,7 +47,7 @@ class Share:
     cold: bool = False
 
 
-# A quarter of an hour on two cores. To compile a network, and its cold starts, take minutes: `--full` has all of them.
+# To compile a network, and its cold starts, take minutes on two cores: the default matrix has few, `--full` all.
 RECORD = {
     "digits": Share(cold=True),
     "cifar10-ddpm": Share(steps=(1, 4)),

@@ -282,12 +282,14 @@ def _watched(known: Lineup, stack: ExitStack) -> Stopwatch:
 
 
 def _runs(known: Lineup, case: Case, agreed: Mapping[Contender, Agreement]) -> Runs:
-    """Who may be timed: who takes part, and whose images are right."""
-    return {
-        racer.contender: racer.run(case)
+    """Who may be timed: who takes part, whose images are right, and whose dtype has a reference to be held against."""
+    right = [
+        racer
         for racer in known.racers
         if not racer.absent(case) and (racer.contender not in agreed or agreed[racer.contender].holds)
-    }
+    ]
+    dtypes = {racer.contender.dtype for racer in right if racer.contender.kind == EAGER}
+    return {racer.contender: racer.run(case) for racer in right if racer.contender.dtype in dtypes}
 
 
 def reading_of(
@@ -305,8 +307,9 @@ def reading_of(
         figures: dict[str, Any] = {"ready_seconds": racer.ready.get(case.batch), **racer.figures(), **stands_on}
         return Reading(model, case, contender, MEASURED, timings[contender], reference, judged, figures)
     why = racer.absent(case)
-    if not why and agreement is not None:
+    if not why and agreement is not None and not agreement.holds:
         why = f"wrong: {agreement.wrong(contender, case)}"
+    why = why or f"the eager reference in {contender.dtype} is wrong, and there is nothing to hold this against"
     return Reading(model, case, contender, why, agreement=judged)
 
 

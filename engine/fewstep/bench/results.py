@@ -137,13 +137,24 @@ def row_of(readings: Sequence[Reading]) -> Row:
         "contender": first.contender.name,
         "status": wrong or (MEASURED if measured else first.status),
     }
-    for each in readings:
-        columns |= {
-            name: value for name, value in (dict(each.agreement) | dict(each.figures)).items() if name in COLUMNS
-        }
+    columns |= _worst([dict(each.agreement) | dict(each.figures) for each in readings])
     if wrong or not measured:
         return Row(**columns)
     return Row(**columns | _times(first.case, measured))
+
+
+def _worst(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What each run says of itself, as columns: the worst of all runs.
+
+    That is the largest number, such as the seconds to make ready of the run that found the caches empty; but of psnr
+    the least, and of bitwise whether it held in all.
+    """
+    found: dict[str, list[Any]] = {}
+    for run in runs:
+        for name, value in run.items():
+            if name in COLUMNS and value is not None:
+                found.setdefault(name, []).append(value)
+    return {name: (min if name in ("psnr", "bitwise") else max)(values) for name, values in found.items()}
 
 
 def _times(case: Case, measured: Sequence[Reading]) -> dict[str, Any]:

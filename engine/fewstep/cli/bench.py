@@ -105,7 +105,7 @@ def bench(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="No further round of a case after so many. Default: 4 of a matrix.", rich_help_panel=HOW),
+        typer.Option(help="No further round of a case after so many. Default: 3 of a matrix.", rich_help_panel=HOW),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -232,9 +232,9 @@ def _races(name: str | None, own: Mapping[str, Any] | None, full: bool, typed: T
 
 
 def _opened(name: str, own: Mapping[str, Any] | None, place: str, most: int) -> "Subject":
-    from fewstep.bench import PRESETS, open_subject, preset_subject
+    from fewstep.bench import open_subject
 
-    return preset_subject(name, place, most) if name in PRESETS else open_subject(name, place, most, own=own)
+    return open_subject(name, place, most, own=own)
 
 
 def _of_students(name: str) -> bool:

@@ -158,11 +158,6 @@ def wrong_words(report: Report) -> list[str]:
     ]
 
 
-def dtypes_of(report: Report) -> list[str]:
-    """Those that networks computed in."""
-    return list(dict.fromkeys(each.dtype for each in report.contenders))
-
-
 def several(count: object, word: str) -> str:
     """1 run, 2 runs."""
     return f"{count} {word}{'s' * (count != 1)}"

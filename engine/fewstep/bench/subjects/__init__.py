@@ -2,7 +2,7 @@
 
 from fewstep.bench.subjects.own import Own, own_subject
 from fewstep.bench.subjects.pixels import PRESETS
-from fewstep.bench.subjects.registry import NETWORKS, TINY, Network, open_subject, preset_subject
+from fewstep.bench.subjects.registry import NETWORKS, TINY, Network, open_subject
 from fewstep.bench.subjects.subject import Subject
 from fewstep.bench.subjects.weights import random_unet
 
@@ -15,6 +15,5 @@ __all__ = [
     "Subject",
     "open_subject",
     "own_subject",
-    "preset_subject",
     "random_unet",
 ]

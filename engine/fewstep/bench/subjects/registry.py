@@ -8,14 +8,13 @@ from typing import Any
 import torch
 
 from fewstep.bench.subjects import latents, pixels
-from fewstep.bench.subjects.architecture import Architecture, of_diffusers
+from fewstep.bench.subjects.architecture import Architecture
 from fewstep.bench.subjects.folders import folder_subject, terrain
 from fewstep.bench.subjects.opening import Opening, random_subject
 from fewstep.bench.subjects.own import file_subject
 from fewstep.bench.subjects.own_file import is_own_file
 from fewstep.bench.subjects.policy import TINY_WIDTHS, policy
 from fewstep.bench.subjects.subject import RANDOM, TRAINED, Subject
-from fewstep.diffusion import schedules
 from fewstep.errors import ArgumentError, ModelError
 from fewstep.memory import gib, why_not
 from fewstep.models.bundled import names
@@ -181,13 +180,3 @@ def open_subject(
     if why := network.lacks_memory(device):
         raise ModelError(why)
     return network.make(opening)
-
-
-def preset_subject(name: str, device: str = "cpu", max_batch: int = 16) -> Subject:
-    """Of a config in PRESETS, with random weights. ArgumentError for another name."""
-    if name not in pixels.PRESETS:
-        raise ArgumentError("preset", name, ", ".join(pixels.PRESETS))
-    if name in NETWORKS:
-        return open_subject(name, device, max_batch)
-    opening = Opening(name, device, max_batch)
-    return random_subject(of_diffusers(name, pixels.PRESETS[name], schedules.linear()), opening)
